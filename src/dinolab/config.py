@@ -1,0 +1,320 @@
+"""Every option of dinolab, as documented dataclasses, and how YAML files and `key=value` words become one.
+
+This is the only file that imports OmegaConf. Order of precedence, lowest first: the defaults below, the YAML file,
+the `key=value` words. A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whole run).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dinolab.errors import UserError
+
+
+def option(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with its line of documentation and what values it takes."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def duration(default: str, help: str) -> Any:
+    """A field that holds a duration: "10 epochs", "500 steps" or "10%"."""
+    return field(default=default, metadata={"help": help, "duration": True})
+
+
+@dataclass
+class Data:
+    path: str = option("", "images to train on: a folder (recursive), a text file of paths, or a CSV file")
+    images: str = option("", "folder that a CSV's or text file's names are relative to; found by itself where possible")
+    filename_column: str = option("filename", "CSV column with the file names")
+    label_column: str = option("label", "CSV column with the labels (may be absent: training needs none)")
+    max_broken: float = option(0.01, "share of unreadable images above which the run stops", 0, 1)
+
+
+@dataclass
+class Views:
+    global_size: int = option(224, "side of the two global crops, in pixels", 8, 4096)
+    global_scale: list[float] = option(
+        [0.4, 1.0], "share of the image's area a global crop covers: [least, most]", 0, 1
+    )
+    locals: int = option(8, "number of local crops (0 for none)", 0, 64)
+    local_size: int = option(96, "side of the local crops, in pixels", 8, 4096)
+    local_scale: list[float] = option([0.05, 0.4], "share of the image's area a local crop covers: [least, most]", 0, 1)
+    aspect: list[float] = option([0.75, 4 / 3], "width over height of a crop, before resizing: [least, most]", 0.1, 10)
+    flip: float = option(0.5, "probability of a horizontal flip", 0, 1)
+    jitter: float = option(0.8, "probability of colour jitter", 0, 1)
+    jitter_strength: list[float] = option(
+        [0.4, 0.4, 0.2, 0.1], "colour jitter's strength: [brightness, contrast, saturation, hue]", 0, 1
+    )
+    grey: float = option(0.2, "probability of turning a crop grey", 0, 1)
+    blur: list[float] = option([1.0, 0.1, 0.5], "probability of blur: [first global, second global, locals]", 0, 1)
+    solarize: float = option(0.2, "probability of solarisation, on the second global crop", 0, 1)
+
+
+@dataclass
+class Masks:
+    share: float = option(0.5, "share of the global crops that are masked", 0, 1)
+    ratio: list[float] = option([0.1, 0.5], "share of a masked crop's patches that are masked: [least, most]", 0, 1)
+
+
+@dataclass
+class Model:
+    size: str = option("small", "sets dim, depth and heads", choices=("tiny", "small", "base", "large", "giant"))
+    dim: int = option(0, "width of the tokens (0: by size)", 0, 8192)
+    depth: int = option(0, "number of blocks (0: by size)", 0, 200)
+    heads: int = option(0, "attention heads (0: by size)", 0, 128)
+    patch_size: int = option(16, "side of a patch, in pixels", 1, 128)
+    registers: int = option(0, "number of register tokens (arXiv 2309.16588)", 0, 64)
+    layerscale: float = option(0.0, "initial value of LayerScale (0: none)", 0, 1)
+    ffn: str = option("mlp", "feed-forward network", choices=("mlp", "swiglu"))
+    drop_path: float = option(
+        0.0, "stochastic depth: share of crops each residual branch drops, the same in all blocks", 0, 0.95
+    )
+    init: str = option(
+        "published",
+        "initial weights: as published (deviation 0.02), or scaled by each layer's width with sine positions: learns sooner in small runs",
+        choices=("published", "scaled"),
+    )
+    antialias: bool = option(True, "filter position embeddings when they are shrunk to a smaller grid")
+
+
+@dataclass
+class Head:
+    hidden: int = option(2048, "width of the hidden layers", 1, 65536)
+    bottleneck: int = option(256, "width before the prototypes", 1, 65536)
+    layers: int = option(3, "layers of the MLP", 1, 10)
+    prototypes: int = option(65536, "number of prototypes, K", 2, 1 << 24)
+    batch_norm: bool = option(False, "batch norm after each hidden layer: helps small runs off the flat start")
+
+
+@dataclass
+class Loss:
+    targets: str = option("centring", "what keeps teacher outputs from collapsing", choices=("centring", "sinkhorn"))
+    student_temperature: float = option(0.1, "temperature of the student's softmax", 1e-3, 10)
+    teacher_temperature: float = option(0.07, "temperature of the teacher's softmax after its warm-up", 1e-3, 10)
+    teacher_temperature_start: float = option(0.04, "temperature of the teacher's softmax at the start", 1e-3, 10)
+    teacher_temperature_warmup: str = duration("30 epochs", "linear warm-up of the teacher temperature")
+    centre_momentum: float = option(0.9, "momentum of the centre (with targets=centring)", 0, 1)
+    sinkhorn_iterations: int = option(3, "iterations of Sinkhorn-Knopp (with targets=sinkhorn)", 1, 100)
+    koleo: float = option(0.1, "weight of the KoLeo regulariser (DINOv2)", 0, 100)
+    ibot: float = option(1.0, "weight of the masked-patch loss (DINOv2)", 0, 100)
+
+
+@dataclass
+class Ema:
+    start: float = option(0.996, "momentum of the teacher at the start", 0, 1)
+    end: float = option(1.0, "momentum of the teacher at the end of the run (cosine)", 0, 1)
+
+
+@dataclass
+class Optim:
+    length: str = duration("100 epochs", "length of the whole run; an epoch is one pass over the data")
+    batch_size: int = option(64, "images in a step, over all ranks and micro-batches", 1, 1 << 20)
+    lr: float = option(5e-4, "peak learning rate before scaling", 0, 10)
+    lr_scaling: str = option(
+        "linear",
+        "learning rate by batch size: lr x batch/256, lr x sqrt(batch/1024), or lr",
+        choices=("linear", "sqrt", "none"),
+    )
+    min_lr: float = option(1e-6, "learning rate at the end of the run (cosine)", 0, 10)
+    warmup: str = duration("10 epochs", "linear warm-up of the learning rate")
+    weight_decay: float = option(0.04, "weight decay at the start (none on biases, norms and LayerScale)", 0, 10)
+    weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
+    betas: list[float] = option([0.9, 0.999], "AdamW's betas", 0, 1)
+    clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
+    layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
+    patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
+    freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
+
+
+@dataclass
+class Eval:
+    train: str = option("", "labelled images the k-NN votes with (empty: four fifths of data.path, if it has labels)")
+    test: str = option("", "labelled images the k-NN is tested on (empty: the other fifth)")
+    every: str = duration("10%", "how often k-NN accuracy is measured during training; 0 steps for never")
+    max_images: int = option(10000, "images taken from each, at most, while training", 2, 1 << 30)
+    k: int = option(20, "neighbours that vote", 1, 10000)
+    size: int = option(0, "side of the evaluation images, in pixels (0: views.global_size)", 0, 4096)
+
+
+@dataclass
+class Run:
+    """What changes speed or comfort, not results."""
+
+    dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto", "bf16 autocast or fp32; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
+    )
+    attention: str = option(
+        "auto", "attention kernel; auto: flash on CUDA, else sdpa", choices=("auto", "flash", "sdpa", "math")
+    )
+    workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
+    micro_batch: int = option(
+        0, "images in one forward and backward; divides optim.batch_size (0: the whole batch)", 0, 1 << 20
+    )
+    log_every: int = option(10, "steps between lines of metrics.jsonl", 1, 1 << 20)
+    save_every: str = duration("5%", "how often a checkpoint is written; the last step always is")
+    keep: int = option(2, "newest checkpoints that are kept", 1, 10000)
+    tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard extra)")
+    wandb: str = option("", "also log to this Weights & Biases project (needs the wandb extra)")
+    pictures: bool = option(True, "draw curves, attention and PCA maps at the end")
+
+
+@dataclass
+class Config:
+    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2"))
+    seed: int = option(0, "seed of every random draw of the run", 0, (1 << 63) - 1)
+    data: Data = field(default_factory=Data)
+    views: Views = field(default_factory=Views)
+    masks: Masks = field(default_factory=Masks)
+    model: Model = field(default_factory=Model)
+    head: Head = field(default_factory=Head)
+    ibot_head: Head = field(default_factory=Head)
+    loss: Loss = field(default_factory=Loss)
+    ema: Ema = field(default_factory=Ema)
+    optim: Optim = field(default_factory=Optim)
+    eval: Eval = field(default_factory=Eval)
+    run: Run = field(default_factory=Run)
+
+
+def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML file (a path, or the name of a recipe that dinolab ships), then `key=value` words.
+
+    Raises UserError for an unknown key (with the nearest known one), a wrong type, or a value out of range.
+    """
+    merged = OmegaConf.structured(Config)
+    try:
+        if file is not None:
+            path = find_recipe(file)
+            layer = OmegaConf.load(path)
+            _check_keys(OmegaConf.to_container(layer) or {}, str(path))
+            merged = OmegaConf.merge(merged, layer)
+        for word in words:
+            key, equals, _ = word.partition("=")
+            if not equals:
+                raise UserError(f"{word!r}: options are written key=value, for example optim.lr=5e-4")
+            layer = OmegaConf.from_dotlist([word if word.partition("=")[2] else f'{key}=""'])
+            _check_keys(OmegaConf.to_container(layer), f"option {key}")
+            merged = OmegaConf.merge(merged, layer)
+        cfg = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise UserError(f"{key}{str(error).splitlines()[0]}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
+    assert isinstance(cfg, Config)
+    validate(cfg)
+    return cfg
+
+
+def find_recipe(file: str | Path) -> Path:
+    """The file itself, or a shipped recipe of that name: configs/ of a checkout, or of the installed package."""
+    here = Path(__file__).resolve().parent
+    folders = [here / "configs", here.parents[1] / "configs"]
+    name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
+    for path in [Path(file), *(folder / name for folder in folders)]:
+        if path.is_file():
+            return path
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(known)}")
+
+
+def options(section: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every option by its dotted name."""
+    for f in dataclasses.fields(section):
+        if "help" in f.metadata:
+            yield prefix + f.name, f
+        else:
+            yield from options(f.type, f"{prefix}{f.name}.")
+
+
+def option_lines() -> list[str]:
+    """A line for each option: name, default, what it is, what it takes."""
+    lines = []
+    for name, f in options():
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        takes = ""
+        if f.metadata.get("choices"):
+            takes = f" ({', '.join(f.metadata['choices'])})"
+        elif f.metadata.get("low") is not None:
+            takes = f" ({f.metadata['low']:g} to {f.metadata['high']:g})"
+        lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}".replace("%", "%%"))
+    return lines
+
+
+def to_dict(cfg: Config) -> dict[str, Any]:
+    return dataclasses.asdict(cfg)
+
+
+def save_config(cfg: Config, path: Path) -> None:
+    OmegaConf.save(OmegaConf.structured(cfg), path)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_keys(tree: Any, where: str) -> None:
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: not a mapping of options")
+    known = [name for name, _ in options()]
+    sections = {name.split(".")[0] for name in known if "." in name}
+    for key, value in flatten(tree).items():
+        if key in known or (key in sections and value is None):
+            continue
+        near = difflib.get_close_matches(key, known, 1, 0.5) or [
+            n for n in known if n.split(".")[-1] == key.split(".")[-1]
+        ]
+        hint = f"did you mean {near[0]}?" if near else "see dinolab train --help"
+        raise UserError(f"{where}: there is no option {key}; {hint}")
+
+
+def validate(cfg: Config) -> None:
+    """Ranges of single options, then what options ask of each other."""
+    values = flatten(to_dict(cfg))
+    for name, f in options():
+        value, low, high, choices = values[name], *(f.metadata.get(k) for k in ("low", "high", "choices"))
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else None  # type: ignore[misc]
+        if isinstance(default, list) and len(value) != len(default):
+            raise UserError(f"{name}={value}: takes {len(default)} numbers, like {default}")
+        if choices and value not in choices:
+            raise UserError(f"{name}={value}: one of {', '.join(choices)}")
+        for number in value if isinstance(value, list) else [value]:
+            if low is not None and not low <= number <= high:
+                raise UserError(f"{name}={number}: out of range, {low:g} to {high:g}")
+    for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
+        if values[name][0] > values[name][1]:
+            raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")
+    patch = cfg.model.patch_size
+    for name in ("views.global_size", "views.local_size"):
+        if values[name] % patch and not (name == "views.local_size" and cfg.views.locals == 0):
+            near = max(patch, round(values[name] / patch) * patch)
+            raise UserError(f"{name}={values[name]} is not a multiple of model.patch_size={patch}; {near} is")
+    batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
+    if micro and batch % micro:
+        raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
+    if cfg.method == "dinov2" and cfg.loss.koleo and (micro or batch) < 2:
+        name = "run.micro_batch" if micro else "optim.batch_size"
+        raise UserError(f"{name}=1: KoLeo looks for neighbours within it; make it 2 or more, or set loss.koleo=0")

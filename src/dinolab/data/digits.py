@@ -1,0 +1,62 @@
+"""The demo's data set: scikit-learn's handwritten digits (1,797 real scans of 8 x 8) in small colour scenes with known masks.
+
+A scene is a dark, uneven, noisy ground in one colour with one digit in another, of random size, place and slant. Scenes of the
+held-out part show source digits that no training scene shows.
+"""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from sklearn.datasets import load_digits
+
+SIDE = 32  # pixels
+HELD_OUT = 0.2  # share of the source digits
+SIZES = {"train": 4000, "test": 1000}  # scenes
+
+
+def make_scenes(folder: Path, seed: int = 0) -> Path:
+    """Write train/CLASS/*.png, test/CLASS/*.png and masks/ with the same names (0 or 255); returns the folder.
+
+    Does nothing if the very same scenes are there already.
+    """
+    facts = {"side": SIDE, "held_out": HELD_OUT, "sizes": SIZES, "seed": seed}
+    done = folder / "scenes.json"
+    if done.is_file() and json.loads(done.read_text()) == facts:
+        return folder
+    digits = load_digits()
+    rng = np.random.Generator(np.random.Philox(seed))
+    order = rng.permutation(len(digits.images))
+    held_out = round(HELD_OUT * len(order))
+    for part, sources in (("test", order[:held_out]), ("train", order[held_out:])):
+        for n in range(SIZES[part]):
+            source = sources[n % len(sources)]
+            scene, mask = draw_scene(digits.images[source], rng)
+            name = f"{part}/{digits.target[source]}/{n:05d}.png"
+            for path, picture in (
+                (folder / name, cv2.cvtColor(scene, cv2.COLOR_RGB2BGR)),
+                (folder / "masks" / name, mask),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture)
+    done.write_text(json.dumps(facts))
+    return folder
+
+
+def draw_scene(digit: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One scan (8, 8), 0 to 16 -> scene uint8 (SIDE, SIDE, 3) and mask uint8 (SIDE, SIDE), 255 on the digit."""
+    size = rng.uniform(20, 28)  # pixels of the scan's side in the scene
+    slant, turn = rng.uniform(-0.15, 0.15), np.deg2rad(rng.uniform(-10, 10))
+    place = rng.uniform(size / 2, SIDE - size / 2, 2) if size < SIDE else np.full(2, SIDE / 2)
+    cos, sin = np.cos(turn) * size / 8, np.sin(turn) * size / 8
+    matrix = np.array([[cos, -sin + slant * size / 8], [sin, cos]])
+    shift = place - matrix @ np.array([3.5, 3.5])
+    ink = cv2.warpAffine(digit / 16.0, np.column_stack([matrix, shift]), (SIDE, SIDE), flags=cv2.INTER_CUBIC).clip(0, 1)
+
+    ground = rng.uniform(0, 0.35, 3) + cv2.resize(
+        rng.normal(0, 0.06, (3, 3, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    colour = rng.uniform(0.55, 1.0, 3)
+    scene = ground * (1 - ink[..., None]) + colour * ink[..., None] + rng.normal(0, 0.04, (SIDE, SIDE, 3))
+    return (scene.clip(0, 1) * 255).round().astype(np.uint8), ((ink > 0.4) * 255).astype(np.uint8)

@@ -1,0 +1,14 @@
+"""Random draws that are a pure function of what they are for.
+
+numpy's counter-based Philox, keyed by the seed and the stream, with the number in the counter's highest word: no draw
+depends on which process makes it, nor on what was drawn before, and no two numbers can ever overlap.
+"""
+
+import numpy as np
+
+SAMPLE, EPOCH, MASKS, SPLIT, SUBSET = range(5)  # the streams
+
+
+def rng(seed: int, stream: int, number: int) -> np.random.Generator:
+    """The generator of one sample, epoch or step."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))

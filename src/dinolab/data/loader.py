@@ -1,0 +1,159 @@
+"""From a source to the batches of a run.
+
+Sample n of the run is a pure function of (seed, n): its image is the next of the epoch's permutation, its crops and
+masks come from its own generator. So batches depend neither on the number of workers nor on where a run was resumed.
+B images in a (micro-)batch, N patches of a global crop.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from dinolab import config
+from dinolab.data import draws
+from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.masks import block_mask, mask_counts
+from dinolab.data.types import Source, Views
+from dinolab.data.views import multi_crop
+from dinolab.errors import UserError
+
+TRIES = 10  # images drawn in place of an unreadable one before the run gives up
+
+
+def batches(
+    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool = False
+) -> Iterator[list[Views]]:
+    """The batches of steps start .. stop - 1, each as the list of its micro-batches (of `run.micro_batch` images).
+
+    Step s takes samples s * B .. s * B + B - 1 of the run. Epochs follow one another without a gap: a batch may hold
+    the end of one and the start of the next.
+
+    Args:
+        workers: processes that load; 0 loads in this one. The batches are the same.
+        pin: hand over tensors in page-locked memory, for copies to a GPU.
+
+    Raises:
+        UserError: too many unreadable images in a row, a micro-batch that does not divide the batch, or a dead worker.
+    """
+    dataset = MicroBatches(source, cfg)
+    numbers = range(start * dataset.per_step, stop * dataset.per_step)
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_start_worker
+    )
+    on_child_death = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    if workers and threading.current_thread() is threading.main_thread():
+        # DataLoader's own handler would raise in the middle of whatever the main process is doing when a worker dies.
+        # Without it the death is noticed, within seconds, where the next batch is asked for: below.
+        signal.signal(signal.SIGCHLD, on_child_death)
+    micro: list[Views] = []
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "Too many open files" in str(error):  # workers hand over each tensor as an open file
+                raise UserError(
+                    f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
+                    "make it larger, raise the limit (ulimit -n), or set run.workers=0"
+                ) from error
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that loads images died, most likely killed for lack of memory or of space in /dev/shm: "
+                f"try a smaller run.workers (now {workers}) or run.micro_batch"
+            ) from error
+        if isinstance(item, UserError):
+            raise item
+        micro.append(item._replace(broken=[(index, reason) for index, reason in item.broken]))  # pinning makes lists
+        if len(micro) == dataset.per_step:
+            yield micro
+            micro = []
+
+
+class MicroBatches(Dataset):
+    """Item u is the u-th micro-batch of the run."""
+
+    def __init__(self, source: Source, cfg: config.Config) -> None:
+        batch, micro = cfg.optim.batch_size, cfg.run.micro_batch or cfg.optim.batch_size
+        if batch % micro:
+            raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
+        if not len(source):
+            raise UserError(f"{source.name} holds no images")
+        self.cfg = cfg
+        self.micro = micro
+        self.per_step = batch // micro
+        # One block of bytes instead of a list of strings: workers that count references to a million strings would
+        # each end up with a copy of their own.
+        names = [os.fsencode(path) for path in source.paths]
+        self.names = np.frombuffer(b"".join(names), np.uint8)
+        self.ends = np.cumsum([0, *(len(name) for name in names)])
+        self.epoch, self.order = -1, np.empty(0, np.int64)
+
+    def path(self, index: int) -> str:
+        return os.fsdecode(self.names[self.ends[index] : self.ends[index + 1]].tobytes())
+
+    def image_of(self, number: int) -> int:
+        """Position in the source of the run's sample `number`."""
+        size = len(self.ends) - 1
+        epoch, place = divmod(number, size)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, draws.rng(self.cfg.seed, draws.EPOCH, epoch).permutation(size)
+        return int(self.order[place])
+
+    def __getitem__(self, u: int) -> Views | UserError:
+        try:
+            return self.build(u)
+        except UserError as error:  # returned, because DataLoader would turn a raised one into a page of traceback
+            return error
+
+    def build(self, u: int) -> Views:
+        cfg, size, views = self.cfg, self.micro, self.cfg.views
+        globals_ = _empty(2, size, 3, views.global_size, views.global_size)
+        locals_ = _empty(views.locals, size, 3, views.local_size, views.local_size)
+        index = torch.empty(size, dtype=torch.int64)
+        broken: list[tuple[int, str]] = []
+        grid = views.global_size // cfg.model.patch_size
+        masks, counts = None, None
+        if cfg.method == "dinov2":
+            step, part = divmod(u, self.per_step)
+            counts = mask_counts(cfg.seed, step, cfg.optim.batch_size, grid * grid, cfg.masks)
+            counts = counts[:, part * size : (part + 1) * size]
+            masks = _empty(2, size, grid * grid, dtype=torch.bool)
+        for b in range(size):
+            rng = draws.rng(cfg.seed, draws.SAMPLE, u * size + b)
+            index[b], image = self.read(self.image_of(u * size + b), rng, broken)
+            globals_.numpy()[:, b], locals_.numpy()[:, b] = multi_crop(image, views, rng)
+            if masks is not None and counts is not None:
+                for g in range(2):
+                    masks.numpy()[g, b] = block_mask(grid, grid, counts[g, b], rng)
+        return Views(globals_, locals_, masks, index, broken)
+
+    def read(self, index: int, rng: np.random.Generator, broken: list[tuple[int, str]]) -> tuple[int, np.ndarray]:
+        """The image at `index`, or the first readable one of the next draws; unreadable ones are noted in `broken`."""
+        for _ in range(TRIES):
+            try:
+                return index, read_image(self.path(index))
+            except BrokenImage as error:
+                broken.append((index, error.reason))
+                last = error
+            index = int(rng.integers(len(self.ends) - 1))
+        raise UserError(f"{TRIES} images in a row cannot be read, the last of them {last}: look into data.path")
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    """A tensor that a worker fills in the very memory it shares with the main process."""
+    tensor = torch.empty(shape, dtype=dtype)
+    return tensor.share_memory_() if get_worker_info() else tensor
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them: the main process alone answers it

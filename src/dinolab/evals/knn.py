@@ -1,0 +1,109 @@
+"""Weighted k-nearest-neighbour accuracy: how good features are as they stand, with nothing trained on top.
+
+The protocol of DINO (arXiv 2104.14294, section 4.1 and appendix) after Wu et al. (arXiv 1805.01978): cosine
+similarity, and each of the k nearest training images votes for its class with weight exp(similarity / 0.07).
+"""
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinolab.data.types import Source
+from dinolab.errors import UserError
+from dinolab.evals.features import extract
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+    train_chunk: int = 16384,
+) -> Tensor:
+    """Class voted for each test image: int64 (M,), from features (N, D) and (M, D) and labels (N,) >= 0.
+
+    Works on the device of `test_features`; training features come there `train_chunk` rows at a time, so they may lie
+    in another memory, and no more than chunk x train_chunk similarities exist at once. k is clipped to N. Where a vote
+    is not finite, as with features of a diverged model, the class is -1.
+    """
+    device = test_features.device
+    test = F.normalize(test_features.float(), dim=1)
+    nearest = torch.empty(len(test), 0, device=device)  # similarities of the best k so far
+    classes = torch.empty(len(test), 0, dtype=torch.int64, device=device)
+    for block, labels in zip(train_features.split(train_chunk), train_labels.split(train_chunk), strict=True):
+        block = F.normalize(block.to(device).float(), dim=1)
+        labels = labels.to(device)
+        found = []
+        for rows, near, of in zip(test.split(chunk), nearest.split(chunk), classes.split(chunk), strict=True):
+            similarity, index = (rows @ block.T).topk(min(k, len(block)))
+            near, of = torch.cat([near, similarity], 1), torch.cat([of, labels[index]], 1)
+            near, best = near.topk(min(k, near.shape[1]))
+            found.append((near, of.gather(1, best)))
+        nearest, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+
+    predicted = []
+    n_classes = int(train_labels.max()) + 1
+    for near, of in zip(nearest.split(chunk), classes.split(chunk), strict=True):
+        weight = ((near - near[:, :1]) / temperature).exp()  # the shift scales all votes alike and cannot overflow
+        votes = torch.zeros(len(near), n_classes, device=device).scatter_add_(1, of, weight)
+        predicted.append(votes.argmax(1).where(votes.isfinite().all(1), -1))
+    return torch.cat(predicted)
+
+
+def knn(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 1024,
+) -> float:
+    """Share of test images, 0..1, for which the weighted vote of the k nearest training images names their class.
+
+    Features (N, D) and (M, D), labels int64 (N,) and (M,). See `predict` for devices and memory.
+    """
+    predicted = predict(train_features, train_labels, test_features, k, temperature, chunk)
+    return (predicted == test_labels.to(predicted.device)).double().mean().item()
+
+
+def evaluate(
+    encoder: Any,
+    train: Source,
+    test: Source,
+    size: int,
+    k: int = 20,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """k-NN accuracy of the encoder's class tokens on `test`, with the images of `train` as neighbours.
+
+    Classes are matched by name. Test images of a class that `train` lacks count as wrong, and a warning says so.
+    Raises UserError if either source has no labels or they share no class.
+    """
+    for source in (train, test):
+        if source.labels is None:
+            raise UserError(f"{source.name}: k-NN needs labels, and it has none; name a labelled source for it")
+    number = {name: i for i, name in enumerate(train.classes)}
+    missing = [name for name in test.classes if name not in number]
+    if len(missing) == len(test.classes):
+        raise UserError(
+            f"{train.name} and {test.name} have no class in common ({', '.join(train.classes[:3])}, ... against "
+            f"{', '.join(test.classes[:3])}, ...); name two sources that share classes"
+        )
+    if missing:
+        log.warning("%s: no such class in %s, so counted as wrong: %s", test.name, train.name, ", ".join(missing))
+
+    train_features, train_labels = extract(encoder, train, size, device=device, workers=workers, progress=progress)
+    test_features, test_labels = extract(encoder, test, size, device=device, workers=workers, progress=progress)
+    renumber = torch.tensor([number.get(name, len(number)) for name in test.classes])
+    accuracy = knn(train_features, train_labels, test_features.to(device), renumber[test_labels], k)
+    return {"knn": accuracy, "knn_train_images": len(train_features), "knn_test_images": len(test_features)}

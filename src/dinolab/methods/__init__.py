@@ -1,0 +1,6 @@
+"""The methods, one file each."""
+
+from dinolab.methods.dino import DINO
+from dinolab.methods.dinov2 import DINOv2
+
+METHODS = {"dino": DINO, "dinov2": DINOv2}

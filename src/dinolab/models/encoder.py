@@ -1,0 +1,48 @@
+"""What everything downstream of training sees: images in, features out, whatever the backbone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinolab.errors import UserError
+from dinolab.models.vit import Features, ViT
+
+__all__ = ["Encoder", "Features", "normalise"]
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as DINO and DINOv2 use them
+STD = (0.229, 0.224, 0.225)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8, or floats in [0, 1], (..., 3, H, W) -> floats with ImageNet's mean and standard deviation taken out."""
+    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    mean = torch.tensor(MEAN, device=x.device, dtype=x.dtype).view(3, 1, 1)
+    std = torch.tensor(STD, device=x.device, dtype=x.dtype).view(3, 1, 1)
+    return (x - mean) / std
+
+
+class Encoder(nn.Module):
+    """A frozen view on a backbone. `info` says where it comes from (method, data, step, ...)."""
+
+    def __init__(self, vit: ViT, info: dict[str, Any] | None = None):
+        super().__init__()
+        self.vit, self.info = vit, info or {}
+        self.dim, self.patch_size, self.image_size = vit.dim, vit.patch_size, vit.image_size
+
+    def forward(self, images: Tensor) -> Features:
+        """images (B, 3, H, W), uint8 or floats in [0, 1], any H and W -> cls (B, D), registers (B, R, D), patches (B, h, w, D)."""
+        return self.layers(images, 1)[0]
+
+    def layers(self, images: Tensor, n: int) -> list[Features]:
+        """The features after each of the last n blocks, first to last, through the final norm."""
+        return [features for (features,) in self.vit.layers([self._prepare(images)], n)]
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w)."""
+        return self.vit.attention(self._prepare(images))
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
+        return normalise(images.to(next(self.vit.parameters()).device))

@@ -1,0 +1,39 @@
+"""The projection head of DINO and iBOT."""
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinolab.config import Head
+
+
+class DINOHead(nn.Module):
+    """MLP, L2 normalisation, then cosine similarity with each prototype: (..., D) -> logits (..., K).
+
+    DINO (arXiv 2104.14294, appendix C). The prototypes are weight-normalised with their norm fixed at one, so a logit lies in [-1, 1].
+    """
+
+    def __init__(self, dim: int, cfg: Head):
+        super().__init__()
+        widths = [dim] + [cfg.hidden] * (cfg.layers - 1) + [cfg.bottleneck]
+        layers: list[nn.Module] = []
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
+            layers.append(nn.Linear(n_in, n_out))
+            last = i == cfg.layers - 1
+            if cfg.batch_norm:
+                layers.append(nn.BatchNorm1d(n_out, affine=not last, track_running_stats=False))
+            if not last:
+                layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers)
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.prototypes = nn.Linear(cfg.bottleneck, cfg.prototypes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # eps is large enough for half precision; a zero vector must not become NaN
+        y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
+        y = F.linear(F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1))
+        return y.view(*x.shape[:-1], -1)

@@ -1,0 +1,268 @@
+"""The vision transformer of DINO and DINOv2, packed: crops of every size go through it in one forward.
+
+Parameter names are those of the published DINOv2 checkpoints. Shapes: B images, T packed tokens, D width,
+N patches of an image (h x w), R registers, L = 1 + R + N tokens of an image: class token, registers, patches.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinolab.config import Model
+from dinolab.errors import UserError
+from dinolab.models.attention import Packing, attention, attention_weights
+
+SIZES = {  # dim, depth, heads
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "giant": (1536, 40, 24),
+}
+
+
+class Features(NamedTuple):
+    """What a backbone says of B images of one size."""
+
+    cls: Tensor  # (B, D)
+    registers: Tensor  # (B, R, D)
+    patches: Tensor  # (B, h, w, D)
+
+
+class Kept(NamedTuple):
+    """The crops that a residual branch keeps under stochastic depth."""
+
+    rows: Tensor  # int64, their tokens' places in the packed sequence
+    packing: Packing  # of these tokens alone
+    scale: Tensor  # (rows, 1), crops over kept crops: keeps the branch's expectation
+
+
+def draw_kept(packing: Packing, drop: float, device: torch.device) -> Kept:
+    """Keep a random subset of each run's crops, of a fixed size, so shapes do not change from step to step."""
+    rows, runs, scales, start = [], [], [], 0
+    for n, length in packing.runs:
+        keep = max(1, round(n * (1 - drop)))
+        crops = torch.randperm(n, device=device)[:keep]
+        rows.append((start + crops[:, None] * length + torch.arange(length, device=device)).flatten())
+        runs.append((keep, length))
+        scales.append(torch.full((keep * length, 1), n / keep, device=device))
+        start += n * length
+    return Kept(torch.cat(rows), Packing(tuple(runs)), torch.cat(scales))
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel (arXiv 2103.17239)."""
+
+    def __init__(self, dim: int, init: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def split_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k and v, each (..., N heads, H)."""
+        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+
+    def forward(self, x_TD: Tensor, packing: Packing, backend: str) -> Tensor:
+        q, k, v = self.split_heads(x_TD)
+        return self.proj(attention(q, k, v, packing, backend).flatten(1))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """silu(x W1) * (x W2) W3 (arXiv 2002.05202); two thirds of the MLP's width, in multiples of 8, as published."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; stochastic depth computes the kept crops alone and adds them back scaled."""
+
+    def __init__(self, dim: int, heads: int, ffn: str, layerscale: float, drop_path: float):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads)
+        self.ls1 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim) if ffn == "mlp" else SwiGLU(dim)
+        self.ls2 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
+
+    def forward(self, x_TD: Tensor, packing: Packing, backend: str) -> Tensor:
+        if not (self.training and self.drop_path):
+            x_TD = x_TD + self.ls1(self.attn(self.norm1(x_TD), packing, backend))
+            return x_TD + self.ls2(self.mlp(self.norm2(x_TD)))
+        kept = draw_kept(packing, self.drop_path, x_TD.device)
+        branch = self.ls1(self.attn(self.norm1(x_TD[kept.rows]), kept.packing, backend))
+        x_TD = x_TD.index_add(0, kept.rows, (branch * kept.scale).to(x_TD.dtype))
+        kept = draw_kept(packing, self.drop_path, x_TD.device)
+        branch = self.ls2(self.mlp(self.norm2(x_TD[kept.rows])))
+        return x_TD.index_add(0, kept.rows, (branch * kept.scale).to(x_TD.dtype))
+
+
+def sine_positions(side: int, dim: int) -> Tensor:
+    """Sines and cosines of x and y at dim/4 frequencies (arXiv 1706.03762, section 3.5, in two dimensions): (side^2, dim)."""
+    frequencies = 10000 ** -(torch.arange(dim // 4) / (dim // 4))
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (x, y)]
+    positions = torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return F.pad(positions, (0, dim - positions.shape[1]))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch_size: int, dim: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).permute(0, 2, 3, 1)  # (B, h, w, D)
+
+
+class ViT(nn.Module):
+    """`image_size` sets the grid of the position embeddings; images of any other size interpolate them."""
+
+    def __init__(self, cfg: Model, image_size: int, attention_backend: str = "sdpa"):
+        super().__init__()
+        dim, depth, heads = SIZES[cfg.size]
+        self.dim, depth, heads = cfg.dim or dim, cfg.depth or depth, cfg.heads or heads
+        if self.dim % heads:
+            raise UserError(f"model.dim {self.dim} is not a multiple of model.heads {heads}")
+        if image_size % cfg.patch_size:
+            raise UserError(f"image size {image_size} is not a multiple of model.patch_size {cfg.patch_size}")
+        self.cfg, self.image_size, self.patch_size = cfg, image_size, cfg.patch_size
+        self.attention_backend = attention_backend
+        self.patch_embed = PatchEmbed(cfg.patch_size, self.dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // cfg.patch_size) ** 2, self.dim))
+        if cfg.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, cfg.registers, self.dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, self.dim))
+        self.blocks = nn.ModuleList(
+            Block(self.dim, heads, cfg.ffn, cfg.layerscale, cfg.drop_path) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(self.dim, eps=1e-6)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """`published`: normal with deviation 0.02 everywhere, as DINO and DINOv2 have it. `scaled`: see `Model.init`."""
+        scaled = self.cfg.init == "scaled"
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                if scaled:
+                    nn.init.xavier_uniform_(module.weight)
+                else:
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if scaled:
+            with torch.no_grad():
+                self.pos_embed[0, 1:] = sine_positions(self.image_size // self.patch_size, self.dim)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.cfg.registers:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+
+    def forward(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
+        """Features of several batches of crops, each batch of one size, in one packed forward.
+
+        crops: normalised images, each (B_i, 3, H_i, W_i). masks: for each batch bool (B_i, N_i), True where the
+        patch is replaced by the mask token, or None. Where H or W is not a multiple of the patch size, the remainder
+        at the right or bottom is not seen.
+        """
+        (last,) = self.layers(crops, 1, masks)
+        return last
+
+    def layers(
+        self, crops: Sequence[Tensor], n: int, masks: Sequence[Tensor | None] | None = None
+    ) -> list[list[Features]]:
+        """As forward, for each of the last n blocks, first to last, all through the final norm."""
+        x_TD, packing, grids = self.pack(crops, masks)
+        outs = []
+        for i, block in enumerate(self.blocks):
+            x_TD = block(x_TD, packing, self.attention_backend)
+            if i >= len(self.blocks) - n:
+                outs.append(self.unpack(self.norm(x_TD), packing, grids))
+        return outs
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention weights of the last block, (B, heads, L, L), for normalised images (B, 3, H, W)."""
+        x_TD, packing, _ = self.pack([images])
+        for block in self.blocks[:-1]:
+            x_TD = block(x_TD, packing, self.attention_backend)
+        last = cast(Block, self.blocks[-1])
+        q, k, _ = last.attn.split_heads(last.norm1(packing.split(x_TD)[0]))
+        return attention_weights(q.transpose(1, 2), k.transpose(1, 2))
+
+    def pack(
+        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
+    ) -> tuple[Tensor, Packing, list[tuple[int, int]]]:
+        """The first block's input (T, D), its packing, and each batch's grid of patches (h, w)."""
+        tokens, runs, grids = [], [], []
+        for images, mask in zip(crops, masks or [None] * len(crops)):
+            x, grid = self.embed(images, mask)
+            tokens.append(x.flatten(0, 1))
+            runs.append((x.shape[0], x.shape[1]))
+            grids.append(grid)
+        return torch.cat(tokens), Packing(tuple(runs)), grids
+
+    def embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, L, D) of images of one size, with positions, and their grid (h, w)."""
+        if min(images.shape[-2:]) < self.patch_size:
+            raise UserError(
+                f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"
+            )
+        x = self.patch_embed(images.to(self.cls_token.dtype))
+        b, h, w, _ = x.shape
+        x = x.flatten(1, 2)
+        if mask is not None:
+            x = torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+        pos = self.positions(h, w)
+        cls = (self.cls_token + pos[:, :1]).expand(b, -1, -1)
+        registers = [self.register_tokens.expand(b, -1, -1)] if self.cfg.registers else []
+        return torch.cat([cls, *registers, x + pos[:, 1:]], dim=1), (h, w)
+
+    def positions(self, h: int, w: int) -> Tensor:
+        """Position embeddings (1, 1 + h*w, D): the class token's, then the patches', resampled to their grid."""
+        side = self.image_size // self.patch_size
+        if (h, w) == (side, side):
+            return self.pos_embed
+        cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = grid.to(torch.promote_types(grid.dtype, torch.float32))  # bicubic in half precision moves the positions
+        grid = F.interpolate(grid, size=(h, w), mode="bicubic", antialias=self.cfg.antialias)
+        return torch.cat([cls, grid.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
+
+    def unpack(self, x_TD: Tensor, packing: Packing, grids: list[tuple[int, int]]) -> list[Features]:
+        r = self.cfg.registers
+        return [
+            Features(x[:, 0], x[:, 1 : 1 + r], x[:, 1 + r :].unflatten(1, grid))
+            for x, grid in zip(packing.split(x_TD), grids)
+        ]

@@ -1,0 +1,265 @@
+"""One run from configuration to pictures: puts data, model, method, loop, evaluation and pictures together."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dinolab.config import Config, flatten, load_config, save_config, to_dict
+from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.loader import batches
+from dinolab.data.sources import open_source, stratified_split, subset
+from dinolab.data.types import Source
+from dinolab.data.views import eval_view
+from dinolab.errors import UserError
+from dinolab.evals import knn
+from dinolab.methods import METHODS
+from dinolab.methods.base import StudentTeacher, Targets
+from dinolab.models.attention import choose_backend
+from dinolab.models.encoder import Encoder
+from dinolab.models.vit import ViT
+from dinolab.models.weights import load, save_encoder
+from dinolab.training import checkpoint
+from dinolab.training.health import Alarms, figures
+from dinolab.training.log import RunLog, environment
+from dinolab.training.loop import train_loop
+from dinolab.training.optim import make_optimizer
+from dinolab.training.schedules import Schedules
+from dinolab.visuals.attention import attention_sheet
+from dinolab.visuals.curves import plot_metrics
+from dinolab.visuals.pca import pca_sheet
+
+# options that a resumed run may change; the data itself is compared by its size
+MAY_CHANGE = ("run.", "eval.", "data.")
+
+
+def train(config: Config | str | Path, *words: str, resume: bool = False) -> Path:
+    """Train, or go on where an earlier call with the same run.dir stopped; returns the run's folder.
+
+    config: a Config, a YAML file or the name of a shipped recipe; words: `key=value` options over it.
+    resume: refuse to start a new run.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, words)
+    folder = Path(cfg.run.dir or Path("runs") / (cfg.method if isinstance(config, Config) else Path(config).stem))
+    places = open_run(folder, cfg, resume)
+    source = open_data(cfg, folder / "sources.json.gz")
+    note_environment(folder, source, resumed=bool(places))
+    schedules = Schedules(cfg, len(source))
+    device = choose_device(cfg.run.device)
+    monitor = monitor_sources(cfg, source)
+
+    torch.manual_seed(cfg.seed)
+    method = build_method(cfg, device)
+    optimizer = make_optimizer(method.student, cfg.optim)
+    start, broken = checkpoint.load(places[-1], method, optimizer) if places else (0, [])
+
+    log = RunLog(folder, cfg, schedules.total, start)
+    try:
+        log.say(describe(cfg, source, schedules, method, device))
+        if start:
+            log.say(f"resumed from {places[-1]}, step {start} of {schedules.total}")
+        run = Run(cfg, folder, source, method, optimizer, log, monitor, device, set(broken))
+        if start and run.evaluation_missed(start, schedules):
+            run.evaluate(start)
+        train_loop(
+            method,
+            optimizer,
+            schedules,
+            batches(source, cfg, start, schedules.total, workers(cfg, device), pin=device.type == "cuda"),
+            start,
+            device=device,
+            autocast=choose_autocast(cfg.run.precision, device),
+            log=run.log_step,
+            save=run.save,
+            evaluate=run.evaluate,
+            met_broken=run.met_broken,
+        )
+        if cfg.run.pictures:
+            draw_pictures(folder, cfg, monitor[1] if monitor else source)
+        log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
+    except UserError as error:
+        last = checkpoint.checkpoints(folder / "checkpoints")
+        log.say(f"stopped: {error}" + (f" The last good checkpoint is {last[-1]}." if last else ""))
+        raise
+    finally:
+        log.close()
+    return folder
+
+
+@dataclass
+class Run:
+    """What the loop is handed: how this run logs, saves and evaluates."""
+
+    cfg: Config
+    folder: Path
+    source: Source
+    method: StudentTeacher
+    optimizer: torch.optim.AdamW
+    log: RunLog
+    monitor: tuple[Source, Source] | None  # labelled images for k-NN: those that vote, those that are asked
+    device: torch.device
+    broken: set[int]
+
+    def __post_init__(self) -> None:
+        log_k = float(torch.tensor(float(self.cfg.head.prototypes)).log())
+        self.log_k, self.alarms = log_k, Alarms(log_k, patience=self.cfg.run.log_every * 20)
+
+    def log_step(self, line: dict[str, float], targets: list[Targets]) -> None:
+        line |= figures(targets)
+        line |= {"kl": line["dino"] - line["teacher_entropy"], "log_k": self.log_k}
+        line |= {"centre_norm": self.method.centre.norm().item()} if self.cfg.loss.targets == "centring" else {}
+        self.log.line(line)
+        for alarm in self.alarms.look(line):
+            self.log.say(f"ALARM at step {line['step']}: {alarm}")
+
+    def save(self, step: int) -> None:
+        state = checkpoint.training_state(self.method, self.optimizer, step, sorted(self.broken))
+        checkpoint.save(self.folder / "checkpoints", state, self.cfg.run.keep)
+        info = {"method": self.cfg.method, "step": step, "images": len(self.source), "config": to_dict(self.cfg)}
+        save_encoder(self.method.product, self.folder, info)
+
+    def evaluate(self, step: int) -> None:
+        if not self.monitor:
+            return
+        votes, asked = self.monitor
+        encoder = Encoder(self.method.product)
+        size = self.cfg.eval.size or self.cfg.views.global_size
+        loaders = workers(self.cfg, self.device)
+        result = knn.evaluate(encoder, votes, asked, size, self.cfg.eval.k, self.device, loaders, progress=False)
+        self.log.line({"step": step, **result})
+        self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
+
+    def evaluation_missed(self, step: int, schedules: Schedules) -> bool:
+        """Whether the process died between the checkpoint of this step and its evaluation."""
+        every = schedules.steps(self.cfg.eval.every, "eval.every")
+        due = self.monitor and every and (step % every == 0 or step == schedules.total)
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return bool(due) and not any("knn" in row and row["step"] == step for row in map(json.loads, lines))
+
+    def met_broken(self, images: list[tuple[int, str]]) -> None:
+        for index, reason in images:
+            if index in self.broken:
+                continue
+            self.broken.add(index)
+            self.log.say(
+                f"broken image {len(self.broken)}, replaced by another draw: {self.source.paths[index]}: {reason}"
+            )
+        if len(self.broken) > self.cfg.data.max_broken * len(self.source):
+            raise UserError(
+                f"{len(self.broken)} of {len(self.source)} images cannot be read, more than data.max_broken="
+                f"{self.cfg.data.max_broken:g} of them; remove those named in {self.folder / 'log.txt'}, or raise the option"
+            )
+
+
+def open_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
+    """Make the run's folder, or check that the run in it is this one; its whole checkpoints, oldest first."""
+    places = checkpoint.checkpoints(folder / "checkpoints")
+    if resume and not places:
+        raise UserError(f"{folder}: no checkpoint to resume from; start the run without --resume")
+    if places:
+        before, now = flatten(to_dict(load_config(folder / "config.yaml"))), flatten(to_dict(cfg))
+        changed = [k for k in now if before[k] != now[k] and not k.startswith(MAY_CHANGE)]
+        if changed:
+            differences = ", ".join(f"{k}={now[k]} (was {before[k]})" for k in changed)
+            raise UserError(
+                f"{folder} holds a run with other options: {differences}. Give the same, or another run.dir"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(cfg, folder / "config.yaml")
+    return places
+
+
+def open_data(cfg: Config, cache: Path | None) -> Source:
+    d = cfg.data
+    if not d.path:
+        raise UserError("data.path is not set: name a folder of images, a text file of paths or a CSV, data.path=DIR")
+    return open_source(d.path, d.images, d.filename_column, d.label_column, cache=cache)
+
+
+def note_environment(folder: Path, source: Source, resumed: bool) -> None:
+    """Versions and data of the run; refuses to go on with a list of images of another length than it began with."""
+    path = folder / "environment.json"
+    if resumed:
+        began = json.loads(path.read_text())["images"]
+        if began != len(source):
+            raise UserError(
+                f"{source.name} has {len(source)} images, the run in {folder} began with {began}; use another run.dir"
+            )
+    path.write_text(json.dumps({"images": len(source), "data": source.name, **environment()}, indent=2) + "\n")
+
+
+def monitor_sources(cfg: Config, source: Source) -> tuple[Source, Source] | None:
+    """The labelled images that vote and those that are asked, for k-NN while training; none without labels."""
+    if bool(cfg.eval.train) != bool(cfg.eval.test):
+        raise UserError("eval.train and eval.test go together: set both or neither")
+    if cfg.eval.train:
+        columns = ("", cfg.data.filename_column, cfg.data.label_column)
+        votes, asked = (
+            open_source(path, *columns, need_labels=True, option=option)
+            for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
+        )
+    elif source.labels is not None and len(source.classes) > 1:
+        votes, asked = stratified_split(source, 0.2, seed=0)
+    else:
+        return None
+    return subset(votes, cfg.eval.max_images, seed=0), subset(asked, cfg.eval.max_images, seed=0)
+
+
+def build_method(cfg: Config, device: torch.device) -> StudentTeacher:
+    vit = ViT(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+    return METHODS[cfg.method](vit, vit.dim, cfg).to(device)
+
+
+def choose_device(name: str) -> torch.device:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("dinolab trains in one process; start it without torchrun")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"run.device={name}: not to be had here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def workers(cfg: Config, device: torch.device) -> int:
+    """On a GPU the cores load images; on the CPU most of them compute."""
+    if cfg.run.workers >= 0:
+        return cfg.run.workers
+    cores = os.cpu_count() or 1
+    return min(16, cores) if device.type != "cpu" else max(1, cores // 4)
+
+
+def describe(cfg: Config, source: Source, schedules: Schedules, method: StudentTeacher, device: torch.device) -> str:
+    trained = sum(p.numel() for p in method.student.parameters())
+    return (
+        f"{cfg.method}, ViT-{cfg.model.size}/{cfg.model.patch_size}, {trained / 1e6:.1f} M trained parameters with heads, "
+        f"on {len(source):,} images of {source.name}: {schedules.total:,} steps of {cfg.optim.batch_size} "
+        f"({schedules.total / schedules.steps_per_epoch:.1f} epochs), {device}"
+    )
+
+
+def draw_pictures(folder: Path, cfg: Config, source: Source, images: int = 6) -> None:
+    """Curves of the run, attention and PCA maps of a few images, into the run's folder."""
+    plot_metrics(folder / "metrics.jsonl", folder / "curves.png")
+    size = cfg.eval.size or cfg.views.global_size
+    views: list[torch.Tensor] = []
+    for path in subset(source, 4 * images, seed=0).paths:
+        try:
+            views.append(torch.as_tensor(eval_view(read_image(path), size)))
+        except BrokenImage:
+            continue
+    encoder = load(folder)
+    sheets: list[tuple[Callable, str]] = [(attention_sheet, "attention.png"), (pca_sheet, "pca.png")]
+    for sheet, name in sheets:
+        sheet(encoder, views[:images], folder / name)

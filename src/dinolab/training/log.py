@@ -1,0 +1,130 @@
+"""Where a run's figures and words go: metrics.jsonl, log.txt, the terminal, and TensorBoard or W&B on request."""
+
+import json
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dinolab.config import Config, to_dict
+from dinolab.errors import UserError
+
+
+class RunLog:
+    """One run's log. `resume_step` drops what an earlier, killed process logged beyond the checkpoint it left."""
+
+    def __init__(self, folder: Path, cfg: Config, total: int, resume_step: int):
+        self.folder, self.cfg = folder, cfg
+        self.console = Console(stderr=True, highlight=False)
+        self._keep_lines_before(resume_step)
+        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._words = (folder / "log.txt").open("a")
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task(cfg.method, total=total, completed=resume_step, figures="")
+        self._progress.start()
+        self._knn = ""
+        self._tensorboard = self._open_tensorboard() if cfg.run.tensorboard else None
+        self._wandb = self._open_wandb() if cfg.run.wandb else None
+
+    def line(self, figures: dict[str, float]) -> None:
+        """One line of metrics.jsonl, on disk at once, and the terminal's figures."""
+        self._metrics.write(json.dumps({k: _short(v) for k, v in figures.items()}) + "\n")
+        self._metrics.flush()
+        step = int(figures["step"])
+        if "knn" in figures:
+            self._knn = f"k-NN {figures['knn']:.1%}"
+        if "loss" in figures:
+            text = f"loss {figures['loss']:.3f}  {figures['images_per_s']:.1f} img/s  waits {figures['data_wait']:.0%}  {self._knn}"
+            self._progress.update(self._task, completed=step, figures=text)
+            if not self.console.is_terminal and step % (10 * self.cfg.run.log_every) == 0:
+                self.console.print(f"step {step}  {text}")
+        if self._tensorboard:
+            for key, value in figures.items():
+                self._tensorboard.add_scalar(key, value, step)
+        if self._wandb:
+            self._wandb.log(figures, step=step)
+
+    def say(self, text: str) -> None:
+        """A sentence for log.txt and the terminal."""
+        self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+        self._words.flush()
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._metrics.close()
+        self._words.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def _keep_lines_before(self, step: int) -> None:
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError):  # the half line of a killed process
+                continue
+        beside = path.with_suffix(".tmp")
+        beside.write_text("".join(line + "\n" for line in kept))
+        beside.replace(path)
+
+    def _open_tensorboard(self) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("run.tensorboard=true needs TensorBoard: pip install 'dinolab[tensorboard]'") from error
+        return SummaryWriter(self.folder / "tensorboard")
+
+    def _open_wandb(self) -> Any:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("run.wandb needs Weights & Biases: pip install 'dinolab[wandb]'") from error
+        return wandb.init(
+            project=self.cfg.run.wandb, dir=self.folder, config=to_dict(self.cfg), id=self.folder.name, resume="allow"
+        )
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of everything that a result may depend on."""
+    packages = ["dinolab", "numpy", "opencv-python-headless", "pillow", "omegaconf", "safetensors"]
+    found = {"torch": str(torch.__version__)}  # with the build, which its distribution does not name
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": found,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

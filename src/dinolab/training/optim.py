@@ -1,0 +1,78 @@
+"""AdamW with the parameter groups of DINO and DINOv2."""
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from dinolab.config import Optim
+from dinolab.training.schedules import Values
+
+# what lies below the first block has its learning rate
+BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens")
+
+
+def make_optimizer(student: nn.Module, cfg: Optim) -> torch.optim.AdamW:
+    """One group for each pair of factors on the learning rate and on the weight decay.
+
+    The state exists from the start, so that a checkpoint has the same entries at every step.
+    """
+    depth = 1 + max(
+        (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
+    )
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, p in student.named_parameters():
+        decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
+        groups.setdefault((lr_factor(name, depth, cfg), decayed, "prototypes" in name), []).append(p)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": params, "lr_factor": lr, "decay_factor": decay, "prototypes": prototypes}
+            for (lr, decay, prototypes), params in groups.items()
+        ],
+        betas=(cfg.betas[0], cfg.betas[1]),
+        fused=True,
+    )
+    for p in student.parameters():
+        optimizer.state[p] = {
+            "step": torch.zeros((), dtype=torch.float32, device=p.device),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+    return optimizer
+
+
+def block_of(name: str) -> int | None:
+    match = re.search(r"\bblocks\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def lr_factor(name: str, depth: int, cfg: Optim) -> float:
+    """layer_decay ** (levels below the top): heads and final norm 1, the last block one level down, the embeddings lowest."""
+    if not name.startswith("backbone."):
+        return 1.0
+    block = block_of(name)
+    if block is not None:
+        return cfg.layer_decay ** (depth - block)
+    if any(part in name for part in BELOW_BLOCKS):
+        return cfg.layer_decay ** (depth + 1) * (cfg.patch_embed_lr if "patch_embed" in name else 1.0)
+    return 1.0
+
+
+def optimizer_step(optimizer: torch.optim.AdamW, s: Values, clip: float) -> Tensor:
+    """One step with this step's learning rate and weight decay; returns the gradient's norm before clipping.
+
+    Frozen prototypes stay untouched, state and all, and do not count in the norm.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = s.lr * group["lr_factor"]
+        group["weight_decay"] = s.weight_decay * group["decay_factor"]
+        if group["prototypes"] and s.freeze_prototypes:
+            for p in group["params"]:
+                p.grad = None
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = clip_grad_norm_(params, clip or math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

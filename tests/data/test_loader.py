@@ -1,0 +1,232 @@
+"""Batches: the same whoever loads them and wherever the run begins; each epoch one pass; broken images replaced."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import get_worker_info
+
+from dinolab.config import Config
+from dinolab.data import loader, masks
+from dinolab.data.loader import batches
+from dinolab.data.types import Source, Views
+from dinolab.errors import UserError
+
+IMAGES, BATCH = 13, 4
+
+
+@pytest.fixture
+def source(tmp_path) -> Source:
+    rng = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{n}.png") for n in range(IMAGES)]
+    for path in paths:
+        cv2.imwrite(path, rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    return Source("images", paths, None, [])
+
+
+def config(**run) -> Config:
+    cfg = Config()
+    cfg.optim.batch_size = BATCH
+    cfg.views.global_size, cfg.views.local_size, cfg.views.locals = 16, 8, 2
+    cfg.model.patch_size = 4
+    for name, value in run.items():
+        setattr(cfg.run, name, value)
+    return cfg
+
+
+def equal(a: list[list[Views]], b: list[list[Views]]) -> bool:
+    def one(x: Views, y: Views) -> bool:
+        assert x.masks is not None
+        assert y.masks is not None
+        return x.broken == y.broken and all(torch.equal(t, u) for t, u in zip(x[:4], y[:4]))
+
+    return [len(step) for step in a] == [len(step) for step in b] and all(
+        one(x, y) for s, t in zip(a, b) for x, y in zip(s, t)
+    )
+
+
+def break_image(source: Source, position: int) -> None:
+    Path(source.paths[position]).write_bytes(b"not an image")
+
+
+def test_shapes(source):
+    cfg = config()
+    (views,) = next(batches(source, cfg, 0, 1, 0))
+    assert (views.globals.shape, views.locals.shape) == ((2, BATCH, 3, 16, 16), (2, BATCH, 3, 8, 8))
+    assert views.masks is not None
+    assert (views.masks.shape, views.masks.dtype) == ((2, BATCH, 16), torch.bool)
+    assert (views.index.shape, views.index.dtype) == ((BATCH,), torch.int64)
+    assert views.globals.dtype == views.locals.dtype == torch.uint8
+    assert views.broken == []
+    cfg.method = "dino"
+    (plain,) = next(batches(source, cfg, 0, 1, 0))
+    assert plain.masks is None
+    assert torch.equal(plain.globals, views.globals)
+    assert torch.equal(plain.locals, views.locals)
+
+
+def test_no_local_crops(source):
+    cfg = config()
+    cfg.views.locals = 0
+    (views,) = next(batches(source, cfg, 0, 1, 0))
+    assert views.locals.shape == (0, BATCH, 3, 8, 8)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_same_batches_for_any_number_of_workers(source, workers, micro_batch):
+    break_image(source, 5)
+    cfg = config(micro_batch=micro_batch)
+    alone = list(batches(source, cfg, 0, 8, 0))
+    assert any(views.broken for step in alone for views in step)
+    assert equal(list(batches(source, cfg, 0, 8, workers)), alone)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starting_in_the_middle(source, workers):
+    break_image(source, 5)
+    cfg = config(micro_batch=2)
+    assert equal(list(batches(source, cfg, 5, 8, workers)), list(batches(source, cfg, 0, 8, 0))[5:])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_micro_batches_make_the_whole_batch(source, micro_batch):
+    break_image(source, 5)
+    whole = list(batches(source, config(), 0, 8, 0))
+    parts = list(batches(source, config(micro_batch=micro_batch), 0, 8, 0))
+    for (one,), several in zip(whole, parts, strict=True):
+        assert len(several) == BATCH // micro_batch
+        for n in range(3):
+            assert torch.equal(torch.cat([part[n] for part in several], dim=1), one[n])
+        assert torch.equal(torch.cat([part.index for part in several]), one.index)
+        assert [entry for part in several for entry in part.broken] == one.broken
+
+
+def test_an_epoch_is_one_exact_pass(source):
+    steps = list(batches(source, config(), 0, IMAGES, 0))  # 13 steps of 4: four epochs of 13
+    order = torch.cat([views.index for step in steps for views in step]).reshape(BATCH, IMAGES)
+    assert torch.equal(order.sort().values, torch.arange(IMAGES).expand(BATCH, -1))
+    assert len({tuple(epoch.tolist()) for epoch in order}) == BATCH
+    assert not torch.equal(order[0], torch.arange(IMAGES))
+
+
+def test_a_batch_larger_than_the_source(source):
+    few = Source("few", source.paths[:3], None, [])
+    order = torch.cat([step[0].index for step in batches(few, config(), 0, 3, 0)]).reshape(4, 3)
+    assert torch.equal(order.sort().values, torch.arange(3).expand(4, -1))
+
+
+def test_every_epoch_and_every_seed_draws_anew(source):
+    cfg = config()
+    one = Source("one", source.paths[:1], None, [])
+    (views,) = next(batches(one, cfg, 0, 1, 0))
+    assert len({views.globals[0, b].numpy().tobytes() for b in range(BATCH)}) == BATCH
+    other = config()
+    other.seed = 1
+    a, b = next(batches(source, cfg, 0, 1, 0))[0], next(batches(source, other, 0, 1, 0))[0]
+    assert not torch.equal(a.globals, b.globals)
+    assert not torch.equal(a.index, b.index)
+
+
+def test_masks_have_the_same_total_at_every_step(source):
+    cfg = config(micro_batch=2)
+    steps = list(batches(source, cfg, 0, 12, 0))
+    for number, step in enumerate(steps):
+        found = torch.cat([views.masks for views in step if views.masks is not None], dim=1)
+        assert int(found.sum()) == masks.total(BATCH, 16, cfg.masks)
+        counts = masks.mask_counts(cfg.seed, number, BATCH, 16, cfg.masks)
+        assert np.array_equal(found.sum(2).numpy(), counts)
+
+
+def test_a_broken_image_is_replaced_and_reported(source):
+    break_image(source, 5)
+    os.unlink(source.paths[9])
+    steps = list(batches(source, config(), 0, IMAGES, 0))
+    index = torch.cat([views.index for step in steps for views in step])
+    broken = [entry for step in steps for views in step for entry in views.broken]
+    assert len(index) == IMAGES * BATCH
+    assert not {5, 9} & set(index.tolist())
+    # each of the four epochs meets each of them once, more often only where a draw in their place meets them again
+    assert all(sum(position == n for position, _ in broken) >= 4 for n in (5, 9))
+    assert {position for position, _ in broken} == {5, 9}
+    assert dict(broken)[5] == "not an image"
+    assert "no such file" in dict(broken)[9]
+
+
+def test_a_broken_image_changes_no_other_sample(source):
+    whole = list(batches(source, config(), 0, 4, 0))
+    break_image(source, 5)
+    for (before,), (after,) in zip(whole, batches(source, config(), 0, 4, 0), strict=True):
+        same = before.index != 5
+        assert torch.equal(before.index[same], after.index[same])
+        assert torch.equal(before.globals[:, same], after.globals[:, same])
+        assert torch.equal(before.locals[:, same], after.locals[:, same])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_broken_images(source, workers):
+    for position in range(IMAGES):
+        break_image(source, position)
+    with pytest.raises(UserError, match=r"\.png.*not an image") as caught:
+        list(batches(source, config(), 0, 1, workers))
+    assert "\n" not in str(caught.value)
+
+
+def test_refusals(source):
+    with pytest.raises(UserError, match=r"run\.micro_batch=3.*optim\.batch_size=4"):
+        next(batches(source, config(micro_batch=3), 0, 1, 0))
+    with pytest.raises(UserError, match="nothing holds no images"):
+        next(batches(Source("nothing", [], None, []), config(), 0, 1, 0))
+
+
+def test_no_steps(source):
+    assert list(batches(source, config(), 3, 3, 0)) == []
+
+
+def test_workers_can_be_ended(source):
+    """A worker that ignored SIGTERM would keep a main process that failed from ever ending."""
+    others = set(multiprocessing.active_children())
+    running = batches(source, config(), 0, 1000, 1)
+    next(running)
+    (worker,) = set(multiprocessing.active_children()) - others
+    worker.terminate()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")
+def test_a_worker_that_dies_is_no_hang(source, monkeypatch):
+    real = loader.read_image
+
+    def deadly(path: str) -> np.ndarray:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path)
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(loader, "read_image", deadly)
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    try:
+        with pytest.raises(UserError, match=r"run\.workers") as caught:
+            list(batches(source, config(), 0, 4, 2))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_har(har, workers):
+    paths = sorted(str(path) for path in (har / "train").iterdir())[:64]
+    cfg = config()
+    (views,) = next(batches(Source("har", paths, None, []), cfg, 0, 1, workers))
+    assert views.globals.float().std() > 20
+    assert views.broken == []

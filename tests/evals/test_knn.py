@@ -1,0 +1,137 @@
+"""k-NN against a plain double loop in float64, and against scikit-learn."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from dinolab.data.types import Source
+from dinolab.errors import UserError
+from dinolab.evals import knn as module
+from dinolab.evals.knn import evaluate, knn, predict
+
+
+def clusters(seed, n, m, classes=5, dim=8, noise=1.5):
+    """Overlapping clusters of features of very different length."""
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dim, generator=g)
+    labels = torch.randint(classes, (n + m,), generator=g)
+    features = centres[labels] + noise * torch.randn(n + m, dim, generator=g)
+    features *= torch.rand(n + m, 1, generator=g) * 10 + 0.1
+    return features[:n], labels[:n], features[n:], labels[n:]
+
+
+def reference(train, train_labels, test, k, temperature):
+    """The vote, written as the paper says it."""
+    train, test = train.double().tolist(), test.double().tolist()
+    predicted = []
+    for x in test:
+        similar = []
+        for y, label in zip(train, train_labels.tolist()):
+            dot = sum(a * b for a, b in zip(x, y))
+            similar.append((dot / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y)), label))
+        votes = {}
+        for similarity, label in sorted(similar, reverse=True)[:k]:
+            votes[label] = votes.get(label, 0.0) + math.exp(similarity / temperature)
+        predicted.append(max(votes, key=votes.__getitem__))
+    return predicted
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (20, 0.5), (300, 0.07)])
+def test_against_a_double_loop(k, temperature):
+    for seed in range(2):
+        train, train_labels, test, test_labels = clusters(seed, 90, 60)
+        expected = reference(train, train_labels, test, k, temperature)
+        assert predict(train, train_labels, test, k, temperature).tolist() == expected
+        right = sum(p == t for p, t in zip(expected, test_labels.tolist()))
+        accuracy = knn(train, train_labels, test, test_labels, k, temperature)
+        assert accuracy == pytest.approx(right / 60)
+        assert 0.2 < accuracy < 0.99  # the case is neither trivial nor hopeless
+
+
+def test_the_weights_matter():
+    """One near neighbour outvotes three distant ones at 0.07, and not with flat weights."""
+    angles = torch.tensor([0.05, 1.2, 1.25, 1.3])
+    train = torch.stack([angles.cos(), angles.sin()], 1)
+    labels, test = torch.tensor([0, 1, 1, 1]), torch.tensor([[1.0, 0.0]])
+    assert predict(train, labels, test, k=4).tolist() == [0]
+    assert predict(train, labels, test, k=4, temperature=100).tolist() == [1]
+
+
+@pytest.mark.parametrize("k", [3, 20])
+def test_against_scikit_learn(k):
+    train, train_labels, test, test_labels = clusters(7, 400, 300, noise=2)
+    judge = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    judge.fit(train.double().numpy(), train_labels.numpy())
+    assert predict(train, train_labels, test, k).tolist() == judge.predict(test.double().numpy()).tolist()
+    score = judge.score(test.double().numpy(), test_labels.numpy())
+    assert knn(train, train_labels, test, test_labels, k) == pytest.approx(score)
+
+
+def test_chunks_change_nothing():
+    train, train_labels, test, _ = clusters(3, 210, 101)
+    whole = predict(train, train_labels, test, 20)
+    for chunk, train_chunk in [(1, 7), (13, 64), (100, 10), (101, 210)]:
+        assert torch.equal(predict(train, train_labels, test, 20, chunk=chunk, train_chunk=train_chunk), whole)
+
+
+def test_a_cold_temperature_does_not_overflow_and_nan_is_never_right():
+    train, train_labels, test, test_labels = clusters(1, 50, 20)
+    cold = predict(train, train_labels, test, 20, temperature=1e-4)
+    assert torch.equal(cold, predict(train, train_labels, test, 1))
+    assert knn(train * float("nan"), train_labels, test, test_labels) == 0
+    test[3] = float("inf")
+    assert predict(train, train_labels, test).tolist().count(-1) == 1
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Features by the source's name instead of images: class 'ant' lies along x, 'bee' along y, 'cow' along z."""
+    axis = {"ant": 0, "bee": 1, "cow": 2}
+
+    def features_of(encoder, source, size, **kw):
+        rows = [torch.eye(3)[axis[source.classes[i]]] for i in source.labels]
+        return torch.stack(rows), torch.as_tensor(source.labels)
+
+    monkeypatch.setattr(module, "extract", features_of)
+
+
+def source(name, labels, classes):
+    return Source(
+        name, [f"{i}.png" for i in range(len(labels or "ab"))], None if labels is None else np.array(labels), classes
+    )
+
+
+def test_classes_are_matched_by_name(planted):
+    train = source("train", [0, 0, 1, 1, 2], ["ant", "bee", "cow"])
+    test = source("test", [0, 1, 1], ["cow", "ant"])
+    assert evaluate(None, train, test, 8, k=2) == {"knn": 1.0, "knn_train_images": 5, "knn_test_images": 3}
+
+
+def test_a_class_that_train_lacks_counts_as_wrong(planted, caplog):
+    train, test = source("train", [0, 1], ["bee", "ant"]), source("test", [0, 1, 2, 2], ["ant", "bee", "cow"])
+    with caplog.at_level(logging.WARNING):
+        assert evaluate(None, train, test, 8, k=1)["knn"] == 0.5
+    assert "cow" in caplog.text
+
+
+def test_labels_that_cannot_be_compared_are_refused(planted):
+    train, plain = source("left", [0, 1], ["ant", "bee"]), source("right", None, [])
+    with pytest.raises(UserError, match="right: k-NN needs labels"):
+        evaluate(None, train, plain, 8)
+    with pytest.raises(UserError, match="left: k-NN needs labels"):
+        evaluate(None, source("left", None, []), train, 8)
+    with pytest.raises(UserError, match="left and right have no class in common"):
+        evaluate(None, train, source("right", [0], ["cow"]), 8)
+
+
+def test_on_images(har):
+    """Real images: each is its own nearest neighbour in raw pixels."""
+    from dinolab.evals.pixels import PixelEncoder
+
+    paths = sorted(str(path) for path in (har / "train").iterdir())[:12]
+    some = Source("some", paths, np.arange(12), [str(i) for i in range(12)])
+    assert evaluate(PixelEncoder(), some, some, 64, k=1, progress=False)["knn"] == 1

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from dinolab.config import Config, flatten, load_config, option_lines, options, save_config, to_dict
+from dinolab.errors import UserError
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_precedence_and_round_trip(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("optim:\n  lr: 0.1\n  batch_size: 32\n")
+    cfg = load_config(tmp_path / "mine.yaml", ["optim.lr=5e-4", "views.local_scale=[0.1,0.3]", "data.path=some/dir"])
+    assert (cfg.optim.lr, cfg.optim.batch_size, cfg.optim.clip) == (5e-4, 32, 3.0)
+    assert cfg.views.local_scale == [0.1, 0.3]
+    save_config(cfg, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == cfg
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["optim.lrr=1"], r"no option optim\.lrr; did you mean optim\.lr\?"),
+    (["lr=1"], r"did you mean optim\.lr\?"),
+    (["optim.lr=fast"], r"optim\.lr"),
+    (["optim.lr=-1"], r"optim\.lr=-1.*out of range, 0 to 10"),
+    (["model.size=huge"], r"model\.size=huge: one of tiny, small"),
+    (["views.global_size=225"], r"views\.global_size=225 is not a multiple of model\.patch_size=16; 224 is"),
+    (["views.global_scale=[0.9,0.4]"], r"views\.global_scale.*must not be larger"),
+    (["views.blur=[0.5,0.5]"], r"views\.blur.*takes 3 numbers"),
+    (["run.micro_batch=7"], r"run\.micro_batch=7 does not divide optim\.batch_size=64"),
+    (["optim.batch_size"], r"written key=value"),
+    (["optim=3"], r"optim"),
+])  # fmt: skip
+def test_mistakes_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_config(None, words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("optim:\n  lerning_rate: 1\n", r"bad\.yaml: there is no option optim\.lerning_rate"),
+    ("optim: [1, 2]\n", r"optim"),
+    ("optim:\n lr: 1\n  x: {\n", r"bad\.yaml"),
+    ("- a\n- b\n", r"bad\.yaml"),
+])  # fmt: skip
+def test_mistakes_in_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "bad.yaml")
+
+
+def test_a_missing_file_names_the_recipes() -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml: no such config file; dinolab's own are .*dinov2_vits8"):
+        load_config("nothing.yaml")
+
+
+def test_every_option_is_documented() -> None:
+    names = [name for name, _ in options()]
+    assert set(names) == set(flatten(to_dict(Config())))
+    text = "\n".join(option_lines())
+    assert all(f"  {name}=" in text for name in names)
+    assert all(len(f.metadata["help"]) > 10 for _, f in options())
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_recipes_load_and_say_what_they_are(recipe: Path) -> None:
+    cfg = load_config(recipe.stem)
+    header = recipe.read_text().split("\n\n")[0]
+    assert all(word in header for word in ("Command:", "Hardware:", "Time:", "Expected:"))
+    assert cfg.method in recipe.stem or recipe.stem in ("demo", "small_1k", "small_10k", "small_100k")
+
+
+def test_there_are_recipes() -> None:
+    wanted = {"dino_vits16", "dino_vits8", "dinov2_vits16", "dinov2_vits14", "dinov2_vits8", "demo"}
+    wanted |= {"small_1k", "small_10k", "small_100k"}
+    assert wanted <= {p.stem for p in RECIPES}

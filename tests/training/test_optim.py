@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from dinolab.training.optim import make_optimizer, optimizer_step
+from dinolab.training.schedules import Schedules
+from tests.methods.test_dino import build, config
+
+
+def factors(*words: str) -> dict[str, tuple[float, float]]:
+    cfg = config("method=dinov2", "model.depth=3", "model.registers=1", *words)
+    method = build(cfg)
+    optimizer = make_optimizer(method.student, cfg.optim)
+    names = {id(p): name for name, p in method.student.named_parameters()}
+    found = {names[id(p)]: (g["lr_factor"], g["decay_factor"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(found) == len(names)
+    return found
+
+
+def test_layer_decay_and_no_weight_decay_on_vectors() -> None:
+    f = factors("optim.layer_decay=0.9", "optim.patch_embed_lr=0.2")
+    assert f["backbone.blocks.2.attn.qkv.weight"] == pytest.approx((0.9, 1))
+    assert f["backbone.blocks.0.attn.qkv.weight"] == pytest.approx((0.9**3, 1))
+    for name in ("cls_token", "pos_embed", "mask_token", "register_tokens"):
+        assert f[f"backbone.{name}"] == pytest.approx((0.9**4, 1))
+    assert f["backbone.patch_embed.proj.weight"] == pytest.approx((0.9**4 * 0.2, 1))
+    assert f["backbone.patch_embed.proj.bias"] == pytest.approx((0.9**4 * 0.2, 0))
+    assert f["backbone.norm.weight"] == (1, 0)
+    assert f["backbone.blocks.1.ls1.gamma"] == pytest.approx((0.9**2, 0))
+    assert f["head.prototypes.weight"] == (1, 1) and f["ibot_head.mlp.0.bias"] == (1, 0)
+
+
+def test_frozen_prototypes_do_not_move_nor_count() -> None:
+    cfg = config("method=dino", "optim.freeze_prototypes=1 steps", "optim.clip=0")
+    method, s = build(cfg), Schedules(cfg, 20)
+    optimizer = make_optimizer(method.student, cfg.optim)
+    prototypes = method.student["head"].prototypes.weight
+    before = prototypes.detach().clone()
+    for p in method.student.parameters():
+        p.grad = torch.ones_like(p)
+    norm = optimizer_step(optimizer, s(0), 0.0)
+    others = sum(p.numel() for p in method.student.parameters()) - prototypes.numel()
+    assert norm.item() == pytest.approx(others**0.5)
+    assert torch.equal(prototypes, before) and optimizer.state[prototypes]["step"] == 0
+    for p in method.student.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer_step(optimizer, s(1), 0.0)
+    assert not torch.equal(prototypes, before)
+
+
+def test_clipping_scales_the_whole_gradient() -> None:
+    cfg = config("method=dino", "optim.freeze_prototypes=0 steps")
+    method = build(cfg)
+    optimizer = make_optimizer(method.student, cfg.optim)
+    for p in method.student.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    count = sum(p.numel() for p in method.student.parameters())
+    assert optimizer_step(optimizer, Schedules(cfg, 20)(0), 1.0).item() == pytest.approx(2 * count**0.5)
+    p = method.student["head"].prototypes.weight
+    torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 / count**0.5), rtol=1e-4, atol=0)

@@ -1,0 +1,247 @@
+"""Whole runs: exact resume, signals, kills, broken images, mistakes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dinolab
+from dinolab.cli import main
+from dinolab.config import load_config
+from dinolab.errors import UserError
+from dinolab.pretrain import Run
+from dinolab.training import checkpoint
+from dinolab.training.loop import Interrupted
+from tests.pictures import TINY, make_folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("pictures"))
+
+
+def words(pictures: Path, run: Path, *more: str) -> list[str]:
+    return [*TINY, f"data.path={pictures}", f"run.dir={run}", *more]
+
+
+def train(pictures: Path, run: Path, *more: str, resume: bool = False) -> Path:
+    return dinolab.train(load_config(None, words(pictures, run, *more)), resume=resume)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Bit for bit the same teacher and the same last training state; the same lines of the log."""
+    for name, tensor in weights(a).items():
+        assert torch.equal(tensor, weights(b)[name]), name
+    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
+    keys = ("step", "loss", "grad_norm", "knn", "effective_rank")
+    assert [[row.get(k) for k in keys] for row in logs[0]] == [[row.get(k) for k in keys] for row in logs[1]]
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, signum: int) -> None:
+    """Send ourselves a signal right after a step is logged."""
+    logged = Run.log_step
+
+    def log_step(self: Run, line: dict, targets: list) -> None:
+        logged(self, line, targets)
+        if line["step"] == step:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(Run, "log_step", log_step)
+
+
+@pytest.mark.parametrize("method", ["dino", "dinov2"])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    method: str, signum: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(pictures, tmp_path / "whole", f"method={method}")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6, signum)
+        with pytest.raises(Interrupted) as stop:
+            train(pictures, tmp_path / "parts", f"method={method}")
+    assert stop.value.signum == signum
+    assert [p.name for p in checkpoint.checkpoints(tmp_path / "parts" / "checkpoints")][-1] == "step_00000007"
+    # another number of workers and micro-steps of saving must not matter either
+    parts = train(pictures, tmp_path / "parts", f"method={method}", "run.workers=2", resume=True)
+    # the interruption itself logs its step; the uninterrupted run does not
+    lines = (parts / "metrics.jsonl").read_text().splitlines()
+    (parts / "metrics.jsonl").write_text("\n".join(x for x in lines if json.loads(x)["step"] != 7) + "\n")
+    assert_same_run(whole, parts)
+
+
+def start(pictures: Path, run: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dinolab", "train", *words(pictures, run, "optim.length=60 steps", *more)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_equals_uninterrupted(pictures: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(pictures, whole).wait(timeout=120) == 0
+    chance, kills = random.Random(0), 0
+    for _ in range(20):
+        before = (
+            len(checkpoint.checkpoints(killed / "checkpoints")) and checkpoint.checkpoints(killed / "checkpoints")[-1]
+        )
+        process = start(pictures, killed)
+        while process.poll() is None:  # let it reach a new checkpoint first, or the test would never end
+            found = checkpoint.checkpoints(killed / "checkpoints")
+            if found and found[-1] != before and kills < 3:
+                time.sleep(chance.uniform(0, 0.4))
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.005)
+        if process.wait() == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+    assert process.returncode == 0 and kills >= 2
+    assert_same_run(whole, killed)
+
+
+def test_half_written_leftovers_do_no_harm(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run")
+    (run / "checkpoints" / "step_00000099.tmp").mkdir()
+    (run / "checkpoints" / "step_00000098").mkdir()  # no metadata: not whole
+    with (run / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 12, "lo')
+    train(pictures, run, resume=True)
+    assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+
+
+def test_what_a_run_leaves(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run", "run.pictures=true", "run.keep=1")
+    for name in ("config.yaml", "metrics.jsonl", "log.txt", "environment.json", "model.safetensors", "model.json"):
+        assert (run / name).stat().st_size > 0
+    for name in ("curves.png", "attention.png", "pca.png"):
+        assert (run / name).stat().st_size > 5000
+    assert [p.name for p in checkpoint.checkpoints(run / "checkpoints")] == ["step_00000012"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "knn" in r] == [6, 12]
+    steps = [r for r in rows if "loss" in r]
+    assert [r["step"] for r in steps] == [2, 4, 6, 8, 10, 12]
+    wanted = {"dino", "ibot", "koleo", "grad_norm", "images_per_s", "data_wait", "lr", "momentum", "epoch"}
+    wanted |= {"teacher_entropy", "kl", "effective_rank", "prototypes_used", "centre_norm"}
+    assert wanted <= steps[0].keys()
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+
+    encoder = dinolab.load(run)
+    features = encoder(torch.zeros(2, 3, 20, 28, dtype=torch.uint8))
+    assert features.cls.shape == (2, 16) and features.patches.shape == (2, 5, 7, 16)
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_a_broken_image_is_named_and_counted_once_and_too_many_stop_the_run(pictures: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    (data / "class0" / "000.png").write_bytes(b"not an image")
+    run = train(data, tmp_path / "run", "data.max_broken=0.1", "eval.every=0 steps")
+    log = (run / "log.txt").read_text()
+    assert log.count("000.png") == 1 and "replaced" in log
+    with pytest.raises(UserError, match=r"1 of 24 images cannot be read, more than data\.max_broken=0\.01"):
+        train(data, tmp_path / "strict")
+
+
+def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    method = __import__("dinolab.methods.dinov2", fromlist=["DINOv2"]).DINOv2
+    plain, calls = method.loss, []
+
+    def loss(self, *args):
+        calls.append(1)
+        value, logs = plain(self, *args)
+        bad = float("nan") if len(calls) > 6 else 1.0
+        return value * bad, {k: v * bad for k, v in logs.items()}
+
+    monkeypatch.setattr(method, "loss", loss)
+    with pytest.raises(UserError, match="NaN: at step 8"):
+        train(pictures, run)
+    assert "The last good checkpoint is" in (run / "log.txt").read_text()
+    assert [p.name for p in checkpoint.checkpoints(run / "checkpoints")] == ["step_00000004"]
+    assert all(w.isfinite().all() for w in weights(run).values())
+
+
+def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run")
+    with pytest.raises(UserError, match=r"optim\.lr=0\.1 \(was 0\.0005\).*another run\.dir"):
+        train(pictures, run, "optim.lr=0.1")
+    with pytest.raises(UserError, match=r"has 26 images, the run in .* began with 24"):
+        train(make_folder(tmp_path / "more", per_class=13), run)
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["data.path=/no/such/folder"], "data.path"),
+    (["data.path="], "data.path is not set"),
+    (["optim.lrr=1"], "did you mean optim.lr?"),
+    (["optim.warmup=10"], "optim.warmup"),
+    (["run.device=cuda:7"], "run.device=cuda:7"),
+    (["eval.train=somewhere"], "eval.train and eval.test go together"),
+    (["model.heads=3"], "model.heads"),
+    (["--resume"], "no checkpoint to resume from"),
+])  # fmt: skip
+def test_mistakes_on_the_command_line_are_one_line(
+    more: list[str], message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *words(pictures, tmp_path / "run"), *more]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("dinolab: ") and message in last
+
+
+def test_schedules_and_knn_from_the_command_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "schedules.png"
+    assert main(["train", *words(pictures, tmp_path / "none"), "--show-schedules", str(plot)]) == 0
+    assert plot.stat().st_size > 5000 and not (tmp_path / "none").exists()
+    run = train(pictures, tmp_path / "run")
+    capsys.readouterr()
+    for encoder in (str(run), "pixels"):
+        assert (
+            main(["knn", encoder, "--train", str(pictures), "--test", str(pictures), "--workers", "0", "-k", "3"]) == 0
+        )
+        assert json.loads(capsys.readouterr().out)["knn"] > 0.9  # the classes are colours
+    assert main(["knn", str(tmp_path), "--train", str(pictures), "--test", str(pictures)]) == 2
+    assert "no model.json there" in capsys.readouterr().err
+
+
+def test_broken_products_are_named(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run")
+    whole = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"model\.safetensors: truncated"):
+        dinolab.load(run)
+    (run / "model.safetensors").write_bytes(whole)
+    card = json.loads((run / "model.json").read_text())
+    card["model"]["depth"] = 3
+    (run / "model.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"does not fit.*blocks\.2\.attn\.qkv\.weight is missing"):
+        dinolab.load(run)
+    (run / "model.json").write_text("{")
+    with pytest.raises(UserError, match=r"model\.json: not a dinolab model card"):
+        dinolab.load(run)
+
+
+def test_training_on_real_photos(har: Path, tmp_path: Path) -> None:
+    """The Human Action Recognition layout: CSV files beside image folders."""
+    run = train(
+        har / "Training_set.csv", tmp_path / "run", "optim.length=3 steps", "eval.every=3 steps", "eval.max_images=150",
+        f"eval.train={har / 'Training_set.csv'}", f"eval.test={har / 'Testing_labels.csv'}", "run.workers=1",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["knn_test_images"] == 150 and 0 <= rows[-1]["knn"] < 0.5
+    assert np.isfinite(rows[0]["loss"])

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+
+from dinolab.config import load_config
+from dinolab.errors import UserError
+from dinolab.training.schedules import Schedules, parse_duration
+
+
+def schedules(*words: str, images: int = 6400) -> Schedules:
+    return Schedules(load_config(None, ["optim.batch_size=64", "optim.length=10 epochs", *words]), images)
+
+
+def test_durations() -> None:
+    assert parse_duration("10 epochs", "x") == (10, "epochs")
+    assert parse_duration("500steps", "x") == (500, "steps")
+    assert parse_duration(" 2.5% ", "x") == (2.5, "%")
+    for bad in ("10", "ten epochs", "10 weeks", "-1 steps", ""):
+        with pytest.raises(UserError, match=r"optim\.warmup"):
+            parse_duration(bad, "optim.warmup")
+
+
+def test_an_epoch_is_one_pass_over_the_data() -> None:
+    s = schedules(images=1000)  # 15.625 steps an epoch
+    assert s.total == 156 and s.steps("1 epochs", "x") == 16 and s.steps("10%", "x") == 16
+    assert s.steps("1000 epochs", "x") == s.total
+    with pytest.raises(UserError, match=r"optim\.length"):
+        schedules("optim.length=50%")
+    with pytest.raises(UserError, match="less than one step"):
+        schedules("optim.length=0 steps")
+
+
+def test_learning_rate() -> None:
+    s = schedules("optim.lr=0.01", "optim.warmup=100 steps", "optim.min_lr=1e-5")
+    peak = 0.01 * 64 / 256
+    assert s(0).lr == pytest.approx(peak / 100) and s(49).lr == pytest.approx(peak / 2)
+    assert s(99).lr == s(100).lr == pytest.approx(peak)
+    assert s(s.total - 1).lr == pytest.approx(1e-5)
+    middle = (100 + s.total - 1) // 2
+    assert s(middle).lr == pytest.approx((peak + 1e-5) / 2, rel=0.01)
+    assert schedules("optim.lr=0.01", "optim.lr_scaling=sqrt").peak_lr == pytest.approx(0.01 * math.sqrt(64 / 1024))
+    assert schedules("optim.lr=0.01", "optim.lr_scaling=none").peak_lr == 0.01
+
+
+def test_the_others() -> None:
+    s = schedules("loss.teacher_temperature_warmup=200 steps", "ema.start=0.99", "optim.freeze_prototypes=1 epochs")
+    last = s.total - 1
+    assert (s(0).momentum, s(last).momentum) == pytest.approx((0.99, 1.0))
+    assert (s(0).weight_decay, s(last).weight_decay) == pytest.approx((0.04, 0.4))
+    assert [s(i).teacher_temperature for i in (0, 100, 200, last)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert [s(i).freeze_prototypes for i in (0, 99, 100)] == [True, True, False]
+    momenta = [s(i).momentum for i in range(s.total)]
+    assert momenta == sorted(momenta)
