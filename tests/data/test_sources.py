@@ -47,6 +47,12 @@ def test_folder(tmp_path):
     assert source.name == str(tmp_path)
 
 
+def test_folder_order_is_not_the_file_systems(tmp_path):
+    files = [f"{c}/{n}.jpg" for c in "ab" for n in range(40)]
+    touch(*(tmp_path / files[n] for n in np.random.default_rng(0).permutation(len(files))))
+    assert names(open_source(str(tmp_path)), tmp_path) == sorted(files)
+
+
 @pytest.mark.parametrize("files", [["1.jpg", "2.jpg"], ["a/1.jpg", "a/2.jpg"], ["a/1.jpg", "b/2.jpg", "3.jpg"]])
 def test_folder_without_classes(tmp_path, files):
     touch(*(tmp_path / name for name in files))

@@ -122,7 +122,7 @@ class MicroBatches(Dataset):
         broken: list[tuple[int, str]] = []
         grid = views.global_size // cfg.model.patch_size
         masks, counts = None, None
-        if cfg.method == "dinov2":
+        if cfg.method == "dinov2" and cfg.loss.ibot:
             step, part = divmod(u, self.per_step)
             counts = mask_counts(cfg.seed, step, cfg.optim.batch_size, grid * grid, cfg.masks)
             counts = counts[:, part * size : (part + 1) * size]
