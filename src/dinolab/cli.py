@@ -81,8 +81,6 @@ def run_train(args: argparse.Namespace) -> int:
         cfg = load_config(Path(args.resume) / "config.yaml", [*words, f"run.dir={args.resume}"])
     else:
         cfg = load_config(args.config, words)
-    if not cfg.run.dir:
-        cfg.run.dir = str(Path("runs") / (Path(args.config).stem if args.config else cfg.method))
     if args.show_schedules:
         return show_schedules(cfg, Path(args.show_schedules))
 

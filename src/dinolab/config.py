@@ -221,6 +221,7 @@ def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     assert isinstance(cfg, Config)
+    cfg.run.dir = cfg.run.dir or str(Path("runs") / (Path(file).stem if file else cfg.method))
     validate(cfg)
     return cfg
 

@@ -27,7 +27,7 @@ from dinolab.training.health import Alarms, figures
 from dinolab.training.log import RunLog, environment
 from dinolab.training.loop import train_loop
 from dinolab.training.optim import make_optimizer
-from dinolab.training.schedules import Schedules
+from dinolab.training.schedules import Schedules, parse_duration
 from dinolab.visuals.attention import attention_sheet
 from dinolab.visuals.curves import plot_metrics
 from dinolab.visuals.pca import pca_sheet
@@ -43,13 +43,12 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     resume: refuse to start a new run.
     """
     cfg = config if isinstance(config, Config) else load_config(config, words)
-    folder = Path(cfg.run.dir or Path("runs") / (cfg.method if isinstance(config, Config) else Path(config).stem))
+    folder = Path(cfg.run.dir)
     places = open_run(folder, cfg, resume)
     source = open_data(cfg, folder / "sources.json.gz")
     note_environment(folder, source, resumed=bool(places))
     schedules = Schedules(cfg, len(source))
     device = choose_device(cfg.run.device)
-    monitor = monitor_sources(cfg, source)
 
     torch.manual_seed(cfg.seed)
     method = build_method(cfg, device)
@@ -61,6 +60,7 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
         log.say(describe(cfg, source, schedules, method, device))
         if start:
             log.say(f"resumed from {places[-1]}, step {start} of {schedules.total}")
+        monitor = monitor_sources(cfg, source, log.say)
         run = Run(cfg, folder, source, method, optimizer, log, monitor, device, set(broken))
         if start and run.evaluation_missed(start, schedules):
             run.evaluate(start)
@@ -82,8 +82,9 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
         log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
     except UserError as error:
         last = checkpoint.checkpoints(folder / "checkpoints")
-        log.say(f"stopped: {error}" + (f" The last good checkpoint is {last[-1]}." if last else ""))
-        raise
+        reason = f"{error}. The last good checkpoint is {last[-1]}" if last else str(error)
+        log.note(f"stopped: {reason}")
+        raise UserError(reason) from error
     finally:
         log.close()
     return folder
@@ -191,8 +192,10 @@ def note_environment(folder: Path, source: Source, resumed: bool) -> None:
     path.write_text(json.dumps({"images": len(source), "data": source.name, **environment()}, indent=2) + "\n")
 
 
-def monitor_sources(cfg: Config, source: Source) -> tuple[Source, Source] | None:
+def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
     """The labelled images that vote and those that are asked, for k-NN while training; none without labels."""
+    if parse_duration(cfg.eval.every, "eval.every")[0] == 0:
+        return None
     if bool(cfg.eval.train) != bool(cfg.eval.test):
         raise UserError("eval.train and eval.test go together: set both or neither")
     if cfg.eval.train:
@@ -202,7 +205,11 @@ def monitor_sources(cfg: Config, source: Source) -> tuple[Source, Source] | None
             for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
         )
     elif source.labels is not None and len(source.classes) > 1:
-        votes, asked = stratified_split(source, 0.2, seed=0)
+        try:
+            votes, asked = stratified_split(source, 0.2, seed=0)
+        except UserError as error:  # training needs no labels, so they must not stop it
+            say(f"no k-NN while training: {error}; name eval.train and eval.test")
+            return None
     else:
         return None
     return subset(votes, cfg.eval.max_images, seed=0), subset(asked, cfg.eval.max_images, seed=0)
@@ -241,9 +248,11 @@ def workers(cfg: Config, device: torch.device) -> int:
 
 
 def describe(cfg: Config, source: Source, schedules: Schedules, method: StudentTeacher, device: torch.device) -> str:
+    vit = method.product
     trained = sum(p.numel() for p in method.student.parameters())
     return (
-        f"{cfg.method}, ViT-{cfg.model.size}/{cfg.model.patch_size}, {trained / 1e6:.1f} M trained parameters with heads, "
+        f"{cfg.method}, ViT of {len(vit.blocks)} blocks of {vit.dim}, patch {vit.patch_size}, "
+        f"{trained / 1e6:.1f} M trained parameters with the heads, "
         f"on {len(source):,} images of {source.name}: {schedules.total:,} steps of {cfg.optim.batch_size} "
         f"({schedules.total / schedules.steps_per_epoch:.1f} epochs), {device}"
     )

@@ -44,7 +44,7 @@ def batches(
     dataset = MicroBatches(source, cfg)
     numbers = range(start * dataset.per_step, stop * dataset.per_step)
     loader = DataLoader(
-        dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_start_worker
+        dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=start_worker
     )
     on_child_death = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
@@ -154,6 +154,7 @@ def _empty(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
     return tensor.share_memory_() if get_worker_info() else tensor
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """How every process that loads images begins."""
     cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them: the main process alone answers it

@@ -1,22 +1,21 @@
 """Class tokens of every image of a source: what k-NN, the linear probe and retrieval work on."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import cv2
 import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.loader import start_worker
 from dinolab.data.types import Source
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
+from dinolab.models.encoder import evaluating
 
 log = logging.getLogger(__name__)
 NAMED = 5  # broken images that the warning names; the rest are counted
@@ -43,22 +42,6 @@ def collate(items: list[Item]) -> tuple[list[int], Tensor, list[str]]:
     good = [(position, image) for position, image, _ in items if image is not None]
     images = torch.stack([image for _, image in good]) if good else torch.empty(0)
     return [position for position, _ in good], images, [reason for _, image, reason in items if image is None]
-
-
-def start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # one thread a process: the workers are the parallelism
-
-
-@contextmanager
-def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode again after it."""
-    training = [module for module in encoder.modules() if module.training]
-    encoder.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def extract(
@@ -93,8 +76,7 @@ def extract(
         task = bar.add_task(f"features of {escape(source.name)}", total=len(source))
         for positions, images, reasons in loader:
             if positions:
-                with torch.inference_mode():
-                    cls = encoder(images.to(device, non_blocking=True)).cls
+                cls = encoder(images.to(device, non_blocking=True)).cls
                 features[len(kept) : len(kept) + len(positions)] = cls.float().cpu()
             kept += positions
             broken += reasons

@@ -1,5 +1,7 @@
 """What everything downstream of training sees: images in, features out, whatever the backbone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.models.vit import Features, ViT
 
-__all__ = ["Encoder", "Features", "normalise"]
+__all__ = ["Encoder", "Features", "evaluating", "normalise"]
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as DINO and DINOv2 use them
 STD = (0.229, 0.224, 0.225)
@@ -20,6 +22,19 @@ def normalise(images: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=x.device, dtype=x.dtype).view(3, 1, 1)
     std = torch.tensor(STD, device=x.device, dtype=x.dtype).view(3, 1, 1)
     return (x - mean) / std
+
+
+@contextmanager
+def evaluating(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; each module's own mode again after it."""
+    training = [module for module in encoder.modules() if module.training]
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Encoder(nn.Module):

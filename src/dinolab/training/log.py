@@ -61,9 +61,13 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A sentence for log.txt and the terminal."""
+        self.note(text)
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A sentence for log.txt alone."""
         self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
         self._words.flush()
-        self.console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from dinolab.visuals.sheet import crop_to_patches, enlarge, looking, stretch, write_sheet
+from dinolab.models.encoder import evaluating
+from dinolab.visuals.sheet import crop_to_patches, enlarge, stretch, write_sheet
 
 MOST_HEADS = 6
 
@@ -79,7 +80,7 @@ def attention_sheet(encoder: Any, images: Sequence[Tensor], out: Path, share: fl
     rows = []
     for image in images:
         image = crop_to_patches(image, encoder.patch_size)
-        with looking(encoder):
+        with evaluating(encoder):
             maps = attention_maps(encoder, image[None])[0].float().cpu()
         picture = enlarge(image)
         rows.append([picture] + [overlay(picture, m, share) for m in (maps.mean(0), *maps[:MOST_HEADS])])

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinolab.visuals.sheet import crop_to_patches, enlarge, looking, stretch, write_sheet
+from dinolab.models.encoder import evaluating
+from dinolab.visuals.sheet import crop_to_patches, enlarge, stretch, write_sheet
 
 
 class PcaMaps(NamedTuple):
@@ -77,7 +78,7 @@ def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> None:
     All images, uint8 (3, H, W), share one basis, so they must be of one size; what does not fill a patch is cut off.
     """
     batch = torch.stack([crop_to_patches(image, encoder.patch_size) for image in images])
-    with looking(encoder):
+    with evaluating(encoder):
         patches = torch.cat([encoder(image[None]).patches for image in batch])
     maps = pca_maps(patches)
     rows = []

@@ -3,33 +3,18 @@
 Figures are made from matplotlib's Figure, not pyplot: nothing global is touched, no window opened.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 DPI = 150
 CELL = 1.5  # inches
 GAP = 0.06
 TITLE = 0.3
-
-
-@contextmanager
-def looking(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; each module's own mode again after it."""
-    training = [module for module in encoder.modules() if module.training]
-    encoder.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def crop_to_patches(image: Tensor, patch_size: int) -> Tensor:
