@@ -44,14 +44,14 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     """
     cfg = config if isinstance(config, Config) else load_config(config, words)
     folder = Path(cfg.run.dir)
-    places = open_run(folder, cfg, resume)
+    places = check_run(folder, cfg, resume)
     source = open_data(cfg, folder / "sources.json.gz")
-    note_environment(folder, source, resumed=bool(places))
     schedules = Schedules(cfg, len(source))
     device = choose_device(cfg.run.device)
-
     torch.manual_seed(cfg.seed)
     method = build_method(cfg, device)
+    describe_run(folder, cfg, source, resumed=bool(places))
+
     optimizer = make_optimizer(method.student, cfg.optim)
     start, broken = checkpoint.load(places[-1], method, optimizer) if places else (0, [])
 
@@ -155,8 +155,8 @@ class Run:
             )
 
 
-def open_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
-    """Make the run's folder, or check that the run in it is this one; its whole checkpoints, oldest first."""
+def check_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
+    """The whole checkpoints in the run's folder, oldest first; refuses a run with other options."""
     places = checkpoint.checkpoints(folder / "checkpoints")
     if resume and not places:
         raise UserError(f"{folder}: no checkpoint to resume from; start the run without --resume")
@@ -168,8 +168,6 @@ def open_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
             raise UserError(
                 f"{folder} holds a run with other options: {differences}. Give the same, or another run.dir"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(cfg, folder / "config.yaml")
     return places
 
 
@@ -180,8 +178,8 @@ def open_data(cfg: Config, cache: Path | None) -> Source:
     return open_source(d.path, d.images, d.filename_column, d.label_column, cache=cache)
 
 
-def note_environment(folder: Path, source: Source, resumed: bool) -> None:
-    """Versions and data of the run; refuses to go on with a list of images of another length than it began with."""
+def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> None:
+    """Write config.yaml and environment.json; refuses to go on with another number of images than the run began with."""
     path = folder / "environment.json"
     if resumed:
         began = json.loads(path.read_text())["images"]
@@ -189,6 +187,8 @@ def note_environment(folder: Path, source: Source, resumed: bool) -> None:
             raise UserError(
                 f"{source.name} has {len(source)} images, the run in {folder} began with {began}; use another run.dir"
             )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(cfg, folder / "config.yaml")
     path.write_text(json.dumps({"images": len(source), "data": source.name, **environment()}, indent=2) + "\n")
 
 
