@@ -61,7 +61,9 @@ def main() -> None:
             table[name] = {"options": words, "knn": rows[-1]["knn"], **last}
             print(f"{rows[-1]['knn']:6.1%}  loss {last['dino']:.2f}  {name}", flush=True)
     command = f"python benchmarks/small_runs.py --steps {options.steps} --seed {options.seed}"
-    options.out.write_text(json.dumps({"command": command, "environment": environment(), "rows": table}, indent=2) + "\n")
+    options.out.write_text(
+        json.dumps({"command": command, "environment": environment(), "rows": table}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
         return value * bad, {k: v * bad for k, v in logs.items()}
 
     monkeypatch.setattr(method, "loss", loss)
-    with pytest.raises(UserError, match="NaN: at step 8.*The last good checkpoint is .*step_00000004"):
+    with pytest.raises(UserError, match=r"NaN: at step 8.*The last good checkpoint is .*step_00000004"):
         train(pictures, run)
     assert "The last good checkpoint is" in (run / "log.txt").read_text()
     assert [p.name for p in checkpoint.checkpoints(run / "checkpoints")] == ["step_00000004"]
