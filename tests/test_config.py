@@ -29,11 +29,27 @@ def test_precedence_and_round_trip(tmp_path: Path) -> None:
     (["run.micro_batch=7"], r"run\.micro_batch=7 does not divide optim\.batch_size=64"),
     (["optim.batch_size"], r"written key=value"),
     (["optim=3"], r"optim"),
+    (["masks.share=0"], r"masks\.share or masks\.ratio masks no patch"),
+    (["eval.size=8"], r"eval\.size=8 is smaller than model\.patch_size=16"),
+    (["run.micro_batch=1"], r"run\.micro_batch=1: KoLeo"),
+    (["optim.betas=[0.9,1.0]"], r"optim\.betas=1\.0"),
 ])  # fmt: skip
 def test_mistakes_are_named(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_config(None, words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "folder", ["007", "2024_01_15", "/d/my #1 x", "yes", "1e5", "[2024] photos", "[", "a=b", "null", ""]
+)
+def test_text_is_taken_as_it_stands(folder: str) -> None:
+    assert load_config(None, [f"data.path={folder}"]).data.path == folder
+
+
+def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "dinov2_vits8.yaml")
 
 
 @pytest.mark.parametrize(("text", "message"), [

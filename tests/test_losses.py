@@ -120,6 +120,15 @@ def test_entropy() -> None:
     torch.testing.assert_close(entropy(p), torch.tensor([math.log(2), 0.0]))
 
 
+def test_autocast_does_not_reach_the_losses() -> None:
+    p, logits, x = torch.randn(64, 300).softmax(-1), torch.rand(64, 300) * 2 - 1, 1 + 0.05 * torch.randn(64, 16)
+    plain = (cross_entropy(p, logits, 0.1), koleo(x), sinkhorn_knopp(logits, 0.05))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = (cross_entropy(p, logits, 0.1), koleo(x), sinkhorn_knopp(logits, 0.05))
+    for a, b in zip(plain, cast):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
 def test_half_precision_logits_are_summed_in_fp32() -> None:
     p = torch.randn(4, 4096).softmax(-1)
     logits = torch.randn(4, 4096)

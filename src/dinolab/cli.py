@@ -4,7 +4,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dinolab.config import Config, load_config, option_lines
@@ -14,14 +14,39 @@ from dinolab.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 a mistake the user can mend, 128 + signal when stopped by one (the state is saved)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    args = parser().parse_args(argv)
+    top = parser()
+    args, rest = top.parse_known_args(argv)  # argparse does not take options between positional words
+    if rest and (args.verb is not run_train or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.options = [*getattr(args, "options", []), *rest]
     try:
         return args.verb(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"dinolab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def run_until_stopped(work: Callable[[], object]) -> int:
+    """Do the work; a signal that ends it, with the state saved, becomes the exit status."""
+    from dinolab.training.loop import Interrupted
+
+    try:
+        work()
+    except Interrupted as stop:
+        print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
+        return 128 + stop.signum
+    return 0
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {low} or more")
+        return int(text)
+
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,11 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("options", nargs="*", metavar="key=value", help="options over the recipe; all are listed below")
     train.add_argument(
-        "--resume", metavar="RUN", nargs="?", const="", help="go on with RUN (or run.dir), never start anew"
+        "--resume", action="store_true", help="only go on, never start anew; CONFIG may be the run's folder"
     )
-    train.add_argument(
-        "--show-schedules", metavar="PNG", nargs="?", const="schedules.png", help="plot the schedules and stop"
-    )
+    train.add_argument("--show-schedules", action="store_true", help="draw the schedules into schedules.png and stop")
     train.set_defaults(verb=run_train)
 
     knn = verbs.add_parser(
@@ -55,10 +78,12 @@ def parser() -> argparse.ArgumentParser:
     knn.add_argument("encoder", metavar="RUN", help="a run's folder, or `pixels` for the floor")
     knn.add_argument("--train", required=True, metavar="DIR|CSV", help="labelled images that vote")
     knn.add_argument("--test", required=True, metavar="DIR|CSV", help="labelled images that are asked")
-    knn.add_argument("--size", type=int, default=0, help="side of the images in pixels (default: the run's own)")
-    knn.add_argument("-k", type=int, default=20, help="neighbours that vote (default 20)")
+    knn.add_argument(
+        "--size", type=at_least(1), default=None, help="side of the images in pixels (default: the run's own)"
+    )
+    knn.add_argument("-k", type=at_least(1), default=20, help="neighbours that vote (default 20)")
     knn.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    knn.add_argument("--workers", type=int, default=2, help="processes that load images (default 2)")
+    knn.add_argument("--workers", type=at_least(0), default=2, help="processes that load images (default 2)")
     knn.set_defaults(verb=run_knn)
 
     demo = verbs.add_parser(
@@ -77,22 +102,16 @@ def run_train(args: argparse.Namespace) -> int:
     if args.config and "=" in args.config:  # no recipe, options alone
         words.insert(0, args.config)
         args.config = None
-    if args.resume:
-        cfg = load_config(Path(args.resume) / "config.yaml", [*words, f"run.dir={args.resume}"])
+    if args.resume and args.config and Path(args.config).is_dir():
+        cfg = load_config(Path(args.config) / "config.yaml", [*words, f"run.dir={args.config}"])
     else:
         cfg = load_config(args.config, words)
     if args.show_schedules:
-        return show_schedules(cfg, Path(args.show_schedules))
+        return show_schedules(cfg, Path("schedules.png"))
 
     from dinolab.pretrain import train
-    from dinolab.training.loop import Interrupted
 
-    try:
-        train(cfg, resume=args.resume is not None)
-    except Interrupted as stop:
-        print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
-        return 128 + stop.signum
-    return 0
+    return run_until_stopped(lambda: train(cfg, resume=args.resume))
 
 
 def show_schedules(cfg: Config, out: Path) -> int:
@@ -128,11 +147,5 @@ def run_knn(args: argparse.Namespace) -> int:
 
 def run_demo(args: argparse.Namespace) -> int:
     from dinolab.demo import demo
-    from dinolab.training.loop import Interrupted
 
-    try:
-        demo(Path(args.folder))
-    except Interrupted as stop:
-        print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
-        return 128 + stop.signum
-    return 0
+    return run_until_stopped(lambda: demo(Path(args.folder)))

@@ -6,6 +6,7 @@ the `key=value` words. A duration is text with its unit: "10 epochs", "500 steps
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ class Ema:
 @dataclass
 class Optim:
     length: str = duration("100 epochs", "length of the whole run; an epoch is one pass over the data")
-    batch_size: int = option(64, "images in a step, over all ranks and micro-batches", 1, 1 << 20)
+    batch_size: int = option(64, "images in a step, over all its micro-batches", 1, 1 << 20)
     lr: float = option(5e-4, "peak learning rate before scaling", 0, 10)
     lr_scaling: str = option(
         "linear",
@@ -135,7 +136,7 @@ class Optim:
     warmup: str = duration("10 epochs", "linear warm-up of the learning rate")
     weight_decay: float = option(0.04, "weight decay at the start (none on biases, norms and LayerScale)", 0, 10)
     weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
-    betas: list[float] = option([0.9, 0.999], "AdamW's betas", 0, 1)
+    betas: list[float] = option([0.9, 0.999], "AdamW's betas", 0, 0.99999)
     clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
@@ -154,7 +155,7 @@ class Eval:
 
 @dataclass
 class Run:
-    """What changes speed or comfort, not results."""
+    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours and batch norm)."""
 
     dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
@@ -206,10 +207,11 @@ def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
             _check_keys(OmegaConf.to_container(layer) or {}, str(path))
             merged = OmegaConf.merge(merged, layer)
         for word in words:
-            key, equals, _ = word.partition("=")
+            key, equals, value = word.partition("=")
             if not equals:
                 raise UserError(f"{word!r}: options are written key=value, for example optim.lr=5e-4")
-            layer = OmegaConf.from_dotlist([word if word.partition("=")[2] else f'{key}=""'])
+            text = any(name == key and f.type is str for name, f in options())  # YAML would make 7 of a folder 007
+            layer = OmegaConf.from_dotlist([f"{key}={json.dumps(value)}" if text else word])
             _check_keys(OmegaConf.to_container(layer), f"option {key}")
             merged = OmegaConf.merge(merged, layer)
         cfg = OmegaConf.to_object(merged)
@@ -231,7 +233,8 @@ def find_recipe(file: str | Path) -> Path:
     here = Path(__file__).resolve().parent
     folders = [here / "configs", here.parents[1] / "configs"]
     name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
-    for path in [Path(file), *(folder / name for folder in folders)]:
+    shipped = [folder / name for folder in folders] if str(Path(file).parent) in (".", "configs") else []
+    for path in [Path(file), *shipped]:
         if path.is_file():
             return path
     known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
@@ -257,7 +260,7 @@ def option_lines() -> list[str]:
             takes = f" ({', '.join(f.metadata['choices'])})"
         elif f.metadata.get("low") is not None:
             takes = f" ({f.metadata['low']:g} to {f.metadata['high']:g})"
-        lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}".replace("%", "%%"))
+        lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}")
     return lines
 
 
@@ -313,6 +316,14 @@ def validate(cfg: Config) -> None:
         if values[name] % patch and not (name == "views.local_size" and cfg.views.locals == 0):
             near = max(patch, round(values[name] / patch) * patch)
             raise UserError(f"{name}={values[name]} is not a multiple of model.patch_size={patch}; {near} is")
+    if 0 < cfg.eval.size < patch:
+        raise UserError(f"eval.size={cfg.eval.size} is smaller than model.patch_size={patch}")
+    if cfg.method == "dinov2" and cfg.loss.ibot:
+        patches = (cfg.views.global_size // patch) ** 2
+        if round(cfg.masks.share * 2 * cfg.optim.batch_size) == 0 or round(cfg.masks.ratio[0] * patches) == 0:
+            raise UserError(
+                "masks.share or masks.ratio masks no patch; raise them, or set loss.ibot=0 to train without masks"
+            )
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")

@@ -1,6 +1,7 @@
 """The losses and target normalisations of DINO and DINOv2, stateless.
 
-Shapes: K prototypes; leading dimensions are samples, whatever they stand for. Everything is computed in at least fp32.
+Shapes: K prototypes; leading dimensions are samples, whatever they stand for. Everything is computed in at least fp32,
+under autocast too.
 """
 
 import torch
@@ -16,10 +17,11 @@ def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor
     """-sum_k p_k log softmax(logits / temperature)_k, for each sample: (..., K) and (..., K) -> (...).
 
     The targets need not sum to one: a student view that meets two teacher views takes the sum of their targets.
-    The logarithm of the softmax, as large as the logits, is never stored.
+    The softmax's logarithm is never stored beside the logits.
     """
-    z = at_least_fp32(logits) / temperature
-    return targets.sum(-1) * torch.logsumexp(z, dim=-1) - torch.einsum("...k,...k->...", targets, z)
+    with torch.autocast(logits.device.type, enabled=False):  # it would round the products to half precision
+        z = at_least_fp32(logits) / temperature
+        return targets.sum(-1) * torch.logsumexp(z, dim=-1) - torch.einsum("...k,...k->...", targets, z)
 
 
 def multi_crop_cross_entropy(
@@ -44,7 +46,7 @@ def entropy(p: Tensor) -> Tensor:
 
 def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Centring and sharpening, softmax((logits - centre) / temperature): (..., K), (K,) -> (..., K). DINO, equation 1."""
-    return ((at_least_fp32(logits) - centre) / temperature).softmax(-1)
+    return (at_least_fp32(logits) - centre).div_(temperature).softmax(-1)
 
 
 def update_centre(centre: Tensor, logits: Tensor, momentum: float) -> Tensor:
@@ -58,12 +60,14 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     exp(logits / temperature), then in turn each prototype's column scaled to n/K and each sample's row to 1;
     the row step comes last, so each target is a distribution.
     """
-    z = at_least_fp32(logits) / temperature
-    q = (z - z.max()).exp()
+    q = at_least_fp32(logits) / temperature
+    if not len(q):  # a step without a masked patch
+        return q
+    tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty row or column must not become 0/0
+    q.sub_(q.max()).exp_()  # in place: with many prototypes this is the largest tensor of a step
     for _ in range(iterations):
-        # a prototype so far from all samples that its column underflows takes no share; it must not become 0/0
-        q = q / q.sum(0, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny) / q.shape[1]
-        q = q / q.sum(1, keepdim=True).clamp_min(torch.finfo(q.dtype).tiny)
+        q.div_(q.sum(0, keepdim=True).clamp_min_(tiny).mul_(q.shape[1]))
+        q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))
     return q
 
 
@@ -74,10 +78,10 @@ def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
     """
     if len(features) < 2:
         return features.sum() * 0
-    x = F.normalize(at_least_fp32(features), dim=-1, eps=eps)
-    with torch.no_grad():
-        similarity = x @ x.T
-        similarity.fill_diagonal_(-2)
-        nearest = similarity.argmax(1)
-    distance = F.pairwise_distance(x, x[nearest], eps=eps)
-    return -(distance + eps).log().mean()
+    with torch.autocast(features.device.type, enabled=False):  # half precision would pick the wrong neighbours
+        x = F.normalize(at_least_fp32(features), dim=-1, eps=eps)
+        with torch.no_grad():
+            similarity = x @ x.T
+            similarity.fill_diagonal_(-2)
+            nearest = similarity.argmax(1)
+        return -(F.pairwise_distance(x, x[nearest], eps=eps) + eps).log().mean()

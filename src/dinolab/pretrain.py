@@ -1,14 +1,17 @@
 """One run from configuration to pictures: puts data, model, method, loop, evaluation and pictures together."""
 
 import json
+import math
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 
-from dinolab.config import Config, flatten, load_config, save_config, to_dict
+from dinolab.config import Config, flatten, load_config, save_config, to_dict, validate
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source, stratified_split, subset
@@ -21,7 +24,7 @@ from dinolab.methods.base import StudentTeacher, Targets
 from dinolab.models.attention import choose_backend
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
-from dinolab.models.weights import load, save_encoder
+from dinolab.models.weights import load, save_encoder, write_whole
 from dinolab.training import checkpoint
 from dinolab.training.health import Alarms, figures
 from dinolab.training.log import RunLog, environment
@@ -39,11 +42,15 @@ MAY_CHANGE = ("run.", "eval.", "data.")
 def train(config: Config | str | Path, *words: str, resume: bool = False) -> Path:
     """Train, or go on where an earlier call with the same run.dir stopped; returns the run's folder.
 
-    config: a Config, a YAML file or the name of a shipped recipe; words: `key=value` options over it.
+    config: a YAML file or the name of a shipped recipe, with words, `key=value`, over it; or a whole Config.
     resume: refuse to start a new run.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, words)
-    folder = Path(cfg.run.dir)
+    if isinstance(config, Config):
+        cfg = config
+        validate(cfg)
+    else:
+        cfg = load_config(config, words)
+    folder = Path(cfg.run.dir or Path("runs") / cfg.method)
     places = check_run(folder, cfg, resume)
     source = open_data(cfg, folder / "sources.json.gz")
     schedules = Schedules(cfg, len(source))
@@ -51,6 +58,7 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     torch.manual_seed(cfg.seed)
     method = build_method(cfg, device)
     describe_run(folder, cfg, source, resumed=bool(places))
+    lock = hold(folder)
 
     optimizer = make_optimizer(method.student, cfg.optim)
     start, broken = checkpoint.load(places[-1], method, optimizer) if places else (0, [])
@@ -61,8 +69,8 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
         if start:
             log.say(f"resumed from {places[-1]}, step {start} of {schedules.total}")
         monitor = monitor_sources(cfg, source, log.say)
-        run = Run(cfg, folder, source, method, optimizer, log, monitor, device, set(broken))
-        if start and run.evaluation_missed(start, schedules):
+        run = Run(cfg, folder, source, method, optimizer, log, monitor, device, set(broken), schedules.total)
+        if start == 0 or run.evaluation_missed(start, schedules):
             run.evaluate(start)
         train_loop(
             method,
@@ -77,16 +85,24 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
             evaluate=run.evaluate,
             met_broken=run.met_broken,
         )
+        if start == schedules.total:  # the process may have died between the last checkpoint and the product
+            run.export(start)
         if cfg.run.pictures:
             draw_pictures(folder, cfg, monitor[1] if monitor else source)
         log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
-    except UserError as error:
+    except (UserError, torch.OutOfMemoryError) as caught:
+        error = caught
+        if isinstance(caught, torch.OutOfMemoryError):
+            error = UserError(
+                f"out of memory on {device}: add run.micro_batch={max(1, cfg.optim.batch_size // 4)} or less"
+            )
         last = checkpoint.checkpoints(folder / "checkpoints")
         reason = f"{error}. The last good checkpoint is {last[-1]}" if last else str(error)
         log.note(f"stopped: {reason}")
-        raise UserError(reason) from error
+        raise UserError(reason) from caught
     finally:
         log.close()
+        lock.close()
     return folder
 
 
@@ -103,10 +119,11 @@ class Run:
     monitor: tuple[Source, Source] | None  # labelled images for k-NN: those that vote, those that are asked
     device: torch.device
     broken: set[int]
+    steps: int  # of the whole run
 
     def __post_init__(self) -> None:
-        log_k = float(torch.tensor(float(self.cfg.head.prototypes)).log())
-        self.log_k, self.alarms = log_k, Alarms(log_k, patience=self.cfg.run.log_every * 20)
+        self.log_k = math.log(self.cfg.head.prototypes)
+        self.alarms = Alarms(self.log_k, patience=max(20 * self.cfg.run.log_every, self.steps // 10))
 
     def log_step(self, line: dict[str, float], targets: list[Targets]) -> None:
         line |= figures(targets)
@@ -119,6 +136,9 @@ class Run:
     def save(self, step: int) -> None:
         state = checkpoint.training_state(self.method, self.optimizer, step, sorted(self.broken))
         checkpoint.save(self.folder / "checkpoints", state, self.cfg.run.keep)
+        self.export(step)
+
+    def export(self, step: int) -> None:
         info = {"method": self.cfg.method, "step": step, "images": len(self.source), "config": to_dict(self.cfg)}
         save_encoder(self.method.product, self.folder, info)
 
@@ -155,6 +175,22 @@ class Run:
             )
 
 
+def hold(folder: Path) -> IO:
+    """Keep other processes from training in the same folder until the file is closed or the process ends."""
+    file = (folder / "lock").open("w")
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, these locks do not pass to loader processes
+    except ImportError:  # Windows
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: another process trains in this folder; wait for it, or use another run.dir"
+        ) from error
+    return file
+
+
 def check_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
     """The whole checkpoints in the run's folder, oldest first; refuses a run with other options."""
     places = checkpoint.checkpoints(folder / "checkpoints")
@@ -179,17 +215,29 @@ def open_data(cfg: Config, cache: Path | None) -> Source:
 
 
 def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> None:
-    """Write config.yaml and environment.json; refuses to go on with another number of images than the run began with."""
+    """Write config.yaml and environment.json; refuses to go on with other images than the run began with."""
     path = folder / "environment.json"
-    if resumed:
-        began = json.loads(path.read_text())["images"]
-        if began != len(source):
+    facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
+    if not resumed:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(cfg, folder / "config.yaml")
+        write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
+        return
+    try:
+        began = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); the run's data cannot be checked") from error
+    for key, what in (("images", "images"), ("names_crc32", "as the checksum of their names")):
+        if began.get(key) != facts[key]:
             raise UserError(
-                f"{source.name} has {len(source)} images, the run in {folder} began with {began}; use another run.dir"
+                f"{source.name} has {facts[key]} {what}, the run in {folder} began with {began.get(key)}; use another run.dir"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(cfg, folder / "config.yaml")
-    path.write_text(json.dumps({"images": len(source), "data": source.name, **environment()}, indent=2) + "\n")
+
+
+def crc32(source: Source) -> int:
+    """Checksum of the images' names below their common folder, in order: the same after the folder has moved."""
+    root = os.path.commonpath(source.paths) if len(source) > 1 else os.path.dirname(source.paths[0])
+    return zlib.crc32("\n".join(path[len(root) :] for path in source.paths).encode(errors="surrogateescape"))
 
 
 def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
@@ -227,6 +275,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("one of auto, cpu, cuda, mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"run.device={name}: not to be had here ({str(error).splitlines()[0]})") from error
@@ -235,7 +285,8 @@ def choose_device(name: str) -> torch.device:
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+        precision = "bf16" if fast else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
 
 
@@ -268,6 +319,8 @@ def draw_pictures(folder: Path, cfg: Config, source: Source, images: int = 6) ->
             views.append(torch.as_tensor(eval_view(read_image(path), size)))
         except BrokenImage:
             continue
+    if not views:
+        return
     encoder = load(folder)
     sheets: list[tuple[Callable, str]] = [(attention_sheet, "attention.png"), (pca_sheet, "pca.png")]
     for sheet, name in sheets:

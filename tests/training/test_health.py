@@ -18,7 +18,7 @@ def alarms_after(**changes: float) -> list[str]:
 
 
 @pytest.mark.parametrize(("changes", "start"), [
-    ({"teacher_entropy": LOG_K, "dino": LOG_K}, "flat"),
+    ({"dino": LOG_K}, "flat"),
     ({"marginal_entropy": 0.01}, "collapse"),
     ({"effective_rank": 1.1}, "rank one"),
     ({"koleo": math.inf}, "KoLeo is infinite"),

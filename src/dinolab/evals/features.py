@@ -76,7 +76,7 @@ def extract(
         task = bar.add_task(f"features of {escape(source.name)}", total=len(source))
         for positions, images, reasons in loader:
             if positions:
-                cls = encoder(images.to(device, non_blocking=True)).cls
+                cls = encoder(images.to(device, non_blocking=device.type == "cuda")).cls
                 features[len(kept) : len(kept) + len(positions)] = cls.float().cpu()
             kept += positions
             broken += reasons

@@ -1,4 +1,7 @@
-"""What every method with a student and a momentum teacher shares."""
+"""What every method with a student and a momentum teacher shares: views in, class tokens compared, teacher moved.
+
+Shapes: B images, L local crops, V = 2 + L views, D width, K prototypes; m runs over the micro-batches of a step.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -9,7 +12,8 @@ from torch import Tensor, nn
 
 from dinolab.config import Loss
 from dinolab.data.types import Views
-from dinolab.losses import centred_softmax, sinkhorn_knopp, update_centre
+from dinolab.losses import centred_softmax, multi_crop_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.models.encoder import Features, normalise
 from dinolab.models.vit import ViT
 
 Logs = dict[str, Tensor]
@@ -69,6 +73,25 @@ class StudentTeacher(nn.Module):
     def after_step(self, s: Schedule) -> None:
         """teacher <- m * teacher + (1 - m) * student, all parameters in one call."""
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - s.momentum)
+
+    def teacher_says(self, batches: list[Views], s: Schedule) -> tuple[list[Features], list[Targets]]:
+        """The teacher's features of each micro-batch's global crops, and its targets for their class tokens."""
+        features = [self.teacher["backbone"]([normalise(views.globals.flatten(0, 1))])[0] for views in batches]
+        cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
+        cls_2BK = self.normalise_targets(self.teacher["head"](join(cls, 1)), self.centre, s)
+        split = cls_2BK.split([x.shape[1] for x in cls], dim=1)
+        return features, [Targets(t, x) for t, x in zip(split, cls)]
+
+    def student_says(self, views: Views, targets: Targets) -> tuple[Features, Tensor]:
+        """The student's features of the global crops (masked, if there are masks), and the class tokens' loss."""
+        crops = [views.globals, views.locals] if len(views.locals) else [views.globals]
+        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
+        features = self.student["backbone"]([normalise(x.flatten(0, 1)) for x in crops], masks[: len(crops)])
+        logits = self.student["head"](torch.cat([f.cls for f in features]))  # all views: ((2 + L) B, K)
+        views_VBK = logits.unflatten(0, (-1, len(views.index)))
+        locals_LBK = views_VBK[2:] if len(views.locals) else None
+        loss = multi_crop_cross_entropy(targets.cls_2BK, views_VBK[:2], locals_LBK, self.cfg.student_temperature)
+        return features[0], loss
 
     def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
         """Each micro-batch's targets, from all micro-batches of the step together."""

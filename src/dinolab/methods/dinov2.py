@@ -1,6 +1,6 @@
 """DINOv2 (arXiv 2304.07193, section 4): DINO on the class token, iBOT on masked patches with a head of its own, KoLeo.
 
-Shapes: B images, L local crops, N patches, D width, K prototypes, M masked patches; m runs over micro-batches.
+Shapes: B images, N patches, D width, K prototypes, M masked patches; m runs over the micro-batches of a step.
 """
 
 import torch
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from dinolab.config import Config
 from dinolab.data.types import Views
-from dinolab.losses import cross_entropy, koleo, multi_crop_cross_entropy
+from dinolab.losses import cross_entropy, koleo
 from dinolab.methods.base import Logs, Schedule, StudentTeacher, Targets, join
-from dinolab.models.encoder import Features, normalise
+from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
 
 
@@ -29,10 +29,7 @@ class DINOv2(StudentTeacher):
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
-        features = [self.teacher["backbone"]([normalise(views.globals.flatten(0, 1))])[0] for views in batches]
-        cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
-        cls_2BK = self.normalise_targets(self.teacher["head"](join(cls, 1)), self.centre, s)
-        targets = [Targets(t, x) for t, x in zip(cls_2BK.split([x.shape[1] for x in cls], dim=1), cls)]
+        features, targets = self.teacher_says(batches, s)
         if self.cfg.ibot:
             masks = [masks_of(views) for views in batches]
             masked = [masked_patches(f, m) for f, m in zip(features, masks)]  # each (M_m, D)
@@ -43,26 +40,14 @@ class DINOv2(StudentTeacher):
         return targets
 
     def loss(self, views: Views, targets: Targets, s: Schedule) -> tuple[Tensor, Logs]:
-        crops = [views.globals, views.locals] if len(views.locals) else [views.globals]
-        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
-        features = self.student["backbone"]([normalise(x.flatten(0, 1)) for x in crops], masks[: len(crops)])
-
-        logits = self.student["head"](torch.cat([f.cls for f in features]))  # all views: ((2 + L) B, K)
-        views_VBK = logits.unflatten(0, (-1, len(views.index)))
-        dino = multi_crop_cross_entropy(
-            targets.cls_2BK,
-            views_VBK[:2],
-            views_VBK[2:] if len(views.locals) else None,
-            self.cfg.student_temperature,
-        )
-
-        first, second = features[0].cls.chunk(2)
+        features, dino = self.student_says(views, targets)
+        first, second = features.cls.chunk(2)
         spread = koleo(first) + koleo(second)  # each global crop by itself: its pair must not count as its neighbour
 
         loss = dino + self.cfg.koleo * spread
         logs = {"dino": dino.detach(), "koleo": spread.detach()}
         if self.cfg.ibot:
-            ibot = self.ibot(features[0], masks_of(views), targets)
+            ibot = self.ibot(features, masks_of(views), targets)
             loss = loss + self.cfg.ibot * ibot
             logs["ibot"] = ibot.detach()
         return loss, {"loss": loss.detach(), **logs}
@@ -86,8 +71,6 @@ def masked_patches(features: Features, masks_2BN: Tensor) -> Tensor:
 
 
 def patch_weights(masks: list[Tensor]) -> list[Tensor]:
-    """Weights (M_m,) that make the loss, averaged over micro-batches, the mean over the step's masked crops of each
-    crop's mean over its masked patches (iBOT, arXiv 2111.07832, equation 2)."""
-    counts = [m.sum(-1, keepdim=True) for m in masks]  # each (2, B_m, 1)
-    crops = sum((c > 0).sum() for c in counts) / len(masks)
-    return [(1 / (c * crops)).expand_as(m)[m] for c, m in zip(counts, masks)]
+    """Weights (M_m,) that make the loss, averaged over micro-batches, the mean over the step's global crops of each
+    crop's mean over its masked patches; a crop without a mask counts as 0 (iBOT, arXiv 2111.07832, equation 2)."""
+    return [(1 / (m.sum(-1, keepdim=True) * m.shape[0] * m.shape[1])).expand_as(m)[m] for m in masks]

@@ -5,7 +5,8 @@ Shapes: T tokens of all crops together, N heads, H width of a head, D = N x H.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -33,40 +34,37 @@ class Packing:
     def max_len(self) -> int:
         return max(length for _, length in self.runs)
 
-    def cu_seqlens(self, device: torch.device) -> Tensor:
-        """Start of every crop and the end of the last, int32 (crops + 1,), as FlashAttention wants them."""
-        if device not in self._cu_seqlens:
-            starts = torch.tensor([0, *self.lengths], dtype=torch.int64).cumsum(0)
-            self._cu_seqlens[device] = starts.to(torch.int32).to(device, non_blocking=True)
-        return self._cu_seqlens[device]
-
-    @cached_property
-    def _cu_seqlens(self) -> dict[torch.device, Tensor]:
-        return {}
-
     def split(self, x_TD: Tensor) -> list[Tensor]:
         """The tokens of each run, (n, length, ...)."""
         parts = x_TD.split([n * length for n, length in self.runs])
         return [part.unflatten(0, run) for part, run in zip(parts, self.runs)]
 
 
+@lru_cache(maxsize=256)  # the runs of a training step do not change
+def cu_seqlens(packing: Packing, device: torch.device) -> Tensor:
+    """Start of every crop and the end of the last, int32 (crops + 1,), as FlashAttention wants them."""
+    with torch.inference_mode(False):  # or autograd refuses it later
+        return torch.tensor([0, *accumulate(packing.lengths)], dtype=torch.int32, device=device)
+
+
 def choose_backend(name: str, device: torch.device) -> str:
-    """The kernel that "auto" stands for on a device."""
+    """The kernel that "auto" stands for on a device: FlashAttention on GPUs from Ampere on."""
     if name != "auto":
         return name
-    return "flash" if device.type == "cuda" else "sdpa"
+    return "flash" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "sdpa"
 
 
 def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, backend: str = "sdpa") -> Tensor:
     """Softmax attention within each crop of a packed sequence, (T, N, H). The only place that chooses a kernel.
 
-    `flash`: on CUDA one variable-length FlashAttention call for all crops (half precision; fp32 inputs fall to SDPA),
-    elsewhere SDPA's flash kernel, run by run. `sdpa`: one fused call a run, PyTorch chooses the kernel. `math`: the plain formula.
+    `flash`: on CUDA one variable-length FlashAttention call for all crops, elsewhere SDPA's flash kernel, run by run;
+    what FlashAttention does not take (fp32 on CUDA, H above 256 or no multiple of 8, MPS) falls to `sdpa`.
+    `sdpa`: one fused call a run, PyTorch chooses the kernel. `math`: the plain formula.
     """
-    if backend == "flash" and q_TNH.is_cuda and q_TNH.dtype in (torch.float16, torch.bfloat16):
+    if backend == "flash" and q_TNH.is_cuda and fits_flash(q_TNH):
         from torch.nn.attention.varlen import varlen_attn
 
-        cu = packing.cu_seqlens(q_TNH.device)
+        cu = cu_seqlens(packing, q_TNH.device)
         return varlen_attn(q_TNH, k_TNH, v_TNH, cu, cu, packing.max_len, packing.max_len)  # type: ignore[return-value]
     kernels: dict[str, Callable[..., Tensor]] = {"flash": _flash, "sdpa": F.scaled_dot_product_attention, "math": _math}
     outs = []
@@ -76,8 +74,13 @@ def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, bac
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
+def fits_flash(q: Tensor) -> bool:
+    width = q.shape[-1]
+    return q.dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and width <= 256
+
+
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if q.is_cuda:  # reached in fp32 alone, which the CUDA flash kernel does not take
+    if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return F.scaled_dot_product_attention(q, k, v)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,9 +20,14 @@ STD = (0.229, 0.224, 0.225)
 def normalise(images: Tensor) -> Tensor:
     """uint8, or floats in [0, 1], (..., 3, H, W) -> floats with ImageNet's mean and standard deviation taken out."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images
-    mean = torch.tensor(MEAN, device=x.device, dtype=x.dtype).view(3, 1, 1)
-    std = torch.tensor(STD, device=x.device, dtype=x.dtype).view(3, 1, 1)
+    mean, std = _constants(x.device, x.dtype)
     return (x - mean) / std
+
+
+@lru_cache
+def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False):  # or autograd refuses them later
+        return tuple(torch.tensor(x, device=device, dtype=dtype).view(3, 1, 1) for x in (MEAN, STD))
 
 
 @contextmanager
@@ -60,4 +66,6 @@ class Encoder(nn.Module):
     def _prepare(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
         return normalise(images.to(next(self.vit.parameters()).device))

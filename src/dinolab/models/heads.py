@@ -36,4 +36,4 @@ class DINOHead(nn.Module):
         # eps is large enough for half precision; a zero vector must not become NaN
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
         y = F.linear(F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1))
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(self.prototypes.weight))

@@ -14,15 +14,22 @@ from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 
+FORMAT = "dinolab 1"
+
 
 def save_encoder(vit: ViT, folder: Path, info: dict[str, Any]) -> None:
-    """Write both files, each beside its place and then renamed, so a kill never leaves half a file."""
+    """Write both files into the run's folder."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vit.state_dict().items()}
-    card = {"format": "dinolab 1", "image_size": vit.image_size, "model": asdict(vit.cfg), "info": info}
-    for name, content in (("model.safetensors", save(weights)), ("model.json", json.dumps(card, indent=2).encode())):
-        beside = folder / (name + ".tmp")
-        beside.write_bytes(content)
-        beside.replace(folder / name)
+    card = {"format": FORMAT, "image_size": vit.image_size, "model": asdict(vit.cfg), "info": info}
+    write_whole(folder / "model.safetensors", save(weights))
+    write_whole(folder / "model.json", json.dumps(card, indent=2).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside and rename: a kill leaves the old file or the new one."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_bytes(content)
+    beside.replace(path)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -37,8 +44,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
             raise UserError(f"{folder}: no {name} there; give the folder of a dinolab run that has saved at least once")
     try:
         card = json.loads((folder / "model.json").read_text())
+        if card.get("format") != FORMAT:
+            raise UserError(f"{folder / 'model.json'}: format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
         vit = ViT(Model(**card["model"]), card["image_size"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'model.json'}: not a dinolab model card ({error})") from error
     try:
         weights = load_file(folder / "model.safetensors")

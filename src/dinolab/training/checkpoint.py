@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
@@ -31,13 +32,16 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     """Write checkpoints/step_N; a kill at any moment leaves the earlier ones whole. Keeps the newest `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"step_{state['step']:08d}"
+    if place.exists():  # resumed from it and stopped at once
+        return place
     beside = folder / (place.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one process without a process group is what we mean
-        dcp.save(state, checkpoint_id=beside)
-    if place.exists():
-        shutil.rmtree(place)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one process without a process group is what we mean
+            dcp.save(state, checkpoint_id=beside)
+    except CheckpointException as error:
+        raise UserError(f"{place}: cannot be written, is the disk full? ({_reason(error)})") from error
     beside.rename(place)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -60,10 +64,14 @@ def load(place: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tu
             assert isinstance(saved, TensorStorageMetadata)
             state["broken"] = torch.zeros(saved.size, dtype=torch.int64)
             dcp.load(state, checkpoint_id=place)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    except (Exception, CheckpointException) as error:  # the second derives from BaseException
         raise UserError(
-            f"{place}: this checkpoint cannot be read ({reason}); delete the folder to go on from an earlier one"
+            f"{place}: this checkpoint cannot be read ({_reason(error)}); delete the folder to go on from an earlier one"
         ) from error
     method.load_state_dict(state["method"])
     return state["step"], state["broken"].tolist()
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -42,7 +42,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 REMEDIES = {
-    "flat": "the loss stays at log K and the teacher says the same of every image. Remedy: model.init=scaled, a lower "
+    "flat": "the loss stays at log K: the student predicts nothing of what the teacher says. Remedy: model.init=scaled, a lower "
     "ema.start (0.9 or less for runs of a few thousand steps), a lower loss.teacher_temperature, head.batch_norm=true; "
     "see docs/small-runs.md",
     "collapse": "all images go to one prototype. Remedy: loss.targets=sinkhorn, or a lower loss.centre_momentum, "
@@ -75,9 +75,9 @@ class Alarms:
     def troubles(self, line: dict[str, float]) -> set[str]:
         koleo = line.get("koleo", 0.0)
         signs = {
-            "flat": min(line["teacher_entropy"], line["dino"]) > 0.98 * self.log_k,
+            "flat": line["dino"] > 0.98 * self.log_k,
             "collapse": line["marginal_entropy"] < 0.05 * self.log_k,
             "rank one": line["effective_rank"] < 1.5,
-            "KoLeo is infinite": not math.isfinite(koleo) or koleo > 25,  # it sums two crops, each at most 18
+            "KoLeo is infinite": not math.isfinite(koleo) or koleo > 25,  # it sums two crops, each at most 15 to 18
         }
         return {name for name, seen in signs.items() if seen}

@@ -23,9 +23,11 @@ class RunLog:
     def __init__(self, folder: Path, cfg: Config, total: int, resume_step: int):
         self.folder, self.cfg = folder, cfg
         self.console = Console(stderr=True, highlight=False)
+        self._tensorboard = self._open_tensorboard(resume_step) if cfg.run.tensorboard else None
+        self._wandb = self._open_wandb() if cfg.run.wandb else None
         self._keep_lines_before(resume_step)
         self._metrics = (folder / "metrics.jsonl").open("a")
-        self._words = (folder / "log.txt").open("a")
+        self._words = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -38,8 +40,6 @@ class RunLog:
         self._task = self._progress.add_task(cfg.method, total=total, completed=resume_step, figures="")
         self._progress.start()
         self._knn = ""
-        self._tensorboard = self._open_tensorboard() if cfg.run.tensorboard else None
-        self._wandb = self._open_wandb() if cfg.run.wandb else None
 
     def line(self, figures: dict[str, float]) -> None:
         """One line of metrics.jsonl, on disk at once, and the terminal's figures."""
@@ -93,20 +93,28 @@ class RunLog:
         beside.write_text("".join(line + "\n" for line in kept))
         beside.replace(path)
 
-    def _open_tensorboard(self) -> Any:
+    def _open_tensorboard(self, resume_step: int) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("run.tensorboard=true needs TensorBoard: pip install 'dinolab[tensorboard]'") from error
-        return SummaryWriter(self.folder / "tensorboard")
+        return SummaryWriter(self.folder / "tensorboard", purge_step=resume_step + 1)
 
     def _open_wandb(self) -> Any:
         try:
             import wandb
         except ImportError as error:
             raise UserError("run.wandb needs Weights & Biases: pip install 'dinolab[wandb]'") from error
+        identity = self.folder / "wandb_id"
+        if not identity.exists():
+            identity.write_text(wandb.util.generate_id())
         return wandb.init(
-            project=self.cfg.run.wandb, dir=self.folder, config=to_dict(self.cfg), id=self.folder.name, resume="allow"
+            project=self.cfg.run.wandb,
+            name=self.folder.name,
+            id=identity.read_text(),
+            resume="allow",
+            dir=self.folder,
+            config=to_dict(self.cfg),
         )
 
 
@@ -116,7 +124,17 @@ def _short(value: float) -> float:
 
 def environment() -> dict[str, Any]:
     """Versions of everything that a result may depend on."""
-    packages = ["dinolab", "numpy", "opencv-python-headless", "pillow", "omegaconf", "safetensors"]
+    packages = [
+        "dinolab",
+        "numpy",
+        "opencv-python-headless",
+        "pillow",
+        "omegaconf",
+        "safetensors",
+        "scikit-learn",
+        "matplotlib",
+        "rich",
+    ]
     found = {"torch": str(torch.__version__)}  # with the build, which its distribution does not name
     for name in packages:
         try:

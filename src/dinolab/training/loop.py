@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinolab.data import draws
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods.base import StudentTeacher, Targets
@@ -35,6 +36,8 @@ class StopSignals:
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.seen == signum == signal.SIGINT:  # Ctrl-C again: at once, without saving
+            raise KeyboardInterrupt
         self.seen = signum
 
     def __exit__(self, *_: Any) -> None:
@@ -80,7 +83,7 @@ def train_loop(
             met_broken([b for v in views for b in v.broken])
             views = [to_device(v, device) for v in views]
 
-            torch.manual_seed(hash((cfg.seed, step)))  # stochastic depth: a function of seed and step, as all draws are
+            torch.manual_seed(draws.seed(cfg.seed, step))  # stochastic depth: a function of seed and step too
             s = schedules(step)
             with precision:
                 targets = method.targets(views, s)
@@ -102,7 +105,7 @@ def train_loop(
                 if not math.isfinite(figures["loss"] + figures["grad_norm"]):
                     raise UserError(
                         f"NaN: at step {done} the loss is {figures['loss']}, the gradient norm {figures['grad_norm']}. "
-                        "Remedy: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
+                        "Remedy, in a new run.dir: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
                     )
                 seconds = time.perf_counter() - since
                 figures |= {"images_per_s": images / seconds, "data_wait": waited / seconds}
@@ -113,12 +116,14 @@ def train_loop(
             if stop and not last:
                 raise Interrupted(stop)
             if eval_every and (done % eval_every == 0 or last):
+                paused = time.perf_counter()
                 evaluate(done)
                 method.train()
-                since = time.perf_counter()
+                since += time.perf_counter() - paused
 
 
 def to_device(views: Views, device: torch.device) -> Views:
-    globals_, locals_, index = (x.to(device, non_blocking=True) for x in (views.globals, views.locals, views.index))
-    masks = None if views.masks is None else views.masks.to(device, non_blocking=True)
-    return Views(globals_, locals_, masks, index, views.broken)
+    pinned = device.type == "cuda"
+    globals_, locals_ = (x.to(device, non_blocking=pinned) for x in (views.globals, views.locals))
+    masks = None if views.masks is None else views.masks.to(device, non_blocking=pinned)
+    return Views(globals_, locals_, masks, views.index, views.broken)
