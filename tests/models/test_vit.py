@@ -191,6 +191,19 @@ def test_attention_equals_a_dense_block_diagonal_mask() -> None:
     assert packing.max_len == 7
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length FlashAttention needs a GPU")
+def test_flash_on_a_gpu_equals_the_formula() -> None:
+    packing = Packing(((6, 197), (20, 37)))
+    q, k, v = (torch.randn(packing.tokens, 3, 64, device="cuda", requires_grad=True) for _ in range(3))
+    with torch.autocast("cuda", torch.bfloat16):
+        fast = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), packing, "flash").float()
+    plain = attention(q, k, v, packing, "math")
+    torch.testing.assert_close(fast, plain, atol=3e-2, rtol=3e-2)
+    weight = torch.randn_like(plain)
+    for a, b in zip(torch.autograd.grad(fast, (q, k, v), weight), torch.autograd.grad(plain, (q, k, v), weight)):
+        assert ((a - b).norm() / b.norm()).item() < 3e-2
+
+
 def test_auto_backend() -> None:
     assert choose_backend("auto", torch.device("cpu")) == "sdpa"
     assert choose_backend("math", torch.device("cuda")) == "math"
