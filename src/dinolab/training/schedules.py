@@ -61,7 +61,7 @@ class Schedules:
         """A duration in steps, at most the whole run."""
         value, unit = parse_duration(text, option)
         per_unit = {"steps": 1, "epochs": self.steps_per_epoch, "%": self.total / 100}[unit]
-        return min(self.total, max(1, round(value * per_unit))) if value else 0
+        return min(self.total, math.ceil(value * per_unit - 1e-9))  # up: "every 25%" is then four times, not five
 
     def __call__(self, step: int) -> Values:
         optim, loss, ema = self.cfg.optim, self.cfg.loss, self.cfg.ema
