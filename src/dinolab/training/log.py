@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import secrets
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -107,7 +108,7 @@ class RunLog:
             raise UserError("run.wandb needs Weights & Biases: pip install 'dinolab[wandb]'") from error
         identity = self.folder / "wandb_id"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id())
+            identity.write_text(secrets.token_hex(4))
         return wandb.init(
             project=self.cfg.run.wandb,
             name=self.folder.name,
