@@ -259,9 +259,13 @@ def option_lines() -> list[str]:
         if f.metadata.get("choices"):
             takes = f" ({', '.join(f.metadata['choices'])})"
         elif f.metadata.get("low") is not None:
-            takes = f" ({f.metadata['low']:g} to {f.metadata['high']:g})"
+            takes = f" ({in_words(f.metadata['low'])} to {in_words(f.metadata['high'])})"
         lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}")
     return lines
+
+
+def in_words(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:
@@ -306,8 +310,8 @@ def validate(cfg: Config) -> None:
         if choices and value not in choices:
             raise UserError(f"{name}={value}: one of {', '.join(choices)}")
         for number in value if isinstance(value, list) else [value]:
-            if low is not None and not low <= number <= high:
-                raise UserError(f"{name}={number}: out of range, {low:g} to {high:g}")
+            if low is not None and high is not None and not low <= number <= high:
+                raise UserError(f"{name}={number}: out of range, {in_words(low)} to {in_words(high)}")
     for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
         if values[name][0] > values[name][1]:
             raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")

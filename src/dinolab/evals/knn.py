@@ -71,7 +71,7 @@ def knn(
     Features (N, D) and (M, D), labels int64 (N,) and (M,). See `predict` for devices and memory.
     """
     predicted = predict(train_features, train_labels, test_features, k, temperature, chunk)
-    return (predicted == test_labels.to(predicted.device)).float().mean().item()
+    return (predicted == test_labels.to(predicted.device)).sum().item() / len(test_labels)
 
 
 def evaluate(
