@@ -140,7 +140,7 @@ def run_knn(args: argparse.Namespace) -> int:
     votes = open_source(args.train, need_labels=True, option="--train")
     asked = open_source(args.test, need_labels=True, option="--test")
     size = args.size or getattr(encoder, "image_size", 224)
-    device = choose_device(args.device)
+    device = choose_device(args.device, "--device ")
     print(json.dumps(evaluate(encoder, votes, asked, size, args.k, device, args.workers, sys.stderr.isatty())))
     return 0
 

@@ -35,7 +35,7 @@ from dinolab.visuals.attention import attention_sheet
 from dinolab.visuals.curves import plot_metrics
 from dinolab.visuals.pca import pca_sheet
 
-# options that a resumed run may change; the data itself is compared by its size
+# options that a resumed run may change; the images themselves are compared by number and names
 MAY_CHANGE = ("run.", "eval.", "data.")
 
 
@@ -51,6 +51,15 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     else:
         cfg = load_config(config, words)
     folder = Path(cfg.run.dir or Path("runs") / cfg.method)
+    if resume and not folder.is_dir():
+        raise UserError(f"{folder}: no such run to resume")
+    with hold(folder):
+        carry_out(cfg, folder, resume)
+    return folder
+
+
+def carry_out(cfg: Config, folder: Path, resume: bool) -> None:
+    """The run itself, in a folder that no other process trains in."""
     places = check_run(folder, cfg, resume)
     source = open_data(cfg, folder / "sources.json.gz")
     schedules = Schedules(cfg, len(source))
@@ -58,7 +67,6 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     torch.manual_seed(cfg.seed)
     method = build_method(cfg, device)
     describe_run(folder, cfg, source, resumed=bool(places))
-    lock = hold(folder)
 
     optimizer = make_optimizer(method.student, cfg.optim)
     start, broken = checkpoint.load(places[-1], method, optimizer) if places else (0, [])
@@ -102,8 +110,6 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
         raise UserError(reason) from caught
     finally:
         log.close()
-        lock.close()
-    return folder
 
 
 @dataclass
@@ -177,6 +183,7 @@ class Run:
 
 def hold(folder: Path) -> IO:
     """Keep other processes from training in the same folder until the file is closed or the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
     file = (folder / "lock").open("w")
     try:
         import fcntl
@@ -219,7 +226,6 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
     path = folder / "environment.json"
     facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
     if not resumed:
-        folder.mkdir(parents=True, exist_ok=True)
         save_config(cfg, folder / "config.yaml")
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
         return
@@ -268,7 +274,7 @@ def build_method(cfg: Config, device: torch.device) -> StudentTeacher:
     return METHODS[cfg.method](vit, vit.dim, cfg).to(device)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, option: str = "run.device=") -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("dinolab trains in one process; start it without torchrun")
     if name == "auto":
@@ -279,7 +285,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError("one of auto, cpu, cuda, mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"run.device={name}: not to be had here ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{option}{name}: not to be had here ({str(error).splitlines()[0]})") from error
     return device
 
 

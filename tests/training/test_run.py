@@ -156,6 +156,7 @@ def test_another_process_in_the_same_folder_is_refused(pictures: Path, tmp_path:
     other.stdout.readline()
     with pytest.raises(UserError, match="another process trains in this folder"):
         train(pictures, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.yaml").exists()  # nothing of the other's was touched
     other.communicate("\n")
     train(pictures, tmp_path / "run", "optim.length=1 steps")
 
@@ -226,6 +227,15 @@ def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp
         train(moved, run)
 
 
+def test_resume_by_the_runs_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train(pictures, tmp_path / "run")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert main(["train", str(run), "--resume", "optim.lr=0.1"]) == 2
+    assert "optim.lr=0.1 (was 0.0005)" in capsys.readouterr().err
+    assert main(["train", "--resume", f"run.dir={tmp_path / 'typo'}", f"data.path={pictures}"]) == 2
+    assert "no such run to resume" in capsys.readouterr().err and not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize(("more", "message"), [
     (["data.path=/no/such/folder"], "data.path"),
     (["data.path="], "data.path is not set"),
@@ -236,7 +246,7 @@ def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp
     (["model.heads=3"], "model.heads"),
     (["run.device=meta"], "run.device=meta"),
     (["run.dir=/proc/none"], "/proc/none"),
-    (["--resume"], "no checkpoint to resume from"),
+    (["--resume"], "no such run to resume"),
 ])  # fmt: skip
 def test_mistakes_on_the_command_line_are_one_line(
     more: list[str], message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
