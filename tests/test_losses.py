@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinolab.losses import (
     centred_softmax,
-    cross_entropy,
     entropy,
     koleo,
-    multi_crop_cross_entropy,
+    prototype_cross_entropy,
     sinkhorn_knopp,
     update_centre,
 )
 
-B, L, K, D = 6, 3, 10, 5
+B, K, D = 6, 10, 5
 F64 = torch.float64
 
 
@@ -30,36 +30,53 @@ def ce(p: Tensor, logits: Tensor, temperature: float) -> float:
     return -sum(pk * math.log(qk) for pk, qk in zip(p.tolist(), q))
 
 
-@pytest.fixture
-def targets() -> Tensor:
-    return torch.randn(2, B, K, dtype=F64).mul(2).softmax(-1)
+@pytest.mark.parametrize("chunk", [1, 2 * K, 4 * K + 1, 1 << 20])
+@pytest.mark.parametrize("shared", [False, True])
+def test_prototype_cross_entropy(chunk: int, shared: bool) -> None:
+    """Value and both gradients are those of the plain formula, however the samples are cut; targets need not sum to one."""
+    n = 3 * B
+    x = torch.randn(n, D, dtype=F64, requires_grad=True)
+    prototypes = torch.randn(K, D, dtype=F64, requires_grad=True)
+    weights = torch.rand(n, dtype=F64)
+    p = torch.randn(B if shared else n, K, dtype=F64).softmax(-1) * torch.rand(B if shared else n, 1, dtype=F64) * 2
+    rows = torch.arange(n) % B if shared else None
+    loss = prototype_cross_entropy(x, prototypes, p, weights, 0.1, rows, chunk)
+    grads = torch.autograd.grad(3 * loss, (x, prototypes))
 
-
-def test_cross_entropy(targets: Tensor) -> None:
-    logits = torch.randn(2, B, K, dtype=F64)
-    expected = [[ce(targets[i, b], logits[i, b], 0.1) for b in range(B)] for i in range(2)]
-    torch.testing.assert_close(cross_entropy(targets, logits, 0.1), torch.tensor(expected, dtype=F64))
-
-
-def test_multi_crop_is_the_mean_over_all_pairs_of_different_views(targets: Tensor) -> None:
-    """DINO, equation 3: the sum over teacher globals t and student views s, s not being t's own crop."""
-    views = torch.randn(2 + L, B, K, dtype=F64, requires_grad=True)
-    pairs = [(t, v) for t in range(2) for v in range(2 + L) if v != t]
-    plain = sum(ce(targets[t, b], views[v, b].detach(), 0.1) for t, v in pairs for b in range(B)) / (len(pairs) * B)
-    loss = multi_crop_cross_entropy(targets, views[:2], views[2:], 0.1)
-    assert loss.item() == pytest.approx(plain, rel=1e-12)
-    (grad,) = torch.autograd.grad(loss, views)
-
-    with_log_softmax = sum(-(targets[t] * (views[v] / 0.1).log_softmax(-1)).sum(-1).mean() for t, v in pairs) / len(
-        pairs
+    met = p[torch.arange(n) % B] if shared else p
+    plain = sum(
+        weights[i].item() * met[i].sum().item() * ce(met[i] / met[i].sum(), x[i] @ prototypes.T, 0.1) for i in range(n)
     )
-    torch.testing.assert_close(grad, torch.autograd.grad(with_log_softmax, views)[0])
+    assert loss.item() == pytest.approx(plain, rel=1e-12)
+    by_autograd = -((met * (x @ prototypes.T / 0.1).log_softmax(-1)).sum(-1) * weights).sum()
+    for ours, theirs in zip(grads, torch.autograd.grad(3 * by_autograd, (x, prototypes))):
+        torch.testing.assert_close(ours, theirs)
 
 
-def test_without_locals_two_pairs_are_left(targets: Tensor) -> None:
-    views = torch.randn(2, B, K, dtype=F64)
-    plain = sum(ce(targets[t, b], views[1 - t, b], 0.1) for t in range(2) for b in range(B)) / (2 * B)
-    assert multi_crop_cross_entropy(targets, views, None, 0.1).item() == pytest.approx(plain, rel=1e-12)
+def test_the_logits_are_never_held_all_at_once() -> None:
+    n, k = 512, 1024
+    x, prototypes = (torch.randn(i, 4, requires_grad=True) for i in (n, k))
+    p, weights = torch.rand(1, k), torch.ones(n)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            nonlocal largest
+            largest = max([largest, *(t.numel() for t in (out if isinstance(out, tuple) else (out,)))])
+            return out
+
+    with Watch():
+        rows = torch.zeros(n, dtype=torch.int64)
+        prototype_cross_entropy(x, prototypes, p, weights, 0.1, rows, chunk=8 * k).backward()
+    assert largest == 8 * k  # of n * k
+
+
+def test_no_samples_cost_nothing() -> None:
+    x, prototypes = torch.zeros(0, D, requires_grad=True), torch.randn(K, D, requires_grad=True)
+    loss = prototype_cross_entropy(x, prototypes, torch.zeros(0, K), torch.zeros(0), 0.1)
+    loss.backward()
+    assert loss.item() == 0 and x.grad.shape == (0, D) and not prototypes.grad.any()
 
 
 def test_centring_and_sharpening() -> None:
@@ -121,18 +138,20 @@ def test_entropy() -> None:
 
 
 def test_autocast_does_not_reach_the_losses() -> None:
-    p, logits, x = torch.randn(64, 300).softmax(-1), torch.rand(64, 300) * 2 - 1, 1 + 0.05 * torch.randn(64, 16)
-    plain = (cross_entropy(p, logits, 0.1), koleo(x), sinkhorn_knopp(logits, 0.05))
+    logits, x = torch.rand(64, 300) * 2 - 1, 1 + 0.05 * torch.randn(64, 16)
+    plain = (koleo(x), sinkhorn_knopp(logits, 0.05))
     with torch.autocast("cpu", torch.bfloat16):
-        cast = (cross_entropy(p, logits, 0.1), koleo(x), sinkhorn_knopp(logits, 0.05))
+        cast = (koleo(x), sinkhorn_knopp(logits, 0.05))
     for a, b in zip(plain, cast):
         torch.testing.assert_close(a, b, atol=0, rtol=0)
 
 
 def test_half_precision_logits_are_summed_in_fp32() -> None:
-    p = torch.randn(4, 4096).softmax(-1)
-    logits = torch.randn(4, 4096)
-    torch.testing.assert_close(
-        cross_entropy(p, logits.bfloat16(), 0.1), cross_entropy(p, logits.bfloat16().float(), 0.1)
-    )
-    assert cross_entropy(p, logits.bfloat16(), 0.1).dtype == torch.float32
+    """Under autocast the products with the prototypes are half precision, everything after them is not."""
+    x, prototypes = torch.randn(8, 64), torch.randn(4096, 64)
+    p, weights = torch.randn(8, 4096).softmax(-1), torch.ones(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = prototype_cross_entropy(x, prototypes, p, weights, 0.1)
+        logits = torch.nn.functional.linear(x, prototypes)
+    assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+    torch.testing.assert_close(loss, -(p * (logits.float() / 0.1).log_softmax(-1)).sum())

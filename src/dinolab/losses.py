@@ -4,39 +4,82 @@ Shapes: K prototypes; leading dimensions are samples, whatever they stand for. E
 under autocast too.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CHUNK = 1 << 25  # logits that a loss holds at a time: 128 MiB in fp32
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """-sum_k p_k log softmax(logits / temperature)_k, for each sample: (..., K) and (..., K) -> (...).
-
-    The targets need not sum to one: a student view that meets two teacher views takes the sum of their targets.
-    The softmax's logarithm is never stored beside the logits.
-    """
-    with torch.autocast(logits.device.type, enabled=False):  # it would round the products to half precision
-        z = at_least_fp32(logits) / temperature
-        return targets.sum(-1) * torch.logsumexp(z, dim=-1) - torch.einsum("...k,...k->...", targets, z)
-
-
-def multi_crop_cross_entropy(
-    targets_2BK: Tensor, globals_2BK: Tensor, locals_LBK: Tensor | None, temperature: float
+def prototype_cross_entropy(
+    x: Tensor,
+    prototypes: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    temperature: float,
+    rows: Tensor | None = None,
+    chunk: int = CHUNK,
 ) -> Tensor:
-    """Mean cross-entropy over all pairs of a teacher's global view and another view of the student. DINO, equation 3.
+    """sum_i w_i * -sum_k p_ik log softmax(x_i . c / temperature)_k, without ever holding all logits.
 
-    Each local crop meets the sum of both teachers' targets once, so its logits are read once.
+    Some samples at a time, logits, loss and gradient are computed and the logits forgotten: in memory there is one chunk
+    of them, and nothing is computed twice. The targets need not sum to one: a student view that meets two teacher views
+    takes the sum of their targets.
+
+    Args:
+        x: what is compared with the prototypes, (n, D).
+        prototypes: (K, D).
+        targets: p, (n, K); or (m, K), of which sample i takes targets[rows[i]]. No gradient goes into them.
+        weights: w, (n,).
+        rows: int64 (n,), see targets.
+        chunk: logits in memory at a time, at least one sample's.
     """
-    total = cross_entropy(targets_2BK.flip(0), globals_2BK, temperature).sum(0)
-    pairs = 2
-    if locals_LBK is not None:
-        total = total + cross_entropy(targets_2BK.sum(0), locals_LBK, temperature).sum(0)
-        pairs += 2 * len(locals_LBK)
-    return total.mean() / pairs
+    loss: Tensor = _PrototypeCrossEntropy.apply(x, prototypes, targets, weights, temperature, rows, chunk)
+    return loss
+
+
+class _PrototypeCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_nD: Tensor,
+        c_KD: Tensor,
+        targets_mK: Tensor,
+        weights_n: Tensor,
+        temperature: float,
+        rows_n: Tensor | None,
+        chunk: int,
+    ) -> Tensor:
+        at_once = max(1, chunk // len(c_KD))
+        loss = at_least_fp32(x_nD).new_zeros(())
+        grad_x, grad_c = (torch.zeros_like(at_least_fp32(t)) for t in (x_nD, c_KD))
+        for start in range(0, len(x_nD), at_once):
+            part = slice(start, start + at_once)
+            p = targets_mK[part] if rows_n is None else targets_mK.index_select(0, rows_n[part])
+            z = at_least_fp32(F.linear(x_nD[part], c_KD))
+            with torch.autocast(z.device.type, enabled=False):  # it would round the products to half precision
+                w, total = weights_n[part, None], p.sum(-1, keepdim=True)
+                z = z.div_(temperature)
+                log_sum = z.logsumexp(-1, keepdim=True)
+                loss += (w * (total * log_sum - (p * z).sum(-1, keepdim=True))).sum()
+                grad_z = z.sub_(log_sum).exp_().mul_(total).sub_(p).mul_(w / temperature)
+            grad_z = grad_z.to(x_nD.dtype)
+            grad_x[part] = grad_z @ c_KD
+            grad_c += grad_z.T @ x_nD[part]
+        ctx.save_for_backward(grad_x.to(x_nD.dtype), grad_c.to(c_KD.dtype))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_x, grad_c = ctx.saved_tensors
+        return grad_x * grad, grad_c * grad, None, None, None, None, None
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -60,15 +103,20 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     exp(logits / temperature), then in turn each prototype's column scaled to n/K and each sample's row to 1;
     the row step comes last, so each target is a distribution.
     """
-    q = at_least_fp32(logits) / temperature
-    if not len(q):  # a step without a masked patch
-        return q
-    tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty row or column must not become 0/0
-    q.sub_(q.max()).exp_()  # in place: with many prototypes this is the largest tensor of a step
-    for _ in range(iterations):
-        q.div_(q.sum(0, keepdim=True).clamp_min_(tiny).mul_(q.shape[1]))
-        q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))
-    return q
+    if not len(logits):  # a step without a masked patch
+        return at_least_fp32(logits)
+    with torch.autocast(logits.device.type, enabled=False):
+        z = at_least_fp32(logits)
+        row_max = z.amax(1)
+        q = z.sub(row_max[:, None]).div_(temperature).exp_()
+        # Rows and columns are scaled by two vectors, not in place: with many prototypes q is the largest tensor of a step.
+        # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
+        row = ((row_max - row_max.amax()) / temperature).exp_()
+        tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty column must not become 0/0
+        for _ in range(iterations):
+            column = (q.T @ row).mul_(q.shape[1] / len(q)).clamp_min_(tiny).reciprocal_()
+            row = (q @ column).clamp_min_(tiny).reciprocal_()
+        return q.mul_(row[:, None]).mul_(column)
 
 
 def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:

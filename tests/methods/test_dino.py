@@ -40,10 +40,14 @@ def make_views(cfg: Config, step: int, batch: int = 4) -> Views:
     return Views(
         torch.randint(0, 256, images, generator=g, dtype=torch.uint8),
         torch.randint(0, 256, crops, generator=g, dtype=torch.uint8),
-        masks if cfg.method == "dinov2" else None,
+        *((masks, places(masks)) if cfg.method == "dinov2" else (None, None)),
         torch.arange(batch),
         [],
     )
+
+
+def places(masks: torch.Tensor) -> torch.Tensor:
+    return masks.flatten().nonzero().squeeze(1)
 
 
 def build(cfg: Config) -> StudentTeacher:
@@ -61,7 +65,10 @@ def split(views: Views, parts: int) -> list[Views]:
     chunks = [
         x.chunk(parts, dim=1) if x is not None else (None,) * parts for x in (views.globals, views.locals, views.masks)
     ]
-    return [Views(*each, []) for each in zip(*chunks, views.index.chunk(parts))]
+    return [
+        Views(crops, locals_, m, None if m is None else places(m), index, [])
+        for crops, locals_, m, index in zip(*chunks, views.index.chunk(parts))
+    ]
 
 
 def run(cfg: Config, method: StudentTeacher, micro: int = 1) -> list[float]:

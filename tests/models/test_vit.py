@@ -7,7 +7,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from dinolab.config import Model
 from dinolab.errors import UserError
-from dinolab.models.attention import BACKENDS, Packing, attention, choose_backend, cu_seqlens
+from dinolab.models.attention import BACKENDS, attention, choose_backend, pack_runs
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT, draw_kept
 
@@ -144,14 +144,13 @@ def test_stochastic_depth_equals_masking_by_multiplication(backend: str) -> None
 
     torch.manual_seed(5)
     x, packing, grids = vit.pack(crops)
-    for block in vit.blocks:
-        for branch in (
-            lambda y, b=block: b.ls1(b.attn(b.norm1(y), packing, "math")),
-            lambda y, b=block: b.ls2(b.mlp(b.norm2(y))),
+    for block, kept in zip(vit.blocks, draw_kept(packing, 0.4, len(vit.blocks))):
+        for rows, branch in (
+            (kept.attn_rows, lambda y, b=block: b.ls1(b.attn(b.norm1(y), packing, "math"))),
+            (kept.mlp_rows, lambda y, b=block: b.ls2(b.mlp(b.norm2(y)))),
         ):
-            kept = draw_kept(packing, 0.4, x.device)
             factor = torch.zeros(len(x), 1, dtype=x.dtype)
-            factor[kept.rows] = kept.scale.to(x.dtype)
+            factor[rows] = kept.scale.to(x.dtype)
             x = x + branch(x) * factor
     plain = vit.unpack(vit.norm(x), packing, grids)
 
@@ -167,33 +166,44 @@ def test_stochastic_depth_equals_masking_by_multiplication(backend: str) -> None
 
 
 def test_draw_kept_keeps_whole_crops_of_every_run() -> None:
-    packing = Packing(((10, 5), (4, 3)))
-    kept = draw_kept(packing, 0.3, torch.device("cpu"))
-    assert kept.packing.runs == ((7, 5), (3, 3))
-    assert len(kept.rows) == kept.packing.tokens == kept.rows.unique().numel()
-    long = kept.rows[:35].view(7, 5)
-    assert (long % 5 == torch.arange(5)).all() and (long < 50).all()
-    short = kept.rows[35:].view(3, 3) - 50
-    assert (short % 3 == torch.arange(3)).all() and (short >= 0).all()
-    assert kept.scale[0].item() == pytest.approx(10 / 7) and kept.scale[-1].item() == pytest.approx(4 / 3)
+    packing = pack_runs(((10, 5), (4, 3)), torch.device("cpu"))
+    blocks = draw_kept(packing, 0.3, 8)
+    branches = [rows for kept in blocks for rows in (kept.attn_rows, kept.mlp_rows)]
+    assert len(branches) == 16 and len({tuple(rows.tolist()) for rows in branches}) > 8  # each draws for itself
+    for rows in branches:
+        long = rows[:35].view(7, 5)
+        assert (long % 5 == torch.arange(5)).all() and (long < 50).all()
+        short = rows[35:].view(3, 3) - 50
+        assert (short % 3 == torch.arange(3)).all() and (short >= 0).all()
+        assert rows.unique().numel() == 44
+    for kept in blocks:
+        assert kept.packing.runs == ((7, 5), (3, 3)) and kept.packing.tokens == 44
+        assert kept.scale[0].item() == pytest.approx(10 / 7) and kept.scale[-1].item() == pytest.approx(4 / 3)
+
+
+def test_every_crop_is_dropped_as_often() -> None:
+    packing = pack_runs(((10, 1), (5, 1)), torch.device("cpu"))
+    rows = torch.cat([kept.attn_rows for kept in draw_kept(packing, 0.4, 4000)])
+    share = torch.bincount(rows, minlength=15) / 4000
+    torch.testing.assert_close(share, torch.full((15,), 0.6), atol=0.04, rtol=0)  # five standard deviations
 
 
 def test_attention_equals_a_dense_block_diagonal_mask() -> None:
-    packing = Packing(((3, 7), (2, 4)))
+    packing = pack_runs(((3, 7), (2, 4)), torch.device("cpu"))
     q, k, v = (torch.randn(packing.tokens, 2, 8, dtype=torch.float64) for _ in range(3))
-    owner = torch.repeat_interleave(torch.arange(5), torch.tensor(packing.lengths))
+    owner = torch.repeat_interleave(torch.arange(5), torch.tensor([7, 7, 7, 4, 4]))
     scores = torch.einsum("qnh,knh->nqk", q, k) / 8**0.5
     scores = scores.masked_fill(owner[:, None] != owner[None, :], -torch.inf)
     expected = torch.einsum("nqk,knh->qnh", scores.softmax(-1), v)
     for backend in BACKENDS:
         torch.testing.assert_close(attention(q, k, v, packing, backend), expected, atol=1e-12, rtol=0)
-    assert cu_seqlens(packing, torch.device("cpu")).tolist() == [0, 7, 14, 21, 25, 29]
+    assert packing.cu_seqlens.tolist() == [0, 7, 14, 21, 25, 29]
     assert packing.max_len == 7
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length FlashAttention needs a GPU")
 def test_flash_on_a_gpu_equals_the_formula() -> None:
-    packing = Packing(((6, 197), (20, 37)))
+    packing = pack_runs(((6, 197), (20, 37)), torch.device("cuda"))
     q, k, v = (torch.randn(packing.tokens, 3, 64, device="cuda", requires_grad=True) for _ in range(3))
     with torch.autocast("cuda", torch.bfloat16):
         fast = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), packing, "flash").float()

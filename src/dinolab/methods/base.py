@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from dinolab.config import Loss
 from dinolab.data.types import Views
-from dinolab.losses import centred_softmax, multi_crop_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
 from dinolab.models.encoder import Features, normalise
+from dinolab.models.heads import DINOHead
 from dinolab.models.vit import ViT
 
 Logs = dict[str, Tensor]
@@ -87,11 +88,24 @@ class StudentTeacher(nn.Module):
         crops = [views.globals, views.locals] if len(views.locals) else [views.globals]
         masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
         features = self.student["backbone"]([normalise(x.flatten(0, 1)) for x in crops], masks[: len(crops)])
-        logits = self.student["head"](torch.cat([f.cls for f in features]))  # all views: ((2 + L) B, K)
-        views_VBK = logits.unflatten(0, (-1, len(views.index)))
-        locals_LBK = views_VBK[2:] if len(views.locals) else None
-        loss = multi_crop_cross_entropy(targets.cls_2BK, views_VBK[:2], locals_LBK, self.cfg.student_temperature)
-        return features[0], loss
+        cls = torch.cat([f.cls for f in features])  # all views: ((2 + L) B, D)
+        return features[0], self.head_loss(cls, targets.cls_2BK)
+
+    def head_loss(self, cls_VD: Tensor, targets_2BK: Tensor) -> Tensor:
+        """Mean cross-entropy over all pairs of a teacher's global view and another view of the student. DINO, equation 3.
+
+        A global view meets the other one's target, a local view the sum of both, in one go.
+        """
+        b, device = targets_2BK.shape[1], cls_VD.device
+        views = len(cls_VD) // b
+        met = torch.cat([targets_2BK.flip(0).flatten(0, 1), targets_2BK.sum(0)])
+        rows = torch.cat(
+            [torch.arange(2 * b, device=device), torch.arange(2 * b, 3 * b, device=device).repeat(views - 2)]
+        )
+        pairs = 2 + 2 * (views - 2)
+        weights = torch.full((len(cls_VD),), 1 / (b * pairs), dtype=met.dtype, device=device)
+        compared = cast(DINOHead, self.student["head"]).compare(cls_VD)
+        return prototype_cross_entropy(*compared, met, weights, self.cfg.student_temperature, rows)
 
     def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
         """Each micro-batch's targets, from all micro-batches of the step together."""

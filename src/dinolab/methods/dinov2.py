@@ -3,12 +3,14 @@
 Shapes: B images, N patches, D width, K prototypes, M masked patches; m runs over the micro-batches of a step.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from dinolab.config import Config
 from dinolab.data.types import Views
-from dinolab.losses import cross_entropy, koleo
+from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods.base import Logs, Schedule, StudentTeacher, Targets, join
 from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
@@ -31,12 +33,10 @@ class DINOv2(StudentTeacher):
     def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
         features, targets = self.teacher_says(batches, s)
         if self.cfg.ibot:
-            masks = [masks_of(views) for views in batches]
-            masked = [masked_patches(f, m) for f, m in zip(features, masks)]  # each (M_m, D)
+            masked = [masked_patches(f, views) for f, views in zip(features, batches)]  # each (M_m, D)
             patches_MK = self.normalise_targets(self.teacher["ibot_head"](join(masked, 0)), self.patch_centre, s)
-            weights = patch_weights(masks)
-            for target, p_MK, w_M in zip(targets, patches_MK.split([len(x) for x in masked]), weights):
-                target.patches_MK, target.patch_weights_M = p_MK, w_M
+            for target, p_MK, views in zip(targets, patches_MK.split([len(x) for x in masked]), batches):
+                target.patches_MK, target.patch_weights_M = p_MK, patch_weights(views)
         return targets
 
     def loss(self, views: Views, targets: Targets, s: Schedule) -> tuple[Tensor, Logs]:
@@ -47,30 +47,29 @@ class DINOv2(StudentTeacher):
         loss = dino + self.cfg.koleo * spread
         logs = {"dino": dino.detach(), "koleo": spread.detach()}
         if self.cfg.ibot:
-            ibot = self.ibot(features, masks_of(views), targets)
+            ibot = self.ibot(features, views, targets)
             loss = loss + self.cfg.ibot * ibot
             logs["ibot"] = ibot.detach()
         return loss, {"loss": loss.detach(), **logs}
 
-    def ibot(self, features: Features, masks_2BN: Tensor, targets: Targets) -> Tensor:
+    def ibot(self, features: Features, views: Views, targets: Targets) -> Tensor:
         """Cross-entropy of the masked patches with what the teacher, which sees them, says of them."""
         assert targets.patches_MK is not None and targets.patch_weights_M is not None
-        logits_MK = self.student["ibot_head"](masked_patches(features, masks_2BN))
-        each_M = cross_entropy(targets.patches_MK, logits_MK, self.cfg.student_temperature)
-        return (each_M * targets.patch_weights_M).sum()
+        compared = cast(DINOHead, self.student["ibot_head"]).compare(masked_patches(features, views))
+        weights, temperature = targets.patch_weights_M, self.cfg.student_temperature
+        return prototype_cross_entropy(*compared, targets.patches_MK, weights, temperature)
 
 
-def masks_of(views: Views) -> Tensor:
-    assert views.masks is not None, "the loader makes masks where method=dinov2"
-    return views.masks
-
-
-def masked_patches(features: Features, masks_2BN: Tensor) -> Tensor:
+def masked_patches(features: Features, views: Views) -> Tensor:
     """The patch tokens under the mask: (M, D)."""
-    return features.patches.flatten(0, 2)[masks_2BN.flatten()]
+    assert views.masked is not None, "the loader makes masks where method=dinov2"
+    return features.patches.flatten(0, 2).index_select(0, views.masked)
 
 
-def patch_weights(masks: list[Tensor]) -> list[Tensor]:
-    """Weights (M_m,) that make the loss, averaged over micro-batches, the mean over the step's global crops of each
+def patch_weights(views: Views) -> Tensor:
+    """Weights (M,) that make the loss, averaged over micro-batches, the mean over the step's global crops of each
     crop's mean over its masked patches; a crop without a mask counts as 0 (iBOT, arXiv 2111.07832, equation 2)."""
-    return [(1 / (m.sum(-1, keepdim=True) * m.shape[0] * m.shape[1])).expand_as(m)[m] for m in masks]
+    m = views.masks
+    assert m is not None and views.masked is not None
+    each_2BN = (1 / (m.sum(-1, keepdim=True) * m.shape[0] * m.shape[1])).expand_as(m)
+    return each_2BN.flatten().index_select(0, views.masked)

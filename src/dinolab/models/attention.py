@@ -5,7 +5,7 @@ Shapes: T tokens of all crops together, N heads, H width of a head, D = N x H.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -14,17 +14,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BACKENDS = ("flash", "sdpa", "math")
+Runs = tuple[tuple[int, int], ...]  # (number of crops, tokens of each), e.g. ((2B, 197), (8B, 37))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Packing:
-    """Where one crop ends in a packed sequence: runs of equally long crops, as host integers."""
+    """Where one crop ends in a packed sequence: runs of equally long crops, as host integers. Made by `pack_runs`."""
 
-    runs: tuple[tuple[int, int], ...]  # (number of crops, tokens of each), e.g. ((2B, 197), (8B, 37))
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        return [length for n, length in self.runs for _ in range(n)]
+    runs: Runs
+    cu_seqlens: Tensor  # start of every crop and the end of the last, int32 (crops + 1,), as FlashAttention wants them
 
     @property
     def tokens(self) -> int:
@@ -41,10 +39,10 @@ class Packing:
 
 
 @lru_cache(maxsize=256)  # the runs of a training step do not change
-def cu_seqlens(packing: Packing, device: torch.device) -> Tensor:
-    """Start of every crop and the end of the last, int32 (crops + 1,), as FlashAttention wants them."""
+def pack_runs(runs: Runs, device: torch.device) -> Packing:
+    ends = accumulate(length for n, length in runs for _ in range(n))
     with torch.inference_mode(False):  # or autograd refuses it later
-        return torch.tensor([0, *accumulate(packing.lengths)], dtype=torch.int32, device=device)
+        return Packing(runs, torch.tensor([0, *ends], dtype=torch.int32, device=device))
 
 
 def choose_backend(name: str, device: torch.device) -> str:
@@ -64,7 +62,7 @@ def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, bac
     if backend == "flash" and q_TNH.is_cuda and fits_flash(q_TNH):
         from torch.nn.attention.varlen import varlen_attn
 
-        cu = cu_seqlens(packing, q_TNH.device)
+        cu = packing.cu_seqlens
         return varlen_attn(q_TNH, k_TNH, v_TNH, cu, cu, packing.max_len, packing.max_len)  # type: ignore[return-value]
     kernels: dict[str, Callable[..., Tensor]] = {"flash": _flash, "sdpa": F.scaled_dot_product_attention, "math": _math}
     outs = []

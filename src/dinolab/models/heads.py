@@ -33,7 +33,11 @@ class DINOHead(nn.Module):
         self.prototypes = nn.Linear(cfg.bottleneck, cfg.prototypes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # eps is large enough for half precision; a zero vector must not become NaN
+        directions, prototypes = self.compare(x)
+        return F.linear(directions, prototypes).view(*x.shape[:-1], len(prototypes))
+
+    def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a logit is the product of: directions (n, bottleneck) and prototypes (K, bottleneck), of length one."""
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
-        y = F.linear(F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1))
-        return y.view(*x.shape[:-1], len(self.prototypes.weight))
+        # eps is large enough for half precision; a zero vector must not become NaN
+        return F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinolab.config import Model
 from dinolab.errors import UserError
-from dinolab.models.attention import Packing, attention, attention_weights
+from dinolab.models.attention import Packing, attention, attention_weights, pack_runs
 
 SIZES = {  # dim, depth, heads
     "tiny": (192, 12, 3),
@@ -33,24 +33,28 @@ class Features(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The crops that a residual branch keeps under stochastic depth."""
+    """The crops that a block's two residual branches keep under stochastic depth."""
 
-    rows: Tensor  # int64, their tokens' places in the packed sequence
+    attn_rows: Tensor  # int64 (rows,), their tokens' places in the packed sequence
+    mlp_rows: Tensor  # the same for the other branch
     packing: Packing  # of these tokens alone
     scale: Tensor  # (rows, 1), crops over kept crops: keeps the branch's expectation
 
 
-def draw_kept(packing: Packing, drop: float, device: torch.device) -> Kept:
-    """Keep a random subset of each run's crops, of a fixed size, so shapes do not change from step to step."""
+def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
+    """For each block and branch a random subset of each run's crops, of a fixed size, so shapes do not change from step to step."""
+    device = packing.cu_seqlens.device
     rows, runs, scales, start = [], [], [], 0
     for n, length in packing.runs:
         keep = max(1, round(n * (1 - drop)))
-        crops = torch.randperm(n, device=device)[:keep]
-        rows.append((start + crops[:, None] * length + torch.arange(length, device=device)).flatten())
+        crops = torch.rand(2 * blocks, n, device=device).argsort(1)[:, :keep, None]
+        rows.append((start + crops * length + torch.arange(length, device=device)).flatten(1))
         runs.append((keep, length))
         scales.append(torch.full((keep * length, 1), n / keep, device=device))
         start += n * length
-    return Kept(torch.cat(rows), Packing(tuple(runs)), torch.cat(scales))
+    of_branch = torch.cat(rows, 1).unbind()
+    kept, scale = pack_runs(tuple(runs), device), torch.cat(scales)
+    return [Kept(a, m, kept, scale) for a, m in zip(of_branch[::2], of_branch[1::2])]
 
 
 class LayerScale(nn.Module):
@@ -105,11 +109,10 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; stochastic depth computes the kept crops alone and adds them back scaled."""
+    """Pre-norm transformer block; under stochastic depth a branch computes the kept crops alone and adds them back scaled."""
 
-    def __init__(self, dim: int, heads: int, ffn: str, layerscale: float, drop_path: float):
+    def __init__(self, dim: int, heads: int, ffn: str, layerscale: float):
         super().__init__()
-        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.ls1 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
@@ -117,16 +120,15 @@ class Block(nn.Module):
         self.mlp = Mlp(dim) if ffn == "mlp" else SwiGLU(dim)
         self.ls2 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
 
-    def forward(self, x_TD: Tensor, packing: Packing, backend: str) -> Tensor:
-        if not (self.training and self.drop_path):
+    def forward(self, x_TD: Tensor, packing: Packing, backend: str, kept: Kept | None = None) -> Tensor:
+        if kept is None:
             x_TD = x_TD + self.ls1(self.attn(self.norm1(x_TD), packing, backend))
             return x_TD + self.ls2(self.mlp(self.norm2(x_TD)))
-        kept = draw_kept(packing, self.drop_path, x_TD.device)
-        branch = self.ls1(self.attn(self.norm1(x_TD[kept.rows]), kept.packing, backend))
-        x_TD = x_TD.index_add(0, kept.rows, (branch * kept.scale).to(x_TD.dtype))
-        kept = draw_kept(packing, self.drop_path, x_TD.device)
-        branch = self.ls2(self.mlp(self.norm2(x_TD[kept.rows])))
-        return x_TD.index_add(0, kept.rows, (branch * kept.scale).to(x_TD.dtype))
+        # index_select and not x[rows], whose backward is several times slower
+        branch = self.ls1(self.attn(self.norm1(x_TD.index_select(0, kept.attn_rows)), kept.packing, backend))
+        x_TD = x_TD.index_add(0, kept.attn_rows, (branch * kept.scale).to(x_TD.dtype))
+        branch = self.ls2(self.mlp(self.norm2(x_TD.index_select(0, kept.mlp_rows))))
+        return x_TD.index_add(0, kept.mlp_rows, (branch * kept.scale).to(x_TD.dtype))
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
@@ -166,9 +168,7 @@ class ViT(nn.Module):
         if cfg.registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, cfg.registers, self.dim))
         self.mask_token = nn.Parameter(torch.zeros(1, self.dim))
-        self.blocks = nn.ModuleList(
-            Block(self.dim, heads, cfg.ffn, cfg.layerscale, cfg.drop_path) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(self.dim, heads, cfg.ffn, cfg.layerscale) for _ in range(depth))
         self.norm = nn.LayerNorm(self.dim, eps=1e-6)
         self.initialise()
 
@@ -205,9 +205,11 @@ class ViT(nn.Module):
     ) -> list[list[Features]]:
         """As forward, for each of the last n blocks, first to last, all through the final norm."""
         x_TD, packing, grids = self.pack(crops, masks)
+        depth, drop = len(self.blocks), self.cfg.drop_path if self.training else 0.0
+        kept = draw_kept(packing, drop, depth) if drop else [None] * depth
         outs = []
         for i, block in enumerate(self.blocks):
-            x_TD = block(x_TD, packing, self.attention_backend)
+            x_TD = block(x_TD, packing, self.attention_backend, kept[i])
             if i >= len(self.blocks) - n:
                 outs.append(self.unpack(self.norm(x_TD), packing, grids))
         return outs
@@ -231,7 +233,7 @@ class ViT(nn.Module):
             tokens.append(x.flatten(0, 1))
             runs.append((x.shape[0], x.shape[1]))
             grids.append(grid)
-        return torch.cat(tokens), Packing(tuple(runs)), grids
+        return torch.cat(tokens), pack_runs(tuple(runs), tokens[0].device), grids
 
     def embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, L, D) of images of one size, with positions, and their grid (h, w)."""

@@ -1,0 +1,38 @@
+"""What makes steps faster without changing what they compute; applied from outside, before the first step."""
+
+import ctypes
+import platform
+import shutil
+from typing import cast
+
+import torch
+from torch import nn
+
+from dinolab.errors import UserError
+from dinolab.methods.base import StudentTeacher
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
+
+
+def compile_blocks(method: StudentTeacher, device: torch.device) -> None:
+    """Compile the transformer blocks of student and teacher, one by one: being alike, they share one compiled graph.
+
+    The method stays as it is around them, so compiling takes a minute or two and not ten. Raises UserError without a C++
+    compiler, which TorchInductor needs on a CPU.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        raise UserError("run.compile=true needs a C++ compiler (g++ or clang++), and none is installed")
+    for network in (method.student, method.teacher):
+        for block in cast(nn.ModuleList, network["backbone"].blocks):
+            block.compile()
+
+
+def keep_memory() -> None:
+    """Have glibc keep what a step frees for the next one.
+
+    Otherwise every large tensor is fresh from the kernel, which clears it page by page: an eighth of the time of ViT-S/14's step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
