@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file, read_image
 
 RED, BLUE, GREEN, BLACK = (200, 40, 10), (20, 90, 220), (30, 160, 60), (0, 0, 0)
 
@@ -149,6 +149,89 @@ def test_first_frame(tmp_path, format):
     options = {"lossless": True} if format == "WEBP" else {}
     data = encoded(first, format, save_all=True, append_images=[second, second], **options)
     close(read(tmp_path, data), picture(), 0)
+
+
+def stored_as(orientation: int, image: np.ndarray, **options) -> bytes:
+    """A JPEG that comes out as `image` once upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED.get(orientation, STORED[1])(image)))
+    return encoded(stored, "JPEG", quality=95, subsampling=0, exif=exif, **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (33, 50), (1, 7), (65, 9)])
+def test_size_and_reduced_decoding_of_a_jpeg(orientation, height, width):
+    """Sides are rounded up, whichever way the camera was held."""
+    data = stored_as(orientation, np.full((height, width, 3), RED, np.uint8))
+    assert jpeg_size(data) == (height, width) == decode(data, "").shape[:2]
+    for reduction in (1, 2, 4, 8):
+        image = decode(data, "", reduction)
+        assert image.shape == (-(-height // reduction), -(-width // reduction), 3)
+        assert image.flags.c_contiguous
+        assert np.abs(image.astype(int) - RED).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_reduced_decoding_is_the_mean_of_blocks(orientation, reduction, progressive):
+    smooth = cv2.resize(picture(), (96, 64), interpolation=cv2.INTER_CUBIC)
+    expected = cv2.resize(smooth, (96 // reduction, 64 // reduction), interpolation=cv2.INTER_AREA)
+    image = decode(stored_as(orientation, smooth, progressive=progressive), "", reduction)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() <= 3
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 6 << 8])
+def test_size_of_a_jpeg_with_a_senseless_orientation(orientation):
+    data = stored_as(orientation, picture())
+    assert jpeg_size(data) in (None, decode(data, "").shape[:2])
+
+
+def test_size_of_a_jpeg_with_an_orientation_that_only_xmp_has():
+    data = encoded(Image.fromarray(picture()), "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+    assert jpeg_size(data) in (None, decode(data, "").shape[:2])
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_reduced_decoding_of_grey_and_cmyk(mode, reduction):
+    data = encoded(Image.fromarray(picture()).convert(mode), "JPEG", quality=95)
+    expected = cv2.resize(np.array(Image.fromarray(picture()).convert(mode).convert("RGB")), (48 // reduction, 32 // reduction),
+                          interpolation=cv2.INTER_AREA)  # fmt: skip
+    assert jpeg_size(data) == (32, 48)
+    image = decode(data, "", reduction)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() <= 3
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_only_a_jpeg_has_a_size_and_is_reduced(format):
+    data = encoded(Image.fromarray(picture()), format, **({"lossless": True} if format == "WEBP" else {}))
+    assert jpeg_size(data) is None
+    close(decode(data, "", 8), picture(), 0)
+    assert decode(encoded(Image.fromarray(picture()).convert("RGBA"), "PNG"), "", 8).shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8", b"\xff\xd8\xff\xe0" + bytes(40)])
+def test_no_size(data):
+    assert jpeg_size(data) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_a_jpeg_cut_short_is_broken_at_any_reduction(tmp_path, share):
+    whole = encoded(noise(), "JPEG")
+    cut = whole[: int(len(whole) * share)]
+    path = tmp_path / "image.jpg"
+    path.write_bytes(cut)
+    with pytest.raises(BrokenImage, match="cut short"):
+        read_file(path)
+    for reduction in (1, 2, 4, 8):
+        with pytest.raises(BrokenImage):
+            decode(cut, path, reduction)
+    path.write_bytes(whole)
+    assert read_file(path) == whole
 
 
 def noise() -> Image.Image:

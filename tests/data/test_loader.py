@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +15,8 @@ from torch.utils.data import get_worker_info
 
 from dinolab.config import Config
 from dinolab.data import loader, masks
-from dinolab.data.loader import batches
+from dinolab.data.device_views import Photos
+from dinolab.data.loader import adaptive_batches, batches, photo_batches
 from dinolab.data.types import Source, Views
 from dinolab.errors import UserError
 
@@ -39,15 +42,22 @@ def config(**run) -> Config:
     return cfg
 
 
-def equal(a: list[list[Views]], b: list[list[Views]]) -> bool:
-    def one(x: Views, y: Views) -> bool:
-        assert x.masks is not None
-        assert y.masks is not None
-        return x.broken == y.broken and all(torch.equal(t, u) for t, u in zip(x[:4], y[:4]))
+def equal(a: list, b: list) -> bool:
+    """Whether all micro-batches of all steps are the same, be they Views or Photos."""
+
+    def one(x: Views | Photos, y: Views | Photos) -> bool:
+        pairs = list(zip(x, y))
+        assert sum(isinstance(t, torch.Tensor) for t, _ in pairs) >= 5  # masks, too
+        return type(x) is type(y) and all(
+            torch.equal(t, u) if isinstance(t, torch.Tensor) else t == u for t, u in pairs
+        )
 
     return [len(step) for step in a] == [len(step) for step in b] and all(
         one(x, y) for s, t in zip(a, b) for x, y in zip(s, t)
     )
+
+
+BOTH = pytest.mark.parametrize("way", [batches, photo_batches])
 
 
 def break_image(source: Source, position: int) -> None:
@@ -77,33 +87,37 @@ def test_no_local_crops(source):
     assert views.locals.shape == (0, BATCH, 3, 8, 8)
 
 
+@BOTH
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_same_batches_for_any_number_of_workers(source, workers, micro_batch):
+def test_same_batches_for_any_number_of_workers(source, way, workers, micro_batch):
     break_image(source, 5)
     cfg = config(micro_batch=micro_batch)
-    alone = list(batches(source, cfg, 0, 8, 0))
+    alone = list(way(source, cfg, 0, 8, 0))
     assert any(views.broken for step in alone for views in step)
-    assert equal(list(batches(source, cfg, 0, 8, workers)), alone)
+    assert equal(list(way(source, cfg, 0, 8, workers)), alone)
 
 
+@BOTH
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starting_in_the_middle(source, workers):
+def test_starting_in_the_middle(source, way, workers):
     break_image(source, 5)
     cfg = config(micro_batch=2)
-    assert equal(list(batches(source, cfg, 5, 8, workers)), list(batches(source, cfg, 0, 8, 0))[5:])
+    assert equal(list(way(source, cfg, 5, 8, workers)), list(way(source, cfg, 0, 8, 0))[5:])
 
 
+@BOTH
 @pytest.mark.parametrize("micro_batch", [1, 2])
-def test_micro_batches_make_the_whole_batch(source, micro_batch):
+def test_micro_batches_make_the_whole_batch(source, way, micro_batch):
     break_image(source, 5)
-    whole = list(batches(source, config(), 0, 8, 0))
-    parts = list(batches(source, config(micro_batch=micro_batch), 0, 8, 0))
+    whole = list(way(source, config(), 0, 8, 0))
+    parts = list(way(source, config(micro_batch=micro_batch), 0, 8, 0))
+    batch_dimension = {"globals": 1, "locals": 1, "masks": 1, "pixels": 0, "sizes": 0, "crops": 0, "index": 0}
     for (one,), several in zip(whole, parts, strict=True):
         assert len(several) == BATCH // micro_batch
-        for n in range(3):
-            assert torch.equal(torch.cat([part[n] for part in several], dim=1), one[n])
-        assert torch.equal(torch.cat([part.index for part in several]), one.index)
+        for name in set(batch_dimension) & set(one._fields):
+            joined = torch.cat([getattr(part, name) for part in several], dim=batch_dimension[name])
+            assert torch.equal(joined, getattr(one, name)), name
         assert [entry for part in several for entry in part.broken] == one.broken
 
 
@@ -136,11 +150,15 @@ def test_every_epoch_and_every_seed_draws_anew(source):
 def test_masks_have_the_same_total_at_every_step(source):
     cfg = config(micro_batch=2)
     steps = list(batches(source, cfg, 0, 12, 0))
+    totals = set()
     for number, step in enumerate(steps):
         found = torch.cat([views.masks for views in step if views.masks is not None], dim=1)
-        assert int(found.sum()) == masks.total(BATCH, 16, cfg.masks)
+        totals.add(int(found.sum()))
         counts = masks.mask_counts(cfg.seed, number, BATCH, 16, cfg.masks)
         assert np.array_equal(found.sum(2).numpy(), counts)
+        for views in step:
+            assert torch.equal(views.masked, views.masks.flatten().nonzero()[:, 0])
+    assert len(totals) == 1
 
 
 def test_a_broken_image_is_replaced_and_reported(source):
@@ -201,17 +219,17 @@ def test_workers_can_be_ended(source):
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")
 def test_a_worker_that_dies_is_no_hang(source, monkeypatch):
-    real = loader.read_image
+    real = loader.decode
 
-    def deadly(path: str) -> np.ndarray:
+    def deadly(*args: Any) -> np.ndarray:
         if get_worker_info() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(path)
+        return real(*args)
 
     def too_long(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(loader, "read_image", deadly)
+    monkeypatch.setattr(loader, "decode", deadly)
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(20)
     try:
@@ -230,3 +248,81 @@ def test_har(har, workers):
     (views,) = next(batches(Source("har", paths, None, []), cfg, 0, 1, workers))
     assert views.globals.float().std() > 20
     assert views.broken == []
+
+
+def test_photos_hold_the_images_once_in_shared_memory(source):
+    (photos,) = next(photo_batches(source, config(), 0, 1, 1))
+    assert photos.pixels.is_shared()
+    assert len(photos.pixels) == 3 * photos.sizes.prod(1).sum() == 3 * BATCH * 20 * 24
+    for n, index in enumerate(photos.index.tolist()):
+        image = cv2.imread(source.paths[index])[..., ::-1]
+        assert np.array_equal(photos.pixels.view(BATCH, 20, 24, 3)[n].numpy(), image)
+
+
+class Clock:
+    """Time that passes where the tests say so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, reading: float) -> None:
+        self.now, self.reading = 0.0, reading
+        real = loader.decode
+
+        def slow(*args: Any) -> np.ndarray:
+            self.now += self.reading
+            return real(*args)
+
+        monkeypatch.setattr(loader, "decode", slow)
+        monkeypatch.setattr(loader, "perf_counter", lambda: self.now)
+
+    def train(self, steps: Iterator[Any], seconds: float) -> Iterator[Any]:
+        for step in steps:
+            yield step
+            self.now += seconds
+
+
+def indices(steps: list) -> list[int]:
+    return [n for step in steps for part in step for n in part.index.tolist()]
+
+
+@pytest.mark.parametrize("start", [0, 7])
+@pytest.mark.parametrize(("step_seconds", "switches"), [(30, True), (41, False)])
+def test_a_loader_that_is_too_slow_leaves_crops_to_the_device(source, monkeypatch, start, step_seconds, switches):
+    break_image(source, 5)  # so reading takes a little more than 4 seconds a step
+    cfg, stop, said = config(micro_batch=2), start + 36, []
+    expected = list(batches(source, cfg, start, stop, 0))
+    clock = Clock(monkeypatch, reading=1.0)
+    steps = list(clock.train(adaptive_batches(source, cfg, start, stop, 0, False, said.append), step_seconds))
+    assert indices(steps) == indices(expected)
+    assert [isinstance(step[0], Photos) for step in steps] == [False] * 30 + [switches] * 6
+    assert [len(step) for step in steps] == [2] * 36
+    assert len(said) == switches
+    if switches:
+        assert "13% of the time" in said[0]
+        assert "run.device_views" in said[0]
+    for step, plain in zip(steps, expected):
+        assert all(torch.equal(a.masks, b.masks) and a.broken == b.broken for a, b in zip(step, plain))
+
+
+def test_a_slow_start_is_forgiven(source, monkeypatch):
+    clock, said = Clock(monkeypatch, reading=100.0), []
+    kinds = []
+    for number, step in enumerate(clock.train(adaptive_batches(source, config(), 0, 35, 0, False, said.append), 41)):
+        kinds.append(type(step[0]))
+        clock.reading = 1.0 if number >= 9 else 100.0
+    assert set(kinds) == {Views}
+    assert said == []
+
+
+def test_the_slow_loader_is_ended(source, monkeypatch):
+    monkeypatch.setattr(loader, "WAITING", -1.0)
+    cfg, before = config(), set(multiprocessing.active_children())
+    expected = indices(list(batches(source, cfg, 0, 40, 0)))
+    steps = adaptive_batches(source, cfg, 0, 40, 2, False, lambda _: None)
+    found = [next(steps) for _ in range(30)]
+    first = set(multiprocessing.active_children()) - before
+    found.append(next(steps))
+    second = set(multiprocessing.active_children()) - before
+    assert len(first) == len(second) == 2
+    assert not first & second
+    found += steps
+    assert indices(found) == expected
+    assert [isinstance(step[0], Photos) for step in found] == [False] * 30 + [True] * 10

@@ -5,10 +5,12 @@ masks come from its own generator. So batches depend neither on the number of wo
 B images in a (micro-)batch, N patches of a global crop.
 """
 
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -17,18 +19,47 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dinolab import config
 from dinolab.data import draws
-from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.crops import Crops, draw_crops, reduction, shrunk
+from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
+from dinolab.data.device_views import Photos, tabulate
 from dinolab.data.masks import block_mask, mask_counts
 from dinolab.data.types import Source, Views
-from dinolab.data.views import multi_crop
+from dinolab.data.views import make_views
 from dinolab.errors import UserError
 
 TRIES = 10  # images drawn in place of an unreadable one before the run gives up
+SETTLE, WATCH = 10, 20  # steps that pass before waiting is measured, and over which it is
+WAITING = 0.1  # share of the time spent waiting for images above which crops are left to the device
+
+
+def adaptive_batches(
+    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool, say: Callable[[str], None]
+) -> Iterator[list[Views] | list[Photos]]:
+    """As `batches` to begin with; as `photo_batches` from the very next step on, once `batches` is seen to be too slow.
+
+    That is measured once, soon after the start, and `say` is told of the change.
+    """
+    steps: Generator = batches(source, cfg, start, stop, workers, pin)
+    since, waited = perf_counter(), 0.0
+    for step in range(start, stop):
+        asked = perf_counter()
+        if step == start + SETTLE:
+            since, waited = asked, 0.0
+        if step == start + SETTLE + WATCH and waited > WAITING * (asked - since):
+            say(
+                f"{waited / (asked - since):.0%} of the time went by waiting for images: from here on the device makes "
+                "their crops (run.device_views=auto)"
+            )
+            steps.close()
+            steps = photo_batches(source, cfg, step, stop, workers, pin)
+        batch = next(steps)
+        waited += perf_counter() - asked
+        yield batch
 
 
 def batches(
     source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool = False
-) -> Iterator[list[Views]]:
+) -> Generator[list[Views], None, None]:
     """The batches of steps start .. stop - 1, each as the list of its micro-batches (of `run.micro_batch` images).
 
     Step s takes samples s * B .. s * B + B - 1 of the run. Epochs follow one another without a gap: a batch may hold
@@ -41,10 +72,27 @@ def batches(
     Raises:
         UserError: too many unreadable images in a row, a micro-batch that does not divide the batch, or a dead worker.
     """
-    dataset = MicroBatches(source, cfg)
+    return load(MicroBatches(source, cfg), start, stop, workers, pin)
+
+
+def photo_batches(
+    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool = False
+) -> Generator[list[Photos], None, None]:
+    """As `batches`, but the crops are still to be made, on the device: the same, up to interpolation and rounding."""
+    return load(MicroBatches(source, cfg, on_device=True), start, stop, workers, pin)
+
+
+def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool) -> Generator[list, None, None]:
+    """The data set's items, by processes that load, put together to steps."""
     numbers = range(start * dataset.per_step, stop * dataset.per_step)
     loader = DataLoader(
-        dataset, batch_size=None, sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=start_worker
+        dataset,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=kept_ready(dataset.per_step, workers) or None,
+        pin_memory=pin,
+        worker_init_fn=start_worker,
     )
     on_child_death = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
@@ -52,7 +100,7 @@ def batches(
         # DataLoader's own handler would raise in the middle of whatever the main process is doing when a worker dies.
         # Without it the death is noticed, within seconds, where the next batch is asked for: below.
         signal.signal(signal.SIGCHLD, on_child_death)
-    micro: list[Views] = []
+    micro: list = []
     while True:
         try:
             item = next(items)
@@ -78,16 +126,22 @@ def batches(
             micro = []
 
 
+def kept_ready(per_step: int, workers: int) -> int:
+    """Micro-batches that each process loads ahead: together a step's and one each, or every step would begin with waiting."""
+    return max(2, math.ceil(per_step / workers) + 1) if workers else 0
+
+
 class MicroBatches(Dataset):
     """Item u is the u-th micro-batch of the run."""
 
-    def __init__(self, source: Source, cfg: config.Config) -> None:
+    def __init__(self, source: Source, cfg: config.Config, on_device: bool = False) -> None:
         batch, micro = cfg.optim.batch_size, cfg.run.micro_batch or cfg.optim.batch_size
         if batch % micro:
             raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
         if not len(source):
             raise UserError(f"{source.name} holds no images")
         self.cfg = cfg
+        self.on_device = on_device
         self.micro = micro
         self.per_step = batch // micro
         # One block of bytes instead of a list of strings: workers that count references to a million strings would
@@ -108,16 +162,18 @@ class MicroBatches(Dataset):
             self.epoch, self.order = epoch, draws.rng(self.cfg.seed, draws.EPOCH, epoch).permutation(size)
         return int(self.order[place])
 
-    def __getitem__(self, u: int) -> Views | UserError:
+    def __getitem__(self, u: int) -> Views | Photos | UserError:
         try:
             return self.build(u)
         except UserError as error:  # returned, because DataLoader would turn a raised one into a page of traceback
             return error
 
-    def build(self, u: int) -> Views:
+    def build(self, u: int) -> Views | Photos:
         cfg, size, views = self.cfg, self.micro, self.cfg.views
-        globals_ = _empty(2, size, 3, views.global_size, views.global_size)
-        locals_ = _empty(views.locals, size, 3, views.local_size, views.local_size)
+        made = 0 if self.on_device else size  # images whose crops are made here
+        globals_ = _empty(2, made, 3, views.global_size, views.global_size)
+        locals_ = _empty(views.locals, made, 3, views.local_size, views.local_size)
+        photos: list[tuple[np.ndarray, Crops]] = []
         index = torch.empty(size, dtype=torch.int64)
         broken: list[tuple[int, str]] = []
         grid = views.global_size // cfg.model.patch_size
@@ -129,23 +185,62 @@ class MicroBatches(Dataset):
             masks = _empty(2, size, grid * grid, dtype=torch.bool)
         for b in range(size):
             rng = draws.rng(cfg.seed, draws.SAMPLE, u * size + b)
-            index[b], image = self.read(self.image_of(u * size + b), rng, broken)
-            globals_.numpy()[:, b], locals_.numpy()[:, b] = multi_crop(image, views, rng)
+            index[b], image, crops = self.read(self.image_of(u * size + b), rng, broken)
+            if self.on_device:
+                photos.append((shrink(image, crops, views), crops))
+            else:
+                make_views(image, crops, [*globals_.numpy()[:, b], *locals_.numpy()[:, b]])
             if masks is not None and counts is not None:
                 for g in range(2):
                     masks.numpy()[g, b] = block_mask(grid, grid, counts[g, b], rng)
-        return Views(globals_, locals_, masks, index, broken)
+        masked = None if masks is None else torch.from_numpy(np.flatnonzero(masks.numpy()))
+        if self.on_device:
+            return Photos(*pack(photos), (views.global_size, views.local_size), masks, masked, index, broken)
+        return Views(globals_, locals_, masks, masked, index, broken)
 
-    def read(self, index: int, rng: np.random.Generator, broken: list[tuple[int, str]]) -> tuple[int, np.ndarray]:
-        """The image at `index`, or the first readable one of the next draws; unreadable ones are noted in `broken`."""
+    def read(
+        self, index: int, rng: np.random.Generator, broken: list[tuple[int, str]]
+    ) -> tuple[int, np.ndarray, Crops]:
+        """The image at `index` and the draws for its crops, which say how large it must be decoded.
+
+        Or the first readable one of the next draws; unreadable ones are noted in `broken`.
+        """
         for _ in range(TRIES):
             try:
-                return index, read_image(self.path(index))
+                data = read_file(self.path(index))
+                if size := jpeg_size(data):
+                    crops = draw_crops(*size, self.cfg.views, rng)
+                    image = decode(data, self.path(index), reduction(crops, self.cfg.views))
+                    if shrunk(crops, image.shape[0], image.shape[1]):
+                        return index, image, crops
+                else:
+                    image = decode(data, self.path(index))
+                # no JPEG, or one whose header and pixels disagree
+                return index, image, draw_crops(image.shape[0], image.shape[1], self.cfg.views, rng)
             except BrokenImage as error:
                 broken.append((index, error.reason))
                 last = error
             index = int(rng.integers(len(self.ends) - 1))
         raise UserError(f"{TRIES} images in a row cannot be read, the last of them {last}: look into data.path")
+
+
+def shrink(image: np.ndarray, crops: Crops, cfg: config.Views) -> np.ndarray:
+    """An image that was decoded whole, at the size that a JPEG would have been decoded at: less to hand over."""
+    factor = reduction(crops, cfg)
+    if factor == 1 or image.shape[:2] != tuple(crops.size):
+        return image
+    down, right = (-side % factor for side in image.shape[:2])
+    whole = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return cv2.resize(whole, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
+
+
+def pack(photos: list[tuple[np.ndarray, Crops]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The pixels, sizes and crops of Photos."""
+    images, crops = zip(*photos)
+    sizes = np.array([image.shape[:2] for image in images])
+    pixels = _empty(3 * int(sizes.prod(axis=1).sum()))
+    np.concatenate([image.reshape(-1) for image in images], out=pixels.numpy())
+    return pixels, torch.from_numpy(sizes), torch.from_numpy(tabulate(crops, sizes))
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:

@@ -24,11 +24,6 @@ def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: config
     return draws.rng(seed, draws.MASKS, step).permutation(counts).reshape(2, batch_size)
 
 
-def total(batch_size: int, patches: int, cfg: config.Masks) -> int:
-    """The sum of `mask_counts`, the same at every step."""
-    return int(_spread(batch_size, patches, cfg).sum())
-
-
 def _spread(batch_size: int, patches: int, cfg: config.Masks) -> np.ndarray:
     """Counts of the masked crops: the middles of equal strata of [least, most], as patches."""
     masked = round(cfg.share * 2 * batch_size)

@@ -1,7 +1,7 @@
-"""Multi-crop views of an image, as published for DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193).
+"""Multi-crop views of an image on the CPU: the draws of `crops.py` carried out with OpenCV.
 
-All on uint8 (H, W, 3) RGB with OpenCV. A crop is cut first and then resized, so cost follows the crop and not the
-photo. Distributions are those of torchvision's RandomResizedCrop, ColorJitter, GaussianBlur and RandomSolarize.
+All on uint8 (H, W, 3) RGB. A crop is cut first and then resized, so cost follows the crop and not the photo, and colours
+are changed at the size of the crop.
 """
 
 import math
@@ -11,53 +11,50 @@ import cv2
 import numpy as np
 
 from dinolab import config
+from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, draw_crops, shrunk
 
-BLUR_KERNEL = 9  # pixels, and
-BLUR_SIGMA = (0.1, 2.0)  # as DINOv2
-LEVELS = np.arange(256, dtype=np.float32)
-SOLARIZED = np.where(LEVELS < 128, LEVELS, 255 - LEVELS).astype(np.uint8)
+BLUR_KERNEL = 9  # pixels, as DINOv2
+SPACING = 1.5  # pixels between bilinear samples when shrinking: up to there they are as near to torchvision's as the area filter
+LEVELS = np.arange(256.0)
+CUT = 1e-3  # against products that come out just below a whole number
+SOLARIZED = np.concatenate([np.arange(128), np.arange(127, -1, -1)]).astype(np.uint8)
+GREY_OF_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey
 
 
 def multi_crop(image: np.ndarray, cfg: config.Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two global and L local views of one image.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
+    """Two global and L local views of one image, uint8 (H, W, 3), RGB.
 
     Returns:
         globals uint8 (2, 3, S, S) and locals uint8 (L, 3, s, s).
     """
     globals_ = np.empty((2, 3, cfg.global_size, cfg.global_size), np.uint8)
     locals_ = np.empty((cfg.locals, 3, cfg.local_size, cfg.local_size), np.uint8)
-    for number, out in enumerate([*globals_, *locals_]):
-        size, scale = (cfg.global_size, cfg.global_scale) if number < 2 else (cfg.local_size, cfg.local_scale)
-        top, left, height, width = crop_box(image.shape[0], image.shape[1], scale, cfg.aspect, rng)
-        view = resize(image[top : top + height, left : left + width], size, size)
-        view = distort(view, cfg, cfg.blur[min(number, 2)], cfg.solarize if number == 1 else 0.0, rng)
-        cv2.split(view, list(out))
+    make_views(image, draw_crops(image.shape[0], image.shape[1], cfg, rng), [*globals_, *locals_])
     return globals_, locals_
 
 
-def crop_box(
-    height: int, width: int, scale: Sequence[float], aspect: Sequence[float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """The box (top, left, height, width) of a random crop, distributed as in torchvision's RandomResizedCrop.
+def make_views(image: np.ndarray, crops: Crops, out: list[np.ndarray]) -> None:
+    """Carry out the draws; view v goes into out[v], uint8 (3, size, size).
 
-    Area uniform in `scale` (shares of the image's area), width over height log-uniform in `aspect`; after ten boxes
-    that do not fit, the largest centred one with an admitted aspect.
+    The image may have been shrunk in decoding since the boxes were drawn: they are scaled to it, and rounded to its pixels.
     """
-    for _ in range(10):
-        area = height * width * rng.uniform(scale[0], scale[1])
-        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    w, h = width, height
-    if width / height < aspect[0]:
-        h = max(1, round(width / aspect[0]))
-    elif width / height > aspect[1]:
-        w = max(1, round(height * aspect[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
+    factor = shrunk(crops, image.shape[0], image.shape[1])
+    starts = np.rint(crops.boxes[:, :2] / factor).astype(int)
+    ends = np.rint((crops.boxes[:, :2] + crops.boxes[:, 2:]) / factor).astype(int)
+    factors, order = crops.factors.tolist(), crops.order.tolist()
+    for v, ((top, left), (bottom, right), view_out) in enumerate(zip(starts.tolist(), ends.tolist(), out)):
+        view = resample(image[top:bottom, left:right], *view_out.shape[1:])
+        if crops.flip[v]:
+            view = cv2.flip(view, 1)
+        if crops.jitter[v]:
+            view = colour_jitter(view, factors[v], order[v])
+        if crops.grey[v]:
+            view = grey(view)
+        if crops.sigma[v]:
+            view = blur(view, crops.sigma[v])
+        if crops.solarize[v]:
+            view = cv2.LUT(view, SOLARIZED)
+        cv2.split(view, list(view_out))
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -71,44 +68,85 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image
 
 
-def distort(image: np.ndarray, cfg: config.Views, blur: float, solarize: float, rng: np.random.Generator) -> np.ndarray:
-    """Flip, colour jitter, grey, blur and solarisation, each with its probability. uint8 (H, W, 3) -> the same."""
-    if rng.random() < cfg.flip:
-        image = cv2.flip(image, 1)
-    if rng.random() < cfg.jitter:
-        image = colour_jitter(image, cfg.jitter_strength, rng)
-    if rng.random() < cfg.grey:
-        image = _grey(image)
-    if rng.random() < blur:
-        sigma = rng.uniform(*BLUR_SIGMA)
-        image = cv2.GaussianBlur(image, (BLUR_KERNEL, BLUR_KERNEL), sigma, borderType=cv2.BORDER_REFLECT_101)
-    if rng.random() < solarize:
-        image = cv2.LUT(image, SOLARIZED)
-    return image
+def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As `resize`, at half the cost or less, for crops.
+
+    Large crops are halved first (the area filter's quick case); the rest is the mean of k x k bilinear samples a pixel, which
+    lie no further apart than leaves the sharpness of torchvision's antialiased filter.
+    """
+    while min(image.shape[0] / height, image.shape[1] / width) >= 2 * SPACING:
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    factor = max(image.shape[0] / height, image.shape[1] / width)
+    if factor <= 1:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    k = math.ceil(factor / SPACING)
+    samples = cv2.resize(image, (k * width, k * height), interpolation=cv2.INTER_LINEAR)
+    return samples if k == 1 else cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def colour_jitter(image: np.ndarray, strength: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and hue, in random order, as torchvision's ColorJitter.
+def colour_jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int]) -> np.ndarray:
+    """Brightness, contrast, saturation and hue in the given order, as torchvision's ColorJitter.
+
+    Values are clipped, and their fractions cut, after every step, as Pillow does. Brightness and contrast are tables of 256
+    levels, one where contrast comes right before brightness.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        strength: the first three factors are uniform in [max(0, 1 - s), 1 + s], hue's shift in [-s, s] of a full turn.
+        factors: of brightness, contrast and saturation; hue's shift in turns.
     """
-    factors = [rng.uniform(max(0.0, 1 - s), 1 + s) for s in strength[:3]]
-    shift = rng.uniform(-strength[3], strength[3])
-    for kind in rng.permutation(4):
-        if kind == 0:
-            image = cv2.LUT(image, _levels(LEVELS * factors[0]))
-        elif kind == 1:
-            mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
-            image = cv2.LUT(image, _levels(LEVELS * factors[1] + (1 - factors[1]) * mean))
-        elif kind == 2:
-            image = cv2.addWeighted(image, factors[2], _grey(image), 1 - factors[2], 0)
-        elif round(shift * 256):
-            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # FULL: a turn is 256 levels, so uint8 wraps as hue does
-            hsv[..., 0] += np.uint8(round(shift * 256) % 256)
-            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
-    return image
+    levels = LEVELS  # what brightness and contrast still have to do
+    for kind in order:
+        f = factors[kind]
+        if kind == BRIGHTNESS:
+            levels = cut(f * levels)
+            continue
+        image, levels = apply(levels, image), LEVELS
+        if kind == CONTRAST:
+            levels = cut(f * levels + (1 - f) * mean_grey(image))
+        else:
+            image = saturate(image, f) if kind == SATURATION else turn_hue(image, round(f * 256) % 256)
+    return apply(levels, image)
+
+
+def cut(levels: np.ndarray) -> np.ndarray:
+    """Clipped to [0, 255], fractions cut."""
+    return np.floor(levels.clip(0, 255) + CUT)
+
+
+def apply(levels: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return image if levels is LEVELS else cv2.LUT(image, levels.astype(np.uint8))
+
+
+def mean_grey(image: np.ndarray) -> float:
+    r, g, b, _ = cv2.mean(image)
+    return GREY_OF_RGB[0] * r + GREY_OF_RGB[1] * g + GREY_OF_RGB[2] * b
+
+
+def saturate(image: np.ndarray, f: float) -> np.ndarray:
+    """f * image + (1 - f) * grey(image), clipped, fractions cut."""
+    affine = np.empty((3, 4))
+    affine[:, :3] = [(1 - f) * share for share in GREY_OF_RGB]
+    affine.flat[[0, 5, 10]] += f
+    affine[:, 3] = CUT - 0.5  # for cv2.transform rounds
+    return cv2.transform(image, affine)
+
+
+def turn_hue(image: np.ndarray, shift: int) -> np.ndarray:
+    """Turn the hue by shift / 256 of a circle, in 8-bit HSV."""
+    if not shift:
+        return image
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # FULL: a turn is 256 levels, so uint8 wraps as hue does
+    hsv[..., 0] += np.uint8(shift)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    kernel = cv2.getGaussianKernel(BLUR_KERNEL, sigma, cv2.CV_32F)
+    return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def eval_view(image: np.ndarray, size: int) -> np.ndarray:
@@ -122,11 +160,3 @@ def eval_view(image: np.ndarray, size: int) -> np.ndarray:
     image = resize(image, max(short, round(height * factor)), max(short, round(width * factor)))
     top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size].transpose(2, 0, 1))
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def _levels(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)

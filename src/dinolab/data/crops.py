@@ -1,0 +1,101 @@
+"""What multi-crop does to an image, as draws: boxes, flips, colours, blur. `views.py` carries them out with OpenCV,
+`device_views.py` for a whole batch on a GPU.
+
+Probabilities and ranges are those of DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193); distributions those of torchvision's
+RandomResizedCrop, ColorJitter, GaussianBlur and RandomSolarize. V = 2 + L crops of an image: two global, L local.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dinolab import config
+
+BLUR_SIGMA = (0.1, 2.0)  # as DINOv2
+TRIES = 10  # boxes drawn before the largest centred one is taken, as torchvision
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+
+class Crops(NamedTuple):
+    """The draws for the V crops of one image, global ones first. Stacked over images, each has a dimension B in front."""
+
+    size: np.ndarray  # int64 (2,), height and width of the image that the boxes were drawn for
+    boxes: np.ndarray  # int64 (V, 4): top, left, height, width
+    flip: np.ndarray  # bool (V,)
+    jitter: np.ndarray  # bool (V,)
+    factors: np.ndarray  # float64 (V, 4): of brightness, contrast, saturation; hue's shift in turns
+    order: np.ndarray  # int64 (V, 4): in which the four are applied
+    grey: np.ndarray  # bool (V,)
+    sigma: np.ndarray  # float64 (V,), of the blur in pixels; 0 for none
+    solarize: np.ndarray  # bool (V,)
+
+
+def draw_crops(height: int, width: int, cfg: config.Views, rng: np.random.Generator) -> Crops:
+    """The draws for an image of this size."""
+    number = 2 + cfg.locals
+    is_global = np.arange(number) < 2
+    scale = np.where(is_global[:, None], cfg.global_scale, cfg.local_scale)
+    boxes = draw_boxes(height, width, scale, cfg.aspect, rng)
+    u = rng.random((number, 14))
+    strength = np.array(cfg.jitter_strength)
+    low, high = np.maximum(0, 1 - strength), 1 + strength
+    low[HUE], high[HUE] = -strength[HUE], strength[HUE]
+    blurred = u[:, 11] < np.array([cfg.blur[min(n, 2)] for n in range(number)])
+    solarized = np.array([0, cfg.solarize] + [0] * cfg.locals)
+    return Crops(
+        size=np.array([height, width]),
+        boxes=boxes,
+        flip=u[:, 0] < cfg.flip,
+        jitter=u[:, 1] < cfg.jitter,
+        factors=low + (high - low) * u[:, 2:6],
+        order=u[:, 6:10].argsort(axis=1),
+        grey=u[:, 10] < cfg.grey,
+        sigma=np.where(blurred, BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * u[:, 12], 0.0),
+        solarize=u[:, 13] < solarized,
+    )
+
+
+def draw_boxes(
+    height: int, width: int, scale: np.ndarray, aspect: Sequence[float], rng: np.random.Generator
+) -> np.ndarray:
+    """Boxes (top, left, height, width) of random crops, int64 (V, 4), distributed as in torchvision's RandomResizedCrop.
+
+    Area uniform between scale[v, 0] and scale[v, 1] (shares of the image's area), width over height log-uniform in `aspect`;
+    after ten boxes that do not fit, the largest centred one with an admitted aspect.
+    """
+    u = rng.random((len(scale), TRIES, 4))
+    area = height * width * (scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * u[..., 0])
+    ratio = np.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * u[..., 1])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    one = np.arange(len(scale)), fits.argmax(axis=1)  # the first that fits
+    top, left = np.floor(u[..., 2] * (height - h + 1)), np.floor(u[..., 3] * (width - w + 1))
+    boxes = np.stack([top[one], left[one], h[one], w[one]], axis=1).astype(np.int64)
+    boxes[~fits.any(axis=1)] = largest_box(height, width, aspect)
+    return boxes
+
+
+def largest_box(height: int, width: int, aspect: Sequence[float]) -> tuple[int, int, int, int]:
+    """The largest centred box whose width over height lies in `aspect`."""
+    w, h = width, height
+    if width / height < aspect[0]:
+        h = max(1, round(width / aspect[0]))
+    elif width / height > aspect[1]:
+        w = max(1, round(height * aspect[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def reduction(crops: Crops, cfg: config.Views) -> int:
+    """The largest of 1, 2, 4 and 8 by which the image may be shrunk before cropping without a crop having to be enlarged."""
+    sides = crops.boxes[:, 2:].min(axis=1)
+    spare = min(sides[:2].min() / cfg.global_size, sides[2:].min(initial=1 << 30) / cfg.local_size)
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, spare))
+
+
+def shrunk(crops: Crops, height: int, width: int) -> int:
+    """By how much the image that the boxes were drawn for was shrunk in decoding, its sides rounded up; 0: it is another one."""
+    h, w = crops.size.tolist()
+    sizes = {factor: (math.ceil(h / factor), math.ceil(w / factor)) for factor in (1, 2, 4, 8)}
+    return next((factor for factor, size in sizes.items() if size == (height, width)), 0)
