@@ -1,13 +1,15 @@
-"""Listings of images: of a folder, a text file or a CSV file, with progress, and kept beside the run.
+"""Listings of images: of whatever the user names, with progress, and kept beside the run.
 
-A listing holds root (a folder), names (relative to it), labels (as text, or None), unlabelled (why there are none) and
-folders (the time of modification of each folder it was made from).
+A listing holds root (a folder, or "" where names are whole locations), names (relative to it), labels (as text, or None),
+unlabelled (why there are none) and folders (the time of modification of each folder it was made from).
 """
 
 import csv
 import gzip
 import json
+import logging
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,11 +19,24 @@ from typing import Any
 
 from rich.console import Console
 
+from dinolab.data import storage
+from dinolab.data.addresses import IMAGES, find_files, is_remote, stamps
+from dinolab.data.shards import list_shards
+from dinolab.data.tables import is_saved, list_rows
 from dinolab.errors import UserError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FILES = {
+    ".txt": "text file of paths",
+    ".csv": "CSV file",
+    ".tar": "shard",
+    ".parquet": "Hugging Face dataset",
+}
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev)(?![a-z])")  # how names of files begin
 PATIENCE = 2.0  # seconds of listing before its progress is shown
 LOOK_AT = 5  # names at the head of a text or CSV file, of which one at least must be there
+
+log = logging.getLogger(__name__)
 
 Listing = dict[str, Any]
 
@@ -31,35 +46,89 @@ def list_images(
 ) -> Listing:
     """The listing in `cache` if it is still true, else a new one, which the cache then keeps. Raises UserError."""
     named = f"{option}={path}"
-    full = os.path.abspath(os.path.expanduser(path))
-    if not os.path.exists(full):
-        raise UserError(f"{named}: no such file or folder")
-    kind = "folder" if os.path.isdir(full) else os.path.splitext(full)[1].lower()
-    if kind not in ("folder", ".txt", ".csv"):
-        raise UserError(f"{named}: neither a folder, nor a text file of paths (.txt), nor a CSV file (.csv)")
-    key = [full, images, filename_column, label_column]
-    if kind != "folder":
-        status = os.stat(full)
-        key += [str(status.st_mtime_ns), str(status.st_size)]
-
-    listing = read_cache(cache, key) if cache else None
-    if listing is not None:
-        return listing
+    storage.forget()
     try:
+        kind, address = find_kind(path, named)
+        files = [] if kind == "folder" else find_files(address, kind)
+        key = [address, images, filename_column, label_column, *stamps(files)]
+        listing = read_cache(cache, key) if cache else None
+        if listing is not None:
+            return listing
         with progress(named) as show:
             if kind == "folder":
-                listing = list_folder(full, named, show)
+                listing = list_folder(address, named, show)
+            elif kind == ".tar":
+                listing = as_listing("", *list_shards(files, label_column, named, show))
+            elif kind in (".parquet", ".arrow"):
+                listing = as_listing("", *list_rows(address, files, label_column, named))
             else:
-                names, labels, unlabelled = (
-                    read_text(full) if kind == ".txt" else read_csv(full, filename_column, label_column, named, show)
-                )
-                root = find_images(names, full, images, named, option)
-                listing = {"root": root, "names": names, "labels": labels, "unlabelled": unlabelled, "folders": {}}
+                is_csv = kind == ".csv"
+                found = read_csv(address, filename_column, label_column, named, show) if is_csv else read_text(address)
+                listing = as_listing(find_images(found[0], address, images, named, option), *found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{named}: cannot be read ({error})") from error
     if cache:
         write_cache(cache, key, listing)
     return listing
+
+
+def as_listing(root: str, names: list[str], labels: list[str] | None, unlabelled: str) -> Listing:
+    return {"root": root, "names": names, "labels": labels, "unlabelled": unlabelled, "folders": {}}
+
+
+def find_kind(path: str, named: str) -> tuple[str, str]:
+    """What `path` names: "folder" (of images), ".arrow" (save_to_disk) or one of FILES; and its absolute address."""
+    ending = os.path.splitext(path)[1].lower()
+    if is_remote(path):
+        if ending in FILES and ending != ".tar":
+            raise UserError(f"{named}: of remote storage only shards (.tar) are read; copy the file here")
+        return ".tar", path
+    full = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(full):
+        return ".arrow" if is_saved(full, named) else kind_of_folder(full, named), full
+    is_pattern = ending in (".tar", ".parquet") and any(sign in full for sign in "*?[{")
+    if not os.path.exists(full) and not is_pattern:
+        raise UserError(f"{named}: no such file or folder")
+    if path.lower().endswith(COMPRESSED):
+        raise UserError(f"{named}: a compressed tar's images cannot be read one by one; decompress it (gunzip)")
+    if ending not in FILES:
+        raise UserError(
+            f"{named}: neither a folder nor one of {', '.join(f'{what} ({end})' for end, what in FILES.items())}"
+        )
+    return ending, full
+
+
+def kind_of_folder(folder: str, named: str) -> str:
+    """.tar or .parquet if such files lie in the folder and no image in or below it, else "folder"."""
+    names, subfolders = [], False
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                subfolders = True
+            elif entry.name.lower().endswith(IMAGES):
+                return "folder"
+            else:
+                names.append(entry.name.lower())
+    for kind in (".tar", ".parquet"):
+        files = [name for name in names if name.endswith(kind)]
+        if not files:
+            continue
+        if subfolders and holds_images(folder):
+            log.warning("%s: reads the images below it, not its %s files; *%s would name those", named, kind, kind)
+            return "folder"
+        splits = sorted({match[1] for match in map(SPLIT.match, files) if match})
+        if len(splits) > 1:
+            raise UserError(
+                f"{named}: several splits ({', '.join(splits)}); name one by a pattern, as {splits[0]}*{kind}, or all by *{kind}"
+            )
+        return kind
+    return "folder"
+
+
+def holds_images(folder: str) -> bool:
+    return any(name.lower().endswith(IMAGES) for _, _, names in os.walk(folder) for name in names)
 
 
 def list_folder(root: str, named: str, show: Callable[[int], None]) -> Listing:
@@ -185,7 +254,9 @@ def read_cache(cache: Path, key: list[str]) -> Listing | None:
         for folder, changed in listing["folders"].items():
             if os.stat(os.path.join(listing["root"], folder)).st_mtime_ns != changed:
                 return None
-        return listing if listing["folders"] or present(listing["root"], listing["names"]) else None
+        if listing["folders"] or not listing["root"]:  # the key tells when shards and tables change
+            return listing
+        return listing if present(listing["root"], listing["names"]) else None
     except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error):  # gone or damaged
         return None
 

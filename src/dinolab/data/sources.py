@@ -1,4 +1,4 @@
-"""What the user names, a folder, a text file or a CSV file -> a Source: the list of its images and, if any, labels."""
+"""What the user names (a folder, a CSV file, tar shards, ...) -> a Source: the list of its images and, if any, labels."""
 
 import os
 from dataclasses import replace
@@ -21,13 +21,16 @@ def open_source(
     need_labels: bool = False,
     option: str = "data.path",
 ) -> Source:
-    """The images of a folder (any depth), of a text file with one path a line, or of a CSV file.
+    """The images of a folder (any depth), a text file with one path a line, a CSV file, tar shards in WebDataset's layout
+    (a folder, a file, a pattern, local or by an address of fsspec's), or a Hugging Face dataset (a folder of save_to_disk's,
+    parquet files).
 
-    A folder's labels are its subfolders of the first level, if there are two or more and no image lies outside them.
+    Labels are a folder's subfolders of the first level, if there are two or more and no image lies outside them; the column
+    `label_column` of a CSV file or dataset; the .cls files of shards, or `label_column` or "cls" in their .json files.
 
     Args:
         images: folder that the names in a text file or CSV are relative to; "" looks for it beside the file.
-        cache: file that keeps the listing until the folder, the file or these arguments change.
+        cache: file that keeps the listing until the folder, the files or these arguments change.
         option: what the user set to name `path`, for messages.
 
     Raises:

@@ -1,0 +1,146 @@
+"""Addresses of files: an absolute path, a folder, a pattern of either; or an address of fsspec's, as s3://bucket/{000..099}.tar."""
+
+import glob
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dinolab.errors import UserError
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+REQUESTS = 16  # to remote storage, at once
+KEPT = "simplecache::"  # before an address: files are copied to local disk when first read
+
+
+def is_remote(address: str) -> bool:
+    return "://" in address and not os.path.isabs(address)
+
+
+def find_files(address: str, extension: str) -> list[str]:
+    """The files that an address stands for: itself, a folder's files by name, or those of a pattern ({000..099}, {a,b}, *).
+
+    What a pattern without * names is not looked for. Raises OSError or UserError if storage cannot be asked.
+    """
+    if is_remote(address):
+        pattern = address if address.endswith(extension) else f"{address.rstrip('/')}/*{extension}"
+        with as_os_error():
+            return unique(file for one in braces(pattern) for file in find_remote(one))
+    if os.path.isfile(address):
+        return [address]
+    if os.path.isdir(address):
+        names = sorted(name for name in os.listdir(address) if name.lower().endswith(extension) and name[0] != ".")
+        return [os.path.join(address, name) for name in names]
+    return unique(file for one in braces(address) for file in sorted(glob.glob(one)) or [one])
+
+
+def unique(files: Iterable[str]) -> list[str]:
+    """Without the second and later of the same: patterns may overlap."""
+    return list(dict.fromkeys(files))
+
+
+def find_remote(address: str) -> list[str]:
+    if "*" not in address:
+        return [address]
+    start = address.rfind("::") + 2 if "::" in address else 0
+    protocol = address[start:].partition("://")[0]
+    fs, path = filesystem(address)
+    found = [path if "://" in path else f"{protocol}://{path}" for path in sorted(fs.glob(path))]
+    return [address[:start] + path for path in found] or [address]
+
+
+def braces(pattern: str) -> list[str]:
+    """Bash's brace expansion of numbers ({000..099}, with its zeros) and lists ({a,b})."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not match:
+        return [pattern]
+    first, last, words = match.groups()
+    if words is None:
+        width = len(first) if first.startswith("0") else 0
+        low, high = sorted((int(first), int(last)))
+        choices = [f"{number:0{width}d}" for number in range(low, high + 1)]
+    else:
+        choices = words.split(",")
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [expanded for choice in choices for expanded in braces(head + choice + tail)]
+
+
+def stamps(files: list[str]) -> list[str]:
+    """For each file a text that changes when the file does: of name, size and, if it is local, time. Raises OSError."""
+    with as_os_error(), ThreadPoolExecutor(REQUESTS) as pool:
+        return list(pool.map(stamp, files))
+
+
+def stamp(file: str) -> str:
+    if is_remote(file):
+        fs, path = filesystem(file)
+        return f"{file} {fs.info(path)['size']}"
+    status = os.stat(file)
+    return f"{file} {status.st_mtime_ns} {status.st_size}"
+
+
+def localise(address: str) -> str:
+    """The address, or the path of its copy on local disk if it is to be kept."""
+    return local_copy(address) if address.startswith(KEPT) else address
+
+
+def open_file(address: str) -> BinaryIO:
+    """A file, local or remote, to read at any place. Raises OSError, UserError and what remote storage raises."""
+    address = localise(address)
+    if not is_remote(address):
+        return open(address, "rb")
+    fs, path = filesystem(address)
+    return fs.open(path, "rb")
+
+
+@cache
+def local_copy(address: str) -> str:
+    """Path of the copy of a remote file, made at the first call, under a name that changes with the file's size.
+
+    fsspec's own simplecache writes under the final name, so after a kill it takes half a file for the whole.
+    """
+    import fsspec
+
+    fs, path = filesystem(address)
+    set_by_user = fsspec.config.conf.get("simplecache", {}).get("cache_storage")
+    folder = Path(set_by_user or "~/.cache/dinolab/shards").expanduser()
+    copy = folder / hashlib.sha256(f"{address} {fs.info(path)['size']}".encode()).hexdigest()[:32]
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = copy.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        try:
+            fs.get_file(path, str(beside))
+            beside.replace(copy)
+        finally:
+            beside.unlink(missing_ok=True)
+    return str(copy)
+
+
+def filesystem(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the path in it. Raises UserError if its package is not installed."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address.removeprefix(KEPT))
+    except (ImportError, ValueError) as error:  # fsspec names the package
+        raise UserError(f"{address}: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def as_os_error() -> Iterator[None]:
+    """Storage libraries raise nearly anything; here it becomes OSError, with the first line of the first cause."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        raise OSError(next(iter(str(cause).splitlines()), type(cause).__name__)) from error
