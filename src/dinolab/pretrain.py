@@ -4,7 +4,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,9 +13,11 @@ import torch
 
 from dinolab.config import Config, flatten, load_config, save_config, to_dict, validate
 from dinolab.data.decode import BrokenImage, read_image
-from dinolab.data.loader import batches
+from dinolab.data.device_views import Photos
+from dinolab.data.loader import adaptive_batches, batches, photo_batches
 from dinolab.data.sources import open_source, stratified_split, subset
-from dinolab.data.types import Source
+from dinolab.data.storage import describe as location
+from dinolab.data.types import Source, Views
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.evals import knn
@@ -30,7 +32,9 @@ from dinolab.training.health import Alarms, figures
 from dinolab.training.log import RunLog, environment
 from dinolab.training.loop import train_loop
 from dinolab.training.optim import make_optimizer
+from dinolab.training.profile import profiled
 from dinolab.training.schedules import Schedules, parse_duration
+from dinolab.training.speed import compile_blocks, keep_memory
 from dinolab.visuals.attention import attention_sheet
 from dinolab.visuals.curves import plot_metrics
 from dinolab.visuals.pca import pca_sheet
@@ -62,13 +66,8 @@ def carry_out(cfg: Config, folder: Path, resume: bool) -> None:
     """The run itself, in a folder that no other process trains in."""
     places = check_run(folder, cfg, resume)
     source = open_data(cfg, folder / "sources.json.gz")
-    schedules = Schedules(cfg, len(source))
-    device = choose_device(cfg.run.device)
-    torch.manual_seed(cfg.seed)
-    method = build_method(cfg, device)
+    schedules, device, method, optimizer = assemble(cfg, source)
     describe_run(folder, cfg, source, resumed=bool(places))
-
-    optimizer = make_optimizer(method.student, cfg.optim)
     start, broken = checkpoint.load(places[-1], method, optimizer) if places else (0, [])
 
     log = RunLog(folder, cfg, schedules.total, start)
@@ -80,30 +79,28 @@ def carry_out(cfg: Config, folder: Path, resume: bool) -> None:
         run = Run(cfg, folder, source, method, optimizer, log, monitor, device, set(broken), schedules.total)
         if start == 0 or run.evaluation_missed(start, schedules):
             run.evaluate(start)
-        train_loop(
-            method,
-            optimizer,
-            schedules,
-            batches(source, cfg, start, schedules.total, workers(cfg, device), pin=device.type == "cuda"),
-            start,
-            device=device,
-            autocast=choose_autocast(cfg.run.precision, device),
-            log=run.log_step,
-            save=run.save,
-            evaluate=run.evaluate,
-            met_broken=run.met_broken,
-        )
+        with profiled(cfg.run.profile, folder / "profile", device, log.say) as end_step:
+            train_loop(
+                method,
+                optimizer,
+                schedules,
+                open_batches(cfg, source, start, schedules.total, device, log.say),
+                start,
+                device=device,
+                autocast=choose_autocast(cfg.run.precision, device),
+                log=run.log_step,
+                save=run.save,
+                evaluate=run.evaluate,
+                met_broken=run.met_broken,
+                end_step=end_step,
+            )
         if start == schedules.total:  # the process may have died between the last checkpoint and the product
             run.export(start)
         if cfg.run.pictures:
             draw_pictures(folder, cfg, monitor[1] if monitor else source)
         log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
     except (UserError, torch.OutOfMemoryError) as caught:
-        error = caught
-        if isinstance(caught, torch.OutOfMemoryError):
-            error = UserError(
-                f"out of memory on {device}: add run.micro_batch={max(1, cfg.optim.batch_size // 4)} or less"
-            )
+        error = out_of_memory(cfg) if isinstance(caught, torch.OutOfMemoryError) else caught
         last = checkpoint.checkpoints(folder / "checkpoints")
         reason = f"{error}. The last good checkpoint is {last[-1]}" if last else str(error)
         log.note(f"stopped: {reason}")
@@ -172,7 +169,7 @@ class Run:
                 continue
             self.broken.add(index)
             self.log.say(
-                f"broken image {len(self.broken)}, replaced by another draw: {self.source.paths[index]}: {reason}"
+                f"broken image {len(self.broken)}, replaced by another draw: {location(self.source.paths[index])}: {reason}"
             )
         if len(self.broken) > self.cfg.data.max_broken * len(self.source):
             raise UserError(
@@ -242,8 +239,9 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
 
 def crc32(source: Source) -> int:
     """Checksum of the images' names below their common folder, in order: the same after the folder has moved."""
-    root = os.path.commonpath(source.paths) if len(source) > 1 else os.path.dirname(source.paths[0])
-    return zlib.crc32("\n".join(path[len(root) :] for path in source.paths).encode(errors="surrogateescape"))
+    places = [location.replace("://", ":/") for location in source.paths]  # as commonpath would have it, in an address
+    root = os.path.commonpath({os.path.dirname(place.split("\0")[0]) for place in places})
+    return zlib.crc32("\n".join(place[len(root) :] for place in places).encode(errors="surrogateescape"))
 
 
 def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
@@ -269,9 +267,26 @@ def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> 
     return subset(votes, cfg.eval.max_images, seed=0), subset(asked, cfg.eval.max_images, seed=0)
 
 
+def assemble(cfg: Config, source: Source) -> tuple[Schedules, torch.device, StudentTeacher, torch.optim.AdamW]:
+    """What is trained and what it is trained with, as it is before the first step."""
+    schedules = Schedules(cfg, len(source))
+    device = choose_device(cfg.run.device)
+    torch.manual_seed(cfg.seed)
+    try:
+        method = build_method(cfg, device)
+        return schedules, device, method, make_optimizer(method.student, cfg.optim)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of memory on {device}: the model alone is too large, set a smaller model.size") from error
+
+
 def build_method(cfg: Config, device: torch.device) -> StudentTeacher:
     vit = ViT(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
-    return METHODS[cfg.method](vit, vit.dim, cfg).to(device)
+    method = METHODS[cfg.method](vit, vit.dim, cfg).to(device)
+    if device.type == "cpu":
+        keep_memory()
+    if cfg.run.compile:
+        compile_blocks(method, device)
+    return method
 
 
 def choose_device(name: str, option: str = "run.device=") -> torch.device:
@@ -302,6 +317,30 @@ def workers(cfg: Config, device: torch.device) -> int:
         return cfg.run.workers
     cores = os.cpu_count() or 1
     return min(16, cores) if device.type != "cpu" else max(1, cores // 4)
+
+
+def micro_batch_sizes(batch_size: int) -> list[int]:
+    """Sizes of run.micro_batch that divide the batch and suit the hardware, smallest first; the last is the whole batch."""
+    handy = [n for n in range(1, batch_size) if batch_size % n == 0 and (n % 8 == 0 or n in (1, 2, 4))]
+    return [*handy, batch_size]
+
+
+def out_of_memory(cfg: Config) -> UserError:
+    """What to set after a step that did not fit."""
+    now = cfg.run.micro_batch or cfg.optim.batch_size
+    smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size) if 2 <= n <= now / 2]
+    way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size or head.prototypes"
+    return UserError(f"out of memory on the GPU with {now} images at a time: set {way_out}")
+
+
+def open_batches(
+    cfg: Config, source: Source, start: int, stop: int, device: torch.device, say: Callable[[str], None]
+) -> Iterator[list[Views] | list[Photos]]:
+    """The run's batches, with crops or without, as run.device_views has it."""
+    args = source, cfg, start, stop, workers(cfg, device), device.type == "cuda"
+    if cfg.run.device_views == "auto" and device.type != "cpu":
+        return adaptive_batches(*args, say)
+    return photo_batches(*args) if cfg.run.device_views == "always" else batches(*args)
 
 
 def describe(cfg: Config, source: Source, schedules: Schedules, method: StudentTeacher, device: torch.device) -> str:

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from dinolab.data import draws
+from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.errors import UserError
-from dinolab.methods.base import StudentTeacher, Targets
+from dinolab.methods.base import Logs, StudentTeacher, Targets
 from dinolab.training.optim import optimizer_step
-from dinolab.training.schedules import Schedules
+from dinolab.training.profile import span
+from dinolab.training.schedules import Schedules, Values
 
 
 class Interrupted(Exception):
@@ -49,7 +51,7 @@ def train_loop(
     method: StudentTeacher,
     optimizer: torch.optim.AdamW,
     schedules: Schedules,
-    batches: Iterator[list[Views]],
+    batches: Iterator[list[Views] | list[Photos]],
     start: int,
     *,
     device: torch.device,
@@ -58,43 +60,39 @@ def train_loop(
     save: Callable[[int], None],
     evaluate: Callable[[int], None],
     met_broken: Callable[[list[tuple[int, str]]], None],
+    end_step: Callable[[], None],
 ) -> None:
-    """Steps `start` to the end of the schedules. `batches` yields each step's micro-batches, from step `start` on.
+    """Steps `start` to the end of the schedules. `batches` yields each step's micro-batches, from step `start` on; what of
+    them is still to be made, their `to` makes on the device.
 
+    `end_step` is called after all else of a step, for the profiler.
     Raises Interrupted after a signal, having saved, and UserError once the loss is not finite, with nothing bad saved.
     """
     cfg, total = schedules.cfg, schedules.total
     save_every = schedules.steps(cfg.run.save_every, "run.save_every") or total
     eval_every = schedules.steps(cfg.eval.every, "eval.every")
-    precision = torch.autocast(device.type, autocast) if autocast else nullcontext()
+    precision = autocast_of(device, autocast)
     waited, since, images = 0.0, time.perf_counter(), 0
     method.train()
     with StopSignals() as signals:
         for step in range(start, total):
             asked = time.perf_counter()
             try:
-                views = next(batches)
+                with span("data wait"):
+                    batch = next(batches)
             except UserError:
                 if not signals.seen:
                     raise
                 save(step)  # a signal to the whole process group has ended the workers too
                 raise Interrupted(signals.seen) from None
             waited += time.perf_counter() - asked
-            met_broken([b for v in views for b in v.broken])
-            views = [to_device(v, device) for v in views]
+            met_broken([b for part in batch for b in part.broken])
+            with span("to device"):
+                views = [part.to(device) for part in batch]
 
             torch.manual_seed(draws.seed(cfg.seed, step))  # stochastic depth: a function of seed and step too
             s = schedules(step)
-            with precision:
-                targets = method.targets(views, s)
-            parts: list[dict[str, Tensor]] = []
-            for v, t in zip(views, targets):
-                with precision:
-                    loss, logs = method.loss(v, t, s)
-                (loss / len(views)).backward()
-                parts.append(logs)
-            grad_norm = optimizer_step(optimizer, s, cfg.optim.clip)
-            method.after_step(s)
+            parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim.clip, precision)
 
             done, images = step + 1, images + cfg.optim.batch_size
             last, stop = done == total, signals.seen
@@ -120,10 +118,37 @@ def train_loop(
                 evaluate(done)
                 method.train()
                 since += time.perf_counter() - paused
+            end_step()
 
 
-def to_device(views: Views, device: torch.device) -> Views:
-    pinned = device.type == "cuda"
-    globals_, locals_ = (x.to(device, non_blocking=pinned) for x in (views.globals, views.locals))
-    masks = None if views.masks is None else views.masks.to(device, non_blocking=pinned)
-    return Views(globals_, locals_, masks, views.index, views.broken)
+def train_step(
+    method: StudentTeacher,
+    optimizer: torch.optim.AdamW,
+    views: list[Views],
+    s: Values,
+    clip: float,
+    precision: AbstractContextManager,
+) -> tuple[list[Logs], list[Targets], Tensor]:
+    """One step on a batch, given as its micro-batches: Algorithm 1 of DINO (arXiv 2104.14294).
+
+    Returns each micro-batch's parts of the loss and its targets, and the gradient's norm before clipping.
+    """
+    with span("targets"), precision:
+        targets = method.targets(views, s)
+    parts: list[Logs] = []
+    for v, t in zip(views, targets):
+        with span("loss"), precision:
+            loss, logs = method.loss(v, t, s)
+        with span("backward"):
+            (loss / len(views)).backward()
+        parts.append(logs)
+    with span("optimizer"):
+        grad_norm = optimizer_step(optimizer, s, clip)
+    with span("EMA"):
+        method.after_step(s)
+    return parts, targets, grad_norm
+
+
+def autocast_of(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    """What a step computes in, to be entered as often as needed: lower precision where that is safe, or nothing special."""
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()

@@ -1,0 +1,125 @@
+"""A plan in words: what the run takes, what sets its pace, and what to change, each with the figure it follows from."""
+
+import math
+
+from dinolab.data.loader import WAITING
+from dinolab.plan.forecast import Plan
+
+DECODES = 0.5  # share of the loader's time from which smaller files help
+LARGER = 1.25  # times the needed side from which images are worth packing smaller
+UNEVEN = 1.25  # upper over lower quartile of a step's speed from which the forecast is doubtful
+FULL = 0.9  # share of the memory from which the next surprise may end the run
+
+
+def words(plan: Plan) -> str:
+    """The plan as text, a line for each figure."""
+    batch, (low, mid, high) = plan.cfg.optim.batch_size, plan.pace.images_per_s
+    lines = [
+        plan.run,
+        line("Time", duration(plan.total_seconds)),
+        line("", f"steps        {times(plan.steps, plan.seconds_per_step)}"),
+        line("", f"evaluations  {times(plan.evaluations, plan.evaluation_seconds)}") if plan.evaluations else "",
+        line("", f"checkpoints  {times(plan.checkpoints, plan.checkpoint_seconds)}"),
+        line(
+            "Speed",
+            f"{mid:.4g} images/s (median of {plan.pace.measured_steps} steps; middle half {low:.4g} to {high:.4g})",
+        ),
+        line("", f"loader alone {batch / plan.pace.loader_seconds:.4g} images/s, run.workers={plan.workers}"),
+        line("", f"step alone   {batch / plan.pace.step_seconds:.4g} images/s, on {plan.device}"),
+        line("Limit", f"the {plan.pace.limit}; {plan.pace.data_wait:.0%} of the time passes waiting for images"),
+        *(line("Memory" if n == 0 else "", text) for n, text in enumerate(memory_words(plan))),
+        *(line("Advice" if n == 0 else "", text) for n, text in enumerate(advice(plan) or ["none, by these figures"])),
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def line(head: str, text: str) -> str:
+    return f"{head:8} {text}"
+
+
+def times(number: int, seconds: float) -> str:
+    return f"{duration(number * seconds)} ({number:,} x {seconds:.3g} s)"
+
+
+def memory_words(plan: Plan) -> list[str]:
+    memory = plan.memory
+    if memory is None:
+        return ["not measured on this system"]
+    found = [f"{gigabytes(memory.peak)} at most in a step, of {gigabytes(memory.room)} to be had"]
+    if memory.per_image:
+        how = "tried" if memory.tried else "predicted, not tried"
+        found.append(f"{memory.option} up to {memory.largest} fits ({how})")
+    return found
+
+
+def advice(plan: Plan) -> list[str]:
+    """What to set, most worthwhile first. Nothing that does not follow from a figure of the plan."""
+    return [*loader_advice(plan), *device_advice(plan), *doubts(plan)]
+
+
+def loader_advice(plan: Plan) -> list[str]:
+    """How images could come sooner where the step waits for them, or cheaper where they take its cores."""
+    pace, reading, found = plan.pace, plan.reading, []
+    waits = pace.data_wait > WAITING
+    shares = plan.device == "cpu" and pace.together_seconds > (1 + WAITING) * pace.step_seconds
+    slower = pace.loader_seconds / pace.step_seconds
+    enough = min(plan.cores, max(plan.workers + 1, math.ceil(plan.workers * slower)))
+    if waits and enough > plan.workers:
+        found.append(
+            f"run.workers={enough}: the loader takes {slower:.2g} times as long as the step, with {plan.workers} processes on "
+            f"{plan.cores} cores"
+        )
+    too_large = reading.short_side >= LARGER * plan.needed_side > 0
+    if (waits or shares) and reading.decode_share >= DECODES and too_large:
+        found.append(
+            f"dinolab data pack {plan.cfg.data.path} OUT --short-side {plan.needed_side}: {reading.decode_share:.0%} of the "
+            f"loader's time is reading and decoding images of {reading.short_side} px, and no crop needs more than {plan.needed_side}"
+        )
+    if waits and plan.device != "cpu" and not plan.device_views and reading.decode_share < 1 - WAITING:
+        found.append(
+            f"run.device_views=always: {1 - reading.decode_share:.0%} of the loader's time is cropping, which the GPU would do"
+        )
+    return found
+
+
+def device_advice(plan: Plan) -> list[str]:
+    pace, memory, found = plan.pace, plan.memory, []
+    if plan.bf16_step_seconds and plan.bf16_step_seconds < pace.step_seconds:
+        found.append(
+            f"run.precision=bf16: a step took {plan.bf16_step_seconds:.3g} s instead of {pace.step_seconds:.3g} s"
+        )
+    if memory and memory.peak > FULL * memory.room:
+        found.append(
+            f"a smaller {memory.option}: a step takes {memory.peak / memory.room:.0%} of the memory to be had, which leaves "
+            "little for what else happens on the machine"
+        )
+    return found
+
+
+def doubts(plan: Plan) -> list[str]:
+    low, _, high = plan.pace.images_per_s
+    if plan.pace.limit == "loader" or high < UNEVEN * low:  # a loader delivers in bursts
+        return []
+    return [
+        f"plan again on a quiet machine: half of the steps lie outside {low:.4g} to {high:.4g} images/s, so something else "
+        "may be at work on it"
+    ]
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 10 s, 3 h 20 min, 2 days 4 h."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    for name, unit, below, finer in (
+        ("min", 60, 5400, "s"),
+        ("h", 3600, 172800, "min"),
+        ("days", 86400, math.inf, "h"),
+    ):
+        if seconds < below:
+            whole, rest = divmod(seconds, unit)
+            return f"{whole:.0f} {name} {rest / {'s': 1, 'min': 60, 'h': 3600}[finer]:.0f} {finer}"
+    raise AssertionError
+
+
+def gigabytes(n: float) -> str:
+    return f"{n / 1e9:.1f} GB"
