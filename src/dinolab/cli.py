@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     top = parser()
     args, rest = top.parse_known_args(argv)  # argparse does not take options between positional words
-    if rest and (args.verb is not run_train or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(args, "options") or any(word.startswith("-") for word in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     args.options = [*getattr(args, "options", []), *rest]
     try:
@@ -49,6 +49,15 @@ def at_least(low: int) -> Callable[[str], int]:
     return number
 
 
+def size_in_bytes(text: str) -> int:
+    number, factor = text[:-1], {"K": 10**3, "M": 10**6, "G": 10**9}.get(text[-1:].upper())
+    if factor is None:
+        number, factor = text, 1
+    if not number.isdecimal() or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes, as 500M or 1G")
+    return int(number) * factor
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="dinolab", description="Self-supervised vision on your own images.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -70,6 +79,18 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--show-schedules", action="store_true", help="draw the schedules into schedules.png and stop")
     train.set_defaults(verb=run_train)
 
+    plan = verbs.add_parser(
+        "plan",
+        help="how long a run will take, how much memory, and what holds it up, from a few real steps",
+        description="Take a few real steps, leave nothing behind, and say how long the run will take, how much memory, whether "
+        "the loader or the device is the limit, and what to change. Options are those of train.",
+    )
+    plan.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="as for train")
+    plan.add_argument("options", nargs="*", metavar="key=value", help="as for train; data.path=DIR is needed")
+    plan.add_argument("--steps", type=at_least(1), default=20, help="steps that are measured (default 20)")
+    plan.add_argument("--json", metavar="FILE", type=Path, help="also write all figures into this file")
+    plan.set_defaults(verb=run_plan)
+
     knn = verbs.add_parser(
         "knn",
         help="k-NN accuracy of a run's features on labelled images",
@@ -86,6 +107,31 @@ def parser() -> argparse.ArgumentParser:
     knn.add_argument("--workers", type=at_least(0), default=2, help="processes that load images (default 2)")
     knn.set_defaults(verb=run_knn)
 
+    data = verbs.add_parser("data", help="prepare images; `data pack` shrinks them into shards")
+    jobs = data.add_subparsers(title="jobs", required=True, metavar="JOB")
+    pack = jobs.add_parser(
+        "pack",
+        help="shrink a source once, into tar shards that are a source themselves",
+        description="Write the images of a source, in its order, as JPEGs with their labels into WebDataset shards, "
+        "OUT/shard-000000.tar and so on. Images with a longer short side are shrunk; smaller upright JPEGs are copied. "
+        "OUT appears when it is whole.",
+    )
+    pack.add_argument("source", metavar="SRC", help="what data.path takes: a folder, a CSV, shards, a dataset, ...")
+    pack.add_argument("out", metavar="OUT", help="folder to make")
+    pack.add_argument("--short-side", type=at_least(1), default=256, help="in pixels, at most (default 256)")
+    pack.add_argument(
+        "--quality", type=int, choices=range(1, 101), default=95, metavar="1-100", help="of JPEGs (default 95)"
+    )
+    pack.add_argument("--shard-size", type=size_in_bytes, default="1G", help="bytes a shard holds at most (default 1G)")
+    pack.add_argument("--workers", type=at_least(0), default=0, help="threads (default 0: one a core)")
+    pack.add_argument("--filename-column", default="filename", help="of a CSV (default filename)")
+    pack.add_argument(
+        "--label-column", default="label", help="of a CSV, a dataset or .json files in shards (default label)"
+    )
+    pack.set_defaults(verb=run_pack)
+
+    add_bench(verbs.add_parser("bench", help="measure speed and memory on this machine"))
+
     demo = verbs.add_parser(
         "demo",
         help="train on the embedded digit scenes in a few minutes, and say what it learned",
@@ -97,11 +143,48 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    whats = bench.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
+    about = {
+        "attention": "FlashAttention on and off, in whole ViTs by image size",
+        "throughput": "inference by architecture and patch size",
+        "step": "a whole training step, with one thing changed at a time",
+        "data": "reading, decoding, multi-crop and the whole loader on your images",
+    }
+    attention, throughput, step, data = (whats.add_parser(name, help=h, description=h) for name, h in about.items())
+    for what in (attention, throughput):
+        what.add_argument("--models", nargs="+", metavar="SIZE/PATCH", help="for example small/16")
+        what.add_argument("--batch", type=at_least(1), help="images at once (default: by device)")
+        what.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+        what.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="default auto")
+    attention.add_argument("--sizes", type=at_least(1), nargs="+", help="of images in pixels (default 224 to 518)")
+    attention.add_argument("--backends", nargs="+", metavar="NAME", help="of flash, sdpa, math (default all)")
+    throughput.add_argument("--size", type=at_least(1), default=224, help="of images in pixels (default 224)")
+    data.add_argument("images", metavar="DIR|CSV", help="what data.path takes")
+    for what in (step, data):
+        what.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="as for train (default dinov2_vits16)")
+        what.add_argument("options", nargs="*", metavar="key=value", help="as for train")
+    attention.set_defaults(verb=run_bench_attention)
+    throughput.set_defaults(verb=run_bench_throughput)
+    step.set_defaults(verb=run_bench_step)
+    data.set_defaults(verb=run_bench_data)
+    for what in (attention, throughput, step, data):
+        what.add_argument("--seconds", type=seconds, default=2.0, help="that each variant is measured (default 2)")
+        what.add_argument("--out", type=Path, default=Path("runs/bench"), help="results' folder (default runs/bench)")
+
+
+def seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
 def run_train(args: argparse.Namespace) -> int:
-    words = list(args.options)
-    if args.config and "=" in args.config:  # no recipe, options alone
-        words.insert(0, args.config)
-        args.config = None
+    words = split_config(args)
     if args.resume and args.config and Path(args.config).is_dir():
         cfg = load_config(Path(args.config) / "config.yaml", [*words, f"run.dir={args.config}"])
     else:
@@ -114,6 +197,14 @@ def run_train(args: argparse.Namespace) -> int:
     return run_until_stopped(lambda: train(cfg, resume=args.resume))
 
 
+def split_config(args: argparse.Namespace) -> list[str]:
+    """The key=value words; args.config is None where there is no recipe before them."""
+    if args.config and "=" in args.config:
+        args.options.insert(0, args.config)
+        args.config = None
+    return args.options
+
+
 def show_schedules(cfg: Config, out: Path) -> int:
     from dinolab.pretrain import open_data
     from dinolab.training.schedules import Schedules
@@ -124,6 +215,25 @@ def show_schedules(cfg: Config, out: Path) -> int:
     steps = [*range(0, schedules.total, every), schedules.total - 1]
     plot_schedules([{"step": step, **schedules(step).figures()} for step in steps], out)
     print(f"{schedules.total} steps of {cfg.optim.batch_size}, {schedules.steps_per_epoch:.1f} steps an epoch: {out}")
+    return 0
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+
+    from dinolab.plan import advice, plan, words
+
+    options = split_config(args)
+    cfg = load_config(args.config, options)
+    if args.json and not args.json.parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+    made = plan(cfg, args.steps, say=lambda text: print(text, file=sys.stderr))
+    print(words(made))
+    if args.json:
+        args.json.write_text(
+            json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n"
+        )
     return 0
 
 
@@ -142,6 +252,58 @@ def run_knn(args: argparse.Namespace) -> int:
     size = args.size or getattr(encoder, "image_size", 224)
     device = choose_device(args.device, "--device ")
     print(json.dumps(evaluate(encoder, votes, asked, size, args.k, device, args.workers, sys.stderr.isatty())))
+    return 0
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    from dinolab.data.pack import pack
+    from dinolab.data.sources import open_source
+
+    source = open_source(
+        args.source, filename_column=args.filename_column, label_column=args.label_column, option="SRC"
+    )
+    done = pack(
+        source, args.out, args.short_side, args.quality, args.shard_size, args.workers, progress=sys.stderr.isatty()
+    )
+    labels = f"{len(source.classes)} classes" if source.classes else "no labels"
+    print(
+        f"{args.out}: {done['images']:,} images ({done['kept']:,} as they were), {labels}, shards: {done['shards']}, "
+        f"{done['bytes_after'] / 1e6:,.1f} MB (before: {done['bytes_before'] / 1e6:,.1f} MB), "
+        f"{done['images'] / done['seconds']:,.0f} images/s"
+    )
+    return 0
+
+
+def run_bench_attention(args: argparse.Namespace) -> int:
+    from dinolab.bench.attention import bench
+    from dinolab.bench.common import setting
+
+    on = setting(args.device, args.precision, args.seconds)
+    bench(args.models, args.sizes, args.batch, args.backends, on, args.out)
+    return 0
+
+
+def run_bench_throughput(args: argparse.Namespace) -> int:
+    from dinolab.bench.common import setting
+    from dinolab.bench.throughput import bench
+
+    bench(args.models, args.size, args.batch, setting(args.device, args.precision, args.seconds), args.out)
+    return 0
+
+
+def run_bench_step(args: argparse.Namespace) -> int:
+    from dinolab.bench.step import bench
+
+    options = split_config(args)
+    bench(args.config, options, args.seconds, args.out)
+    return 0
+
+
+def run_bench_data(args: argparse.Namespace) -> int:
+    from dinolab.bench.data import bench
+
+    options = split_config(args)
+    bench(args.images, args.config, options, args.seconds, args.out)
     return 0
 
 

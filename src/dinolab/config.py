@@ -40,10 +40,15 @@ def duration(default: str, help: str) -> Any:
 
 @dataclass
 class Data:
-    path: str = option("", "images to train on: a folder (recursive), a text file of paths, or a CSV file")
+    path: str = option(
+        "",
+        "images to train on: a folder (recursive), a text file of paths, a CSV, tar shards or a Hugging Face dataset: docs/data.md",
+    )
     images: str = option("", "folder that a CSV's or text file's names are relative to; found by itself where possible")
     filename_column: str = option("filename", "CSV column with the file names")
-    label_column: str = option("label", "CSV column with the labels (may be absent: training needs none)")
+    label_column: str = option(
+        "label", "column of a CSV or dataset with the labels (may be absent: training needs none)"
+    )
     max_broken: float = option(0.01, "share of unreadable images above which the run stops", 0, 1)
 
 
@@ -155,7 +160,8 @@ class Eval:
 
 @dataclass
 class Run:
-    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours and batch norm)."""
+    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours and batch norm; for
+    device_views, interpolation)."""
 
     dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
@@ -165,7 +171,15 @@ class Run:
     attention: str = option(
         "auto", "attention kernel; auto: flash on CUDA, else sdpa", choices=("auto", "flash", "sdpa", "math")
     )
+    compile: bool = option(
+        False, "compile the transformer blocks (TorchInductor): a minute or two at the start, faster steps"
+    )
     workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
+    device_views: str = option(
+        "auto",
+        "make crops on the device: workers only decode; auto: on a GPU, once the loop is seen waiting for data",
+        choices=("auto", "always", "never"),
+    )
     micro_batch: int = option(
         0, "images in one forward and backward; divides optim.batch_size (0: the whole batch)", 0, 1 << 20
     )
@@ -174,6 +188,7 @@ class Run:
     keep: int = option(2, "newest checkpoints that are kept", 1, 10000)
     tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard extra)")
     wandb: str = option("", "also log to this Weights & Biases project (needs the wandb extra)")
+    profile: int = option(0, "steps whose time is broken down, in profile/ of the run's folder (0: none)", 0, 1000)
     pictures: bool = option(True, "draw curves, attention and PCA maps at the end")
 
 

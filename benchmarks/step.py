@@ -1,0 +1,237 @@
+"""dinolab's DINOv2 step against a plain one: images/s, and that losses and gradients are the same.
+
+    python benchmarks/step.py [--rounds 3] [--config NAME] [--out docs/results/step.json] [key=value ...]
+
+The plain step is what is most easily written. Every view of the batch goes through the student in a forward of its own;
+stochastic depth computes every branch and multiplies it by 0, or by one over the share kept; every pair of views has its own
+cross-entropy, by log_softmax; Sinkhorn-Knopp rewrites its matrix; clipping, AdamW and the teacher go parameter by parameter.
+"plain" runs iBOT's head on every patch and multiplies by the mask; "plain, masked patches picked" on the masked ones alone.
+Attention is PyTorch's fused kernel in all of them.
+
+The steps take turns, round by round, in one process, each on the same weights, views and draws. Default: DINOv2 ViT-S/14, batch
+8, 2 x 224 + 8 x 98 pixels, 65,536 prototypes, fp32, on the CPU; without and with stochastic depth. About 5 minutes on 2 cores.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from dinolab.config import Config, load_config
+from dinolab.data.digits import make_scenes
+from dinolab.data.loader import batches
+from dinolab.data.sources import open_source
+from dinolab.data.types import Views
+from dinolab.losses import koleo
+from dinolab.methods.dinov2 import DINOv2
+from dinolab.models.encoder import normalise
+from dinolab.models.vit import ViT, draw_kept
+from dinolab.pretrain import assemble
+from dinolab.training.log import environment
+from dinolab.training.optim import optimizer_step
+from dinolab.training.schedules import Values
+
+SEED = 7  # of what a step draws
+
+
+def plain_vit(vit: ViT, images: Tensor, mask: Tensor | None, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Class tokens (B, D) and patch tokens (B, N, D); factors: for each of 2 x depth branches (B,), what it is multiplied by."""
+    x, _ = vit.embed(images, mask)
+    for block, a, m in zip(vit.blocks, factors[::2], factors[1::2]):
+        q, k, v = (t.transpose(1, 2) for t in block.attn.split_heads(block.norm1(x)))
+        branch = block.attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + a[:, None, None] * block.ls1(branch)
+        x = x + m[:, None, None] * block.ls2(block.mlp(block.norm2(x)))
+    x = vit.norm(x)
+    return x[:, 0], x[:, 1 + vit.cfg.registers :]
+
+
+def plain_sinkhorn(logits: Tensor, counts: Tensor, temperature: float, iterations: int) -> Tensor:
+    """Targets (n, K); samples whose count is 0 take no part."""
+    q = ((logits - logits.max()) / temperature).exp() * counts[:, None]
+    for _ in range(iterations):
+        q = q / (q.sum(0, keepdim=True) * q.shape[1])
+        q = q / q.sum(1, keepdim=True).clamp_min(1e-30)
+    return q
+
+
+def depth_factors(vit: ViT, views: Views) -> list[list[Tensor]]:
+    """For each view, for each branch, the factor of each image: the crops that dinolab's step keeps with the same seed."""
+    b, drop = len(views.index), vit.cfg.drop_path
+    number = 2 + len(views.locals)
+    if not drop:
+        return [[torch.ones(b)] * (2 * len(vit.blocks))] * number
+    crops = [views.globals.flatten(0, 1), views.locals.flatten(0, 1)]
+    with torch.no_grad():
+        _, packing, _ = vit.pack([normalise(x) for x in crops])
+    torch.manual_seed(SEED)
+    out: list[list[Tensor]] = [[] for _ in range(number)]
+    for kept in draw_kept(packing, drop, len(vit.blocks)):
+        for rows in (kept.attn_rows, kept.mlp_rows):
+            of_token = torch.zeros(packing.tokens, 1).index_add(0, rows, kept.scale)
+            of_crop = torch.cat([run[:, 0, 0] for run in packing.split(of_token)])
+            for v, factor in enumerate(of_crop.view(number, b)):
+                out[v].append(factor)
+    return out
+
+
+def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, factors: list[list[Tensor]]) -> Tensor:
+    student, teacher, cfg = method.student, method.teacher, method.cfg
+    images = [normalise(x) for x in (*views.globals, *views.locals)]
+    masks = list(views.masks)
+    b, pairs = len(views.index), 2 + 2 * len(views.locals)
+    picked = torch.ones(b, len(masks[0][0]), dtype=torch.bool)
+
+    def patches(tokens: Tensor, mask: Tensor) -> Tensor:
+        return tokens.flatten(0, 1) if every_patch else tokens[mask]
+
+    with torch.no_grad():
+        always = [torch.ones(b)] * len(factors[0])
+        seen = [plain_vit(teacher["backbone"], image, None, always) for image in images[:2]]
+        sinkhorn = partial(plain_sinkhorn, temperature=s.teacher_temperature, iterations=cfg.sinkhorn_iterations)
+        t_cls = sinkhorn(teacher["head"](torch.cat([cls for cls, _ in seen])), torch.ones(2 * b)).chunk(2)
+        t_patch = teacher["ibot_head"](torch.cat([patches(p, m) for (_, p), m in zip(seen, masks)]))
+        taken = torch.cat([patches(m[..., None], m)[:, 0] for m in masks])
+        targets = sinkhorn(t_patch, taken.float())
+
+    outs = [
+        plain_vit(student["backbone"], *view) for view in zip(images, [*masks, *[None] * len(views.locals)], factors)
+    ]
+    said = [(student["head"](cls) / cfg.student_temperature).log_softmax(-1) for cls, _ in outs]
+    dino = sum(-(t_cls[t] * said[v]).sum(-1).mean() for t in range(2) for v in range(len(said)) if v != t) / pairs
+
+    logits = student["ibot_head"](torch.cat([patches(p, m) for (_, p), m in zip(outs, masks)]))
+    each = -(targets * (logits / cfg.student_temperature).log_softmax(-1)).sum(-1)
+    weight = torch.cat(
+        [patches((m / m.sum(1, keepdim=True).clamp_min(1)).expand_as(picked)[..., None], m)[:, 0] for m in masks]
+    )
+    ibot = (each * weight).sum() / (2 * b)
+    return dino + cfg.ibot * ibot + cfg.koleo * (koleo(outs[0][0]) + koleo(outs[1][0]))
+
+
+class Rig:
+    """A method, its optimiser and one batch."""
+
+    def __init__(self, cfg: Config, scenes: Path):
+        source = open_source(str(scenes / "train"))
+        self.cfg, (self.schedules, self.device, self.method, self.optimizer) = cfg, assemble(cfg, source)
+        (self.views,) = next(batches(source, cfg, 0, 1, workers=0))
+        self.method.train()
+        self.s = self.schedules(self.schedules.total // 2)
+        self.factors = depth_factors(self.method.student["backbone"], self.views)
+
+    def ours(self) -> Tensor:
+        torch.manual_seed(SEED)
+        (targets,) = self.method.targets([self.views], self.s)
+        return self.method.loss(self.views, targets, self.s)[0]
+
+    def plain(self, every_patch: bool) -> Tensor:
+        return plain_loss(self.method, self.views, self.s, every_patch, self.factors)
+
+    def step(self, loss: Callable[[], Tensor], slow_updates: bool) -> float:
+        """Seconds of a whole step."""
+        began = time.perf_counter()
+        loss().backward()
+        if not slow_updates:
+            optimizer_step(self.optimizer, self.s, self.cfg.optim.clip)
+            self.method.after_step(self.s)
+            return time.perf_counter() - began
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = (
+                self.s.lr * group["lr_factor"],
+                self.s.weight_decay * group["decay_factor"],
+            )
+            group["fused"], group["foreach"] = False, False
+        clip_grad_norm_(self.method.student.parameters(), self.cfg.optim.clip, foreach=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["fused"] = True
+        with torch.no_grad():
+            for ours, theirs in zip(self.method.teacher.parameters(), self.method.student.parameters()):
+                ours.mul_(self.s.momentum).add_(theirs, alpha=1 - self.s.momentum)
+        return time.perf_counter() - began
+
+
+def compare(rig: Rig, every_patch: bool) -> dict[str, float]:
+    """Relative differences of loss and gradient between dinolab's step and the plain one."""
+    found = []
+    for loss in (rig.ours, partial(rig.plain, every_patch)):
+        rig.method.zero_grad()
+        value = loss()
+        value.backward()
+        found.append(
+            (value.item(), {n: p.grad.clone() for n, p in rig.method.student.named_parameters() if p.grad is not None})
+        )
+    rig.method.zero_grad()
+    (ours, g), (plain, h) = found
+    norm = torch.stack([x.norm() for x in h.values()]).norm().item()
+    apart = torch.stack([(g[n] - h[n]).norm() for n in h]).norm().item()
+    return {"loss": abs(ours - plain) / abs(plain), "gradient": apart / norm, "same_parameters": g.keys() == h.keys()}
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--config", default="dinov2_vits14")
+    args.add_argument("options", nargs="*", metavar="key=value")
+    args.add_argument("--rounds", type=int, default=3)
+    args.add_argument("--out", type=Path, default=Path("docs/results/step.json"))
+    options = args.parse_args()
+    words = ["run.device=cpu", "run.precision=fp32", "optim.batch_size=8", "optim.length=100 steps", *options.options]
+
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        scenes = make_scenes(Path(folder) / "scenes")
+        for drop in (0.0, load_config(options.config, words).model.drop_path):
+            cfg = load_config(options.config, [*words, f"data.path={scenes / 'train'}", f"model.drop_path={drop}"])
+            rig = Rig(cfg, scenes)
+            kinds = {
+                "plain": (partial(rig.plain, True), True),
+                "plain, masked patches picked": (partial(rig.plain, False), True),
+                "dinolab": (rig.ours, False),
+            }
+            same = {name: compare(rig, name == "plain") for name in list(kinds)[:2]}
+            seconds: dict[str, list[float]] = {name: [] for name in kinds}
+            for _ in range(options.rounds):
+                for name, (loss, slow) in kinds.items():
+                    seconds[name].append(rig.step(loss, slow))
+            ours = statistics.median(seconds["dinolab"])
+            for name, each in seconds.items():
+                middle = statistics.median(each)
+                rows.append({
+                    "drop_path": drop, "step": name, "seconds": middle, "each": each,
+                    "images_per_s": cfg.optim.batch_size / middle, "dinolab_is_faster_by": middle / ours,
+                    "difference": same.get(name),
+                })  # fmt: skip
+
+    table = Table(
+        "stochastic depth", "step", "s", "images/s", "dinolab is faster by", "loss differs by", "gradient differs by"
+    )
+    for row in rows:
+        differs = [f"{row['difference'][k]:.1e}" for k in ("loss", "gradient")] if row["difference"] else ["", ""]
+        ratio = f"{row['dinolab_is_faster_by']:.2f}"
+        table.add_row(
+            str(row["drop_path"]), row["step"], f"{row['seconds']:.2f}", f"{row['images_per_s']:.3f}", ratio, *differs
+        )
+    Console().print(table)
+    command = " ".join(["python benchmarks/step.py", *sys.argv[1:]])
+    options.out.write_text(
+        json.dumps({"command": command, "environment": environment(), "rows": rows}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

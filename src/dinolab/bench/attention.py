@@ -1,0 +1,178 @@
+"""What the attention kernel costs and saves: a whole ViT by image size, FlashAttention on and off."""
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from dinolab.bench.common import Row, Setting, measure, memory_in_use
+from dinolab.bench.report import TIMES, Columns, collect, report
+from dinolab.config import Model
+from dinolab.errors import UserError
+from dinolab.models.attention import BACKENDS
+from dinolab.models.vit import SIZES, ViT
+from dinolab.training.loop import autocast_of
+from dinolab.visuals.curves import COLOURS, STYLES
+from dinolab.visuals.sheet import save
+
+MODELS = ("small/16", "small/8")
+BATCH = {"cuda": 64, "mps": 8, "cpu": 1}
+SIDES = (224, 336, 448, 518)  # pixels; 518 is the size that DINOv2 ends its training with
+MARKERS = ("o", "s", "^")
+COLUMNS: Columns = {
+    "model": ("ViT", ""),
+    "size": ("pixels", "d"),
+    "tokens": ("tokens", ",d"),
+    "batch": ("batch", "d"),
+    "pass": ("pass", ""),
+    "backend": ("attention", ""),
+    **TIMES,
+    "times_as_fast_as_math": ("times as fast as math", ".2f"),
+}
+
+
+def bench(
+    models: Sequence[str] | None,
+    sizes: Sequence[int] | None,
+    batch: int | None,
+    backends: Sequence[str] | None,
+    setting: Setting,
+    out: Path,
+) -> None:
+    """Inference and training of each model at each image size with each attention backend; see docs/bench.md.
+
+    Args:
+        models: "small/16" and the like, size and patch; None takes small/16 and small/8.
+        sizes: sides of the images in pixels, multiples of every patch; None takes the multiples next to the usual ones.
+        batch: images at once; None chooses by device.
+        backends: of models.attention.BACKENDS; None takes all.
+
+    Raises:
+        UserError: an unknown model or backend, or a size that is no multiple of the patch.
+    """
+    backends = backends or BACKENDS
+    for name in backends:
+        if name not in BACKENDS:
+            raise UserError(f"--backends {name}: one of {', '.join(BACKENDS)}")
+    tasks = [
+        (name, model, size)
+        for name in models or MODELS
+        for model in [parse_model(name)]
+        for size in sides(model, sizes)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    batch = batch or BATCH[setting.device.type]
+    rows = (row for task in tasks for row in compare(*task, batch, backends, setting))
+    found = collect(rows, ("model", "size", "pass", "backend"))
+    title = f"Attention kernels in whole ViTs, {setting.words}"
+    plot(found, title, out / "attention.png")
+    report("attention", title, found, COLUMNS, out, setting)
+
+
+def parse_model(text: str) -> Model:
+    """ "small/16" -> Model(size="small", patch_size=16)."""
+    size, _, patch = text.partition("/")
+    if size in SIZES and patch.isdecimal() and 1 <= int(patch) <= 128:
+        return Model(size=size, patch_size=int(patch))
+    known = [f"{size}/{patch}" for size in SIZES for patch in (8, 14, 16)]
+    near = difflib.get_close_matches(text, known, 3, 0.5) or known
+    raise UserError(f"--models {text}: no such model, written SIZE/PATCH; near it: {', '.join(near)}")
+
+
+def sides(model: Model, wanted: Sequence[int] | None) -> list[int]:
+    """The sizes asked for, or the usual ones rounded to multiples of the patch."""
+    patch = model.patch_size
+    if wanted is None:
+        return [nearest(side, patch) for side in SIDES]
+    for side in wanted:
+        if side % patch:
+            raise UserError(
+                f"--sizes {side} is not a multiple of the patch of {model.size}/{patch}; {nearest(side, patch)} is"
+            )
+    return list(wanted)
+
+
+def nearest(side: int, patch: int) -> int:
+    return max(patch, round(side / patch) * patch)
+
+
+def compare(name: str, model: Model, size: int, batch: int, backends: Sequence[str], setting: Setting) -> Iterator[Row]:
+    """The rows of one model at one size; the backends share the weights and take turns."""
+    device, autocast = setting.device, autocast_of(setting.device, setting.autocast)
+    before = memory_in_use(device)
+    vit = ViT(model, size).to(device)
+    images = torch.randn(batch, 3, size, size, device=device)
+
+    def inference(backend: str) -> None:
+        vit.attention_backend = backend
+        with torch.no_grad(), autocast:
+            vit([images])
+
+    def training(backend: str) -> None:
+        vit.attention_backend = backend
+        with autocast:
+            (features,) = vit([images])
+            total = features.cls.sum() + features.patches.sum()
+        torch.autograd.grad(total, list(vit.parameters()), allow_unused=True)  # unlike backward() it keeps no gradients
+
+    passes: dict[str, Callable[[str], None]] = {"inference": inference, "training": training}
+    for kind, run in passes.items():
+        timings = measure({name: partial(run, name) for name in backends}, device, setting.seconds, before)
+        for backend, timing in timings.items():
+            tokens = vit.pos_embed.shape[1]
+            row = {"model": name, "size": size, "tokens": tokens, "batch": batch, "pass": kind, "backend": backend}
+            row |= timing.row(batch)
+            math = timings.get("math")
+            if math and not (math.failure or timing.failure):
+                row["times_as_fast_as_math"] = timing.times_as_fast_as(math)
+            if backend == "flash" and not timing.failure and not takes_flash(setting):
+                row["note"] = "ran as sdpa: FlashAttention takes bf16 on CUDA alone"
+            yield row
+
+
+def takes_flash(setting: Setting) -> bool:
+    """Whether "flash" is FlashAttention there and not what `models.attention` falls back to."""
+    return setting.device.type == "cpu" or (setting.device.type == "cuda" and setting.autocast is not None)
+
+
+def plot(rows: list[Row], title: str, out: Path) -> None:
+    """PNG: time an image over its tokens, a line a backend, a panel for inference and for training of each model."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure((9.5, 0.8 + 3.2 * len(models)), layout="constrained", facecolor="white")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    for number, (model, kind) in enumerate(product(models, ("inference", "training")), 1):
+        axes = figure.add_subplot(len(models), 2, number)
+        panel = [row for row in rows if (row["model"], row["pass"]) == (model, kind)]
+        draw(axes, panel)
+        axes.set_title(f"ViT {model}, {kind}", fontsize=11, loc="left")
+    save(figure, out)
+
+
+def draw(axes: Axes, rows: list[Row]) -> None:
+    axes.set(xscale="log", yscale="log")
+    tokens = sorted({row["tokens"] for row in rows})
+    for backend, colour, style, marker in zip(BACKENDS, COLOURS, STYLES, MARKERS):
+        own = [row for row in rows if row["backend"] == backend]
+        measured = [(row["tokens"], row["ms"] / row["batch"]) for row in own if "ms" in row]
+        if measured:
+            axes.plot(*zip(*measured), style, color=colour, marker=marker, markersize=5, label=backend)
+        if failed := [row["tokens"] for row in own if "ms" not in row]:
+            at_top = axes.get_xaxis_transform()
+            axes.plot(failed, [0.96] * len(failed), "x", color=colour, transform=at_top, label=f"{backend}: no result")
+    axes.set_xticks(tokens, [f"{n:,}" for n in tokens])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.set_xlabel("tokens an image", fontsize=9)
+    axes.set_ylabel("ms an image", fontsize=9)
+    axes.tick_params(labelsize=9)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.legend(fontsize=8, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

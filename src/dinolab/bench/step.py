@@ -1,0 +1,181 @@
+"""What each choice costs in a whole training step: variants of a config that differ from it in one thing each."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from itertools import repeat
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.compiler import config as compiler
+from torch.utils.flop_counter import FlopCounterMode
+
+from dinolab.bench.common import Row, Setting, matmul, measure, memory_in_use, share_of_matmul
+from dinolab.bench.report import TIMES, Columns, bars, collect, report
+from dinolab.config import Config, load_config
+from dinolab.data.loader import batches
+from dinolab.data.sources import open_source
+from dinolab.data.types import Views
+from dinolab.models.attention import BACKENDS, choose_backend
+from dinolab.models.encoder import Features
+from dinolab.pretrain import build_method, choose_autocast, choose_device
+from dinolab.training.loop import autocast_of, train_step
+from dinolab.training.optim import make_optimizer
+from dinolab.training.schedules import Schedules, Values
+
+RECIPE, CPU_BATCH = "dinov2_vits16", 8
+CROP_BY_CROP, AS_CONFIGURED = "crop by crop", "as configured"
+COUNTED = 8  # images that a step's operations are counted with, at most
+EPOCH = 1_281_167  # images, as ImageNet-1k; schedules want a number
+COLUMNS: Columns = {
+    "variant": ("variant", ""),
+    "batch": ("batch", "d"),
+    **TIMES,
+    "times_as_fast": ("times as fast as configured", ".2f"),
+    "matmul_share": ("share of matmul speed", ".1%"),
+}
+
+
+def bench(recipe: str | None, words: Sequence[str], seconds: float, out: Path) -> None:
+    """One training step on generated images, as configured and with one thing changed at a time; see docs/bench.md.
+
+    Without a recipe it is dinov2_vits16, on a CPU with batches of 8. Raises UserError for what the config refuses.
+    """
+    device = choose_device(load_config(recipe or RECIPE, words).run.device)
+    if recipe is None and device.type == "cpu":
+        words = [f"optim.batch_size={CPU_BATCH}", *words]
+    recipe = recipe or RECIPE
+    cfg = load_config(recipe, words)
+    setting = Setting(device, choose_autocast(cfg.run.precision, device), seconds)
+    out.mkdir(parents=True, exist_ok=True)
+    configs = {AS_CONFIGURED: cfg, CROP_BY_CROP: cfg}
+    configs |= {word: load_config(recipe, [*words, word]) for word in changes(cfg, setting)}
+    found = collect(compare(configs, setting), ("variant",))
+    title = (
+        f"A step of {recipe} with {cfg.optim.batch_size} images, {setting.words}, attention {backend_of(cfg, device)}"
+    )
+    panels = {key: COLUMNS[key] for key in ("times_as_fast", "images_per_s", "peak_memory_mb", "matmul_share")}
+    bars(found, [row["variant"] for row in found], panels, title, out / "step.png")
+    report("step", title, found, COLUMNS, out, setting)
+
+
+def changes(cfg: Config, setting: Setting) -> list[str]:
+    """`key=value` words, each of which makes a variant that differs from the config in one thing."""
+    tried: dict[str, tuple[object, Sequence[object]]] = {
+        "model.drop_path": (cfg.model.drop_path, [0.0, 0.1, 0.4]),
+        "run.precision": ("bf16" if setting.autocast else "fp32", ["fp32", *["bf16"] * has_bf16(setting.device)]),
+        "run.attention": (backend_of(cfg, setting.device), BACKENDS),
+        "run.compile": (cfg.run.compile, [False, True]),  # last: a CPU keeps the compiler in memory from then on
+    }
+    return [f"{key}={str(value).lower()}" for key, (own, values) in tried.items() for value in values if value != own]
+
+
+def backend_of(cfg: Config, device: torch.device) -> str:
+    return choose_backend(cfg.run.attention, device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed there, and not emulated at a hundredth of the speed."""
+    if device.type == "cpu":
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
+    """The variants' rows. They take turns on the same images and share their weights and the optimizer's state."""
+    cfg, device = configs[AS_CONFIGURED], setting.device
+    autocasts = {name: choose_autocast(config.run.precision, device) for name, config in configs.items()}
+    matmuls = {dtype: matmul(device, dtype or torch.float32) for dtype in set(autocasts.values())}
+    flops = cfg.optim.batch_size * flops_per_image(cfg, device)
+    before = memory_in_use(device)
+    views = random_batch(cfg, device)
+    weights = build_method(cfg, device).train()
+    optimizer = make_optimizer(weights.student, cfg.optim)
+    s = values(cfg)
+
+    def step_of(name: str) -> Callable[[], object]:
+        print(f"warming up: {name}", file=sys.stderr)
+        method = build_method(configs[name], device).train()
+        method.load_state_dict(weights.state_dict(keep_vars=True), assign=True)
+        if name == CROP_BY_CROP:
+            for network in (method.student, method.teacher):
+                network["backbone"] = CropByCrop(network["backbone"], len(views[0].index))
+        precision = autocast_of(device, autocasts[name])
+        return lambda: train_step(method, optimizer, views, s, cfg.optim.clip, precision)
+
+    variants: dict[Hashable, Callable[[], object]] = {name: when_called(partial(step_of, name)) for name in configs}
+    variants |= {dtype: product for dtype, (product, _) in matmuls.items()}
+    with compiler.patch(recompile_limit=8 * len(configs)):  # type: ignore[attr-defined]  # all compiled blocks share it
+        timings = measure(variants, device, setting.seconds, before)
+    for name in configs:
+        dtype, timing, own = autocasts[name], timings[name], timings[AS_CONFIGURED]
+        yield {
+            "variant": name,
+            "batch": cfg.optim.batch_size,
+            **timing.row(cfg.optim.batch_size),
+            "times_as_fast": None if timing.failure or own.failure else timing.times_as_fast_as(own),
+            "matmul_share": share_of_matmul(timing, flops, timings[dtype], matmuls[dtype][1]),
+        }
+
+
+def when_called(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """What `make` makes, made at the first call: what goes wrong in making it is then that variant's failure alone."""
+    made = cache(make)
+    return lambda: made()()
+
+
+def values(cfg: Config) -> Values:
+    """The schedules in the middle of a run, where nothing is frozen; a learning rate of 0 keeps every step the same."""
+    schedules = Schedules(cfg, EPOCH)
+    return replace(schedules(schedules.total // 2), lr=0.0)
+
+
+def random_batch(cfg: Config, device: torch.device) -> list[Views]:
+    """The micro-batches of a step, from the run's own loader on images of noise."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for n in range(8):
+            cv2.imwrite(f"{folder}/{n}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
+        batch = next(batches(open_source(folder), cfg, 0, 1, workers=0))
+    return [part.to(device) for part in batch]
+
+
+def flops_per_image(cfg: Config, device: torch.device) -> float:
+    """Floating-point operations of a step without stochastic depth, an image, a multiplication and an addition being two.
+
+    Counted with plain attention: the counter does not know every fused kernel.
+    """
+    images = min(COUNTED, cfg.optim.batch_size)
+    cfg = replace(
+        cfg,
+        model=replace(cfg.model, drop_path=0.0),
+        optim=replace(cfg.optim, batch_size=images),
+        run=replace(cfg.run, micro_batch=0, attention="math", compile=False),
+    )
+    method = build_method(cfg, device).train()
+    views = random_batch(cfg, device)
+    with FlopCounterMode(display=False) as counter:
+        for v, t in zip(views, method.targets(views, values(cfg))):
+            method.loss(v, t, values(cfg))[0].backward()
+    return counter.get_total_flops() / images
+
+
+class CropByCrop(nn.Module):
+    """A backbone that sees one view of B images at a time, as if crops could not be packed."""
+
+    def __init__(self, vit: nn.Module, images: int):
+        super().__init__()
+        self.vit, self.images = vit, images
+
+    def forward(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
+        return [self.one_size(c, m) for c, m in zip(crops, masks or [None] * len(crops))]
+
+    def one_size(self, crops: Tensor, mask: Tensor | None) -> Features:
+        masks = repeat(None) if mask is None else mask.split(self.images)
+        views = [self.vit([c], [m])[0] for c, m in zip(crops.split(self.images), masks)]
+        return Features(*map(torch.cat, zip(*views)))
