@@ -113,10 +113,12 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
         # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
         row = ((row_max - row_max.amax()) / temperature).exp_()
         tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty column must not become 0/0
-        for _ in range(iterations):
+        for done in range(iterations):
+            if done:
+                row = (q @ column).clamp_min_(tiny).reciprocal_()
             column = (q.T @ row).mul_(q.shape[1] / len(q)).clamp_min_(tiny).reciprocal_()
-            row = (q @ column).clamp_min_(tiny).reciprocal_()
-        return q.mul_(row[:, None]).mul_(column)
+        q.mul_(column)
+        return q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))  # by a sum, which is nearer to the truth than a product
 
 
 def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
