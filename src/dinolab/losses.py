@@ -113,11 +113,13 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
         # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
         row = ((row_max - row_max.amax()) / temperature).exp_()
         tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty column must not become 0/0
-        for done in range(iterations):
-            if done:
-                row = (q @ column).clamp_min_(tiny).reciprocal_()
-            column = (q.T @ row).mul_(q.shape[1] / len(q)).clamp_min_(tiny).reciprocal_()
-        q.mul_(column)
+
+        def columns(row: Tensor) -> Tensor:
+            return (q.T @ row).mul_(q.shape[1] / len(q)).clamp_min_(tiny).reciprocal_()
+
+        for _ in range(iterations - 1):
+            row = (q @ columns(row)).clamp_min_(tiny).reciprocal_()
+        q.mul_(columns(row))
         return q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))  # by a sum, which is nearer to the truth than a product
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from dinolab.data.types import Source
+from dinolab.data.views import eval_view
 from dinolab.errors import UserError
-from dinolab.evals.features import extract
+from dinolab.evals.features import Rows, centre_view, extract
 from dinolab.evals.pixels import PixelEncoder
 from dinolab.models.encoder import Features
 
@@ -29,7 +30,12 @@ class MeanColour(nn.Module):
         assert images.dtype == torch.uint8
         self.modes.append(self.training or torch.is_grad_enabled())
         cls = self.frozen(self.dropout(images.double().mean((2, 3))))
-        return Features(cls, cls[:, None][:, :0], cls[:, None, None])
+        patches = torch.stack([cls + 1, cls + 3], 1)[:, None]
+        return Features(cls, cls[:, None][:, :0], patches)
+
+    def layers(self, images, n):
+        last = self(images)
+        return [last._replace(cls=last.cls + n - 1 - i, patches=last.patches + n - 1 - i) for i in range(n)]
 
 
 @pytest.fixture
@@ -44,20 +50,78 @@ def source(tmp_path):
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(64, 0), (3, 0), (2, 2)])
 def test_rows_are_in_the_source_s_order(source, batch_size, workers):
-    features, labels = extract(MeanColour(), source, 8, batch_size, workers=workers, progress=False)
-    assert features.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    torch.testing.assert_close(features, torch.tensor([[10.0 * i, 100, 200] for i in range(7)]))
-    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    found = extract(MeanColour(), source, 8, batch_size, workers=workers, progress=False)
+    assert found.matrix().dtype == torch.float32
+    assert found.labels.dtype == torch.int64
+    torch.testing.assert_close(found.matrix(), torch.tensor([[10.0 * i, 100, 200] for i in range(7)]))
+    assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert found.kept.tolist() == [*range(7)]
+    assert found.patches.shape == (7, 0)
+
+
+def test_blocks_and_patches(source):
+    found = extract(MeanColour(), source, 8, progress=False, blocks=2, patches=True)
+    last = torch.tensor([[10.0 * i, 100, 200] for i in range(7)])
+    torch.testing.assert_close(found.matrix(), last)
+    torch.testing.assert_close(found.matrix("patches"), last + 2)  # the mean of 1 and 3 more
+    torch.testing.assert_close(found.matrix("cls", 2), torch.cat([last + 1, last], 1))
+    torch.testing.assert_close(found.matrix("both", 2), torch.cat([last + 1, last, last + 2], 1))
+
+
+def test_rows_survive_many_flushes(monkeypatch):
+    monkeypatch.setattr("dinolab.evals.features.FLUSH", 5)
+    rows, x = Rows(23), torch.randn(23, 3)
+    for part in x.split(2):
+        rows.add([part, 2 * part[:, :1]])
+    rows.flush()
+    rows.flush()  # nothing left changes nothing
+    assert torch.equal(rows.matrices[0], x) and torch.equal(rows.matrices[1], 2 * x[:, :1])
+
+
+def test_bf16_is_near_fp32_and_kept_as_float32(source):
+    class Projection(MeanColour):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, images):
+            features = super().forward(images)
+            return features._replace(cls=self.linear(features.cls.float()))
+
+    encoder = Projection()
+    exact, rough = (extract(encoder, source, 8, progress=False, precision=p).matrix() for p in ("fp32", "bf16"))
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=2)
+    assert not torch.equal(rough, exact)
+
+
+@pytest.mark.parametrize("shape", [(100, 150, 3), (301, 40, 3), (64, 64, 3)])
+@pytest.mark.parametrize("size", [16, 70])
+def test_the_square_view_is_that_of_the_data_side(shape, size):
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(centre_view(image, size, size), eval_view(image, size))
+
+
+def test_a_wide_view_keeps_proportions():
+    """A circle stays one, and no border is made up."""
+    image = np.full((200, 200, 3), 50, np.uint8)
+    cv2.circle(image, (100, 100), 30, (250, 250, 250), -1)
+    view = centre_view(image, 70, 140)
+    assert view.shape == (3, 70, 140)
+    bright = view[0] > 150
+    assert abs(int(bright.any(0).sum()) - int(bright.any(1).sum())) <= 1
+    assert bright.any(0).sum() == pytest.approx(60 * 160 / 200, abs=2)  # 140 is 7/8 of 160, to which the width goes
+    assert view.min() >= 45
 
 
 def test_broken_images_are_dropped_from_both_and_named(source, caplog):
     for i in (0, 4):
         Path(source.paths[i]).write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
-        features, labels = extract(MeanColour(), source, 8, batch_size=2, progress=False)
-    assert features[:, 0].tolist() == [10, 20, 30, 50, 60]
-    assert labels.tolist() == [1, 2, 0, 2, 0]
+        found = extract(MeanColour(), source, 8, batch_size=2, progress=False)
+    assert found.matrix()[:, 0].tolist() == [10, 20, 30, 50, 60]
+    assert found.labels.tolist() == [1, 2, 0, 2, 0]
+    assert found.kept.tolist() == [1, 2, 3, 5, 6]
     (record,) = caplog.records
     assert "2 of 7" in record.getMessage()
     assert "0.png" in record.getMessage()
@@ -69,7 +133,7 @@ def test_broken_images_are_dropped_from_both_and_named(source, caplog):
 def test_a_whole_broken_batch_and_nothing_left(source):
     for i in (0, 1):
         Path(source.paths[i]).write_bytes(b"")
-    assert extract(MeanColour(), source, 8, batch_size=2, progress=False)[0].shape == (5, 3)
+    assert extract(MeanColour(), source, 8, batch_size=2, progress=False).matrix().shape == (5, 3)
     for path in source.paths:
         Path(path).write_bytes(b"")
     with pytest.raises(UserError, match="seven: none of its 7 images"):
@@ -77,9 +141,9 @@ def test_a_whole_broken_batch_and_nothing_left(source):
 
 
 def test_without_labels_they_are_minus_one(source):
-    features, labels = extract(MeanColour(), Source("s", source.paths, None, []), 8, progress=False)
-    assert labels.tolist() == [-1] * 7
-    assert not features.is_inference()  # a probe can be trained on it
+    found = extract(MeanColour(), Source("s", source.paths, None, []), 8, progress=False)
+    assert found.labels.tolist() == [-1] * 7
+    assert not found.matrix().is_inference()  # a probe can be trained on it
 
 
 def test_modes_are_restored_even_after_an_error(source):
@@ -89,8 +153,8 @@ def test_modes_are_restored_even_after_an_error(source):
     assert encoder.modes == [False]
     assert (encoder.training, encoder.dropout.training, encoder.frozen.training) == (True, True, False)
 
-    encoder.dim = 5  # does not fit the class tokens
-    with pytest.raises(RuntimeError):
+    encoder.dropout.p = None  # fails
+    with pytest.raises(TypeError):
         extract(encoder, source, 8, progress=False)
     assert (encoder.training, encoder.dropout.training, encoder.frozen.training) == (True, True, False)
 

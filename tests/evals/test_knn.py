@@ -11,7 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import knn as module
-from dinolab.evals.knn import evaluate, knn, predict
+from dinolab.evals.features import FeatureSet
+from dinolab.evals.knn import evaluate, knn, predict, vote_for_each
 
 
 def clusters(seed, n, m, classes=5, dim=8, noise=1.5):
@@ -71,6 +72,16 @@ def test_against_scikit_learn(k):
     assert knn(train, train_labels, test, test_labels, k) == pytest.approx(score)
 
 
+def test_shares_of_the_vote_for_several_k_against_scikit_learn():
+    train, train_labels, test, _ = clusters(4, 200, 100, noise=2)
+    found = vote_for_each(train, train_labels, test, 6, {1, 10, 50}, "cpu")  # a sixth class that nobody has
+    for k, shares in found.items():
+        judge = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+        expected = judge.fit(train.double().numpy(), train_labels.numpy()).predict_proba(test.double().numpy())
+        np.testing.assert_allclose(shares[:, :5].numpy(), expected, atol=2e-5)
+        assert shares[:, 5].abs().max() == 0
+
+
 def test_chunks_change_nothing():
     train, train_labels, test, _ = clusters(3, 210, 101)
     whole = predict(train, train_labels, test, 20)
@@ -93,8 +104,9 @@ def planted(monkeypatch):
     axis = {"ant": 0, "bee": 1, "cow": 2}
 
     def features_of(encoder, source, size, **kw):
-        rows = [torch.eye(3)[axis[source.classes[i]]] for i in source.labels]
-        return torch.stack(rows), torch.as_tensor(source.labels)
+        rows = torch.stack([torch.eye(3)[axis[source.classes[i]]] for i in source.labels])
+        kept, none = torch.arange(len(rows)), torch.empty(len(rows), 0)
+        return FeatureSet([rows], none, torch.as_tensor(source.labels), kept, none)
 
     monkeypatch.setattr(module, "extract", features_of)
 

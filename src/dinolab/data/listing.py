@@ -13,7 +13,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +270,8 @@ def write_cache(cache: Path, key: list[str], listing: Listing) -> None:
             json.dump({"key": key, "listing": listing}, file)
         beside.replace(cache)
     except OSError:  # without it the next start takes longer, that is all
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 @contextmanager

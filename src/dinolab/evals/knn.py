@@ -16,22 +16,22 @@ from dinolab.errors import UserError
 from dinolab.evals.features import extract
 
 log = logging.getLogger(__name__)
+TEMPERATURE = 0.07
 
 
-def predict(
+def neighbours(
     train_features: Tensor,
     train_labels: Tensor,
     test_features: Tensor,
     k: int = 20,
-    temperature: float = 0.07,
     chunk: int = 1024,
     train_chunk: int = 16384,
-) -> Tensor:
-    """Class voted for each test image: int64 (M,), from features (N, D) and (M, D) and labels (N,) >= 0.
+) -> tuple[Tensor, Tensor]:
+    """Cosine similarities (M, k) and labels (M, k) of the k nearest training images, best first; k is clipped to N.
 
-    Works on the device of `test_features`; training features come there `train_chunk` rows at a time, so they may lie
-    in another memory, and no more than chunk x train_chunk similarities exist at once. k is clipped to N. Where a vote
-    is not finite, as with features of a diverged model, the class is -1.
+    From features (N, D) and (M, D) and labels (N,) >= 0. Works on the device of `test_features`; training features come
+    there `train_chunk` rows at a time, so they may lie in another memory, and no more than chunk x train_chunk similarities
+    exist at once.
     """
     device = test_features.device
     test = F.normalize(test_features.float(), dim=1)
@@ -47,14 +47,49 @@ def predict(
             near, best = near.topk(min(k, near.shape[1]))
             found.append((near, of.gather(1, best)))
         nearest, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return nearest, classes
 
-    predicted = []
-    n_classes = int(train_labels.max()) + 1
-    for near, of in zip(nearest.split(chunk), classes.split(chunk), strict=True):
-        weight = ((near - near[:, :1]) / temperature).exp()  # the shift scales all votes alike and cannot overflow
-        votes = torch.zeros(len(near), n_classes, device=device).scatter_add_(1, of, weight)
-        predicted.append(votes.argmax(1).where(votes.isfinite().all(1), -1))
-    return torch.cat(predicted)
+
+def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float = TEMPERATURE) -> Tensor:
+    """Each class's share of the neighbours' weights, float32 (M, classes), from what `neighbours` gives.
+
+    A row of NaN where a similarity is not finite, as with features of a diverged model.
+    """
+    weight = ((similarities - similarities[:, :1]) / temperature).exp()  # shifted alike, so that none can overflow
+    votes = torch.zeros(len(weight), classes, device=weight.device).scatter_add_(1, labels, weight)
+    return votes / votes.sum(1, keepdim=True)
+
+
+def vote_for_each(
+    train: Tensor, labels: Tensor, test: Tensor, classes: int, ks: set[int], device: str | torch.device
+) -> dict[int, Tensor]:
+    """For each k the classes' shares of the votes, float32 (M, classes) on the CPU, from one search on `device`."""
+    near, of = neighbours(train, labels, test.to(device), max(ks))
+    return {k: vote(near[:, :k], of[:, :k], classes).cpu() for k in ks}
+
+
+def most_likely(probabilities: Tensor) -> Tensor:
+    """The class, int64 (M,), of the largest of each row of (M, classes); -1 where not all are finite."""
+    return probabilities.argmax(1).where(probabilities.isfinite().all(1), -1)
+
+
+def predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    k: int = 20,
+    temperature: float = TEMPERATURE,
+    chunk: int = 1024,
+    train_chunk: int = 16384,
+) -> Tensor:
+    """Class voted for each test image: int64 (M,). See `neighbours` for the arguments.
+
+    Where a vote is not finite, as with features of a diverged model, the class is -1.
+    """
+    near, labels = neighbours(train_features, train_labels, test_features, k, chunk, train_chunk)
+    classes = int(train_labels.max()) + 1
+    parts = zip(near.split(chunk), labels.split(chunk))
+    return torch.cat([most_likely(vote(some, of, classes, temperature)) for some, of in parts])
 
 
 def knn(
@@ -63,7 +98,7 @@ def knn(
     test_features: Tensor,
     test_labels: Tensor,
     k: int = 20,
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
     chunk: int = 1024,
 ) -> float:
     """Share of test images, 0..1, for which the weighted vote of the k nearest training images names their class.
@@ -92,8 +127,19 @@ def evaluate(
     for source in (train, test):
         if source.labels is None:
             raise UserError(f"{source.name}: k-NN needs labels, and it has none; name a labelled source for it")
-    number = {name: i for i, name in enumerate(train.classes)}
-    missing = [name for name in test.classes if name not in number]
+    number = match_classes(train, test)
+    options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
+    votes, asked = extract(encoder, train, size, **options), extract(encoder, test, size, **options)
+    accuracy = knn(votes.matrix(), votes.labels, asked.matrix().to(device), number[asked.labels], k)
+    return {"knn": accuracy, "knn_train_images": len(votes), "knn_test_images": len(asked)}
+
+
+def match_classes(train: Source, test: Source) -> Tensor:
+    """For each class of `test` its number in `train.classes`, by name; classes that `train` lacks are numbered after them.
+
+    A warning names those. Raises UserError if no class is shared.
+    """
+    missing = [name for name in test.classes if name not in set(train.classes)]
     if len(missing) == len(test.classes):
         raise UserError(
             f"{train.name} and {test.name} have no class in common ({', '.join(train.classes[:3])}, ... against "
@@ -101,9 +147,5 @@ def evaluate(
         )
     if missing:
         log.warning("%s: no such class in %s, so counted as wrong: %s", test.name, train.name, ", ".join(missing))
-
-    train_features, train_labels = extract(encoder, train, size, device=device, workers=workers, progress=progress)
-    test_features, test_labels = extract(encoder, test, size, device=device, workers=workers, progress=progress)
-    renumber = torch.tensor([number.get(name, len(number)) for name in test.classes])
-    accuracy = knn(train_features, train_labels, test_features.to(device), renumber[test_labels], k)
-    return {"knn": accuracy, "knn_train_images": len(train_features), "knn_test_images": len(test_features)}
+    number = {name: i for i, name in enumerate([*train.classes, *missing])}
+    return torch.tensor([number[name] for name in test.classes])

@@ -24,3 +24,7 @@ class PixelEncoder(nn.Module):
         small = F.interpolate(images.float() / 255, (self.side, self.side), mode="bilinear", antialias=True)
         cls = (small - 0.5).flatten(1)
         return Features(cls, torch.empty(len(cls), 0, self.dim, device=cls.device), cls[:, None, None])
+
+    def layers(self, images: Tensor, n: int) -> list[Features]:
+        """All there is, one, whatever n."""
+        return [self(images)]

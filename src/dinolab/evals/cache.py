@@ -1,0 +1,97 @@
+"""Features kept on disk, under a name that changes with anything that they depend on."""
+
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dinolab.data.addresses import REQUESTS, stamp
+from dinolab.data.types import Source
+
+log = logging.getLogger(__name__)
+FOLDER = Path("~/.cache/dinolab/features").expanduser()
+FORMAT = "features 1"  # to be raised when the same settings give other features
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def key(encoder: nn.Module, source: Source, settings: str) -> str:
+    """Hash of the encoder (weights and structure), the images (locations, sizes, dates) and the settings."""
+    digest = hashlib.blake2b(f"{FORMAT}\n{settings}\n".encode(), digest_size=20)
+    for line in structure(encoder):
+        digest.update(line.encode())
+    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(raw_bytes(tensor))
+    digest.update("\n".join(source.paths).encode(errors="surrogateescape"))
+    files = list(dict.fromkeys(path.split("\0")[0] for path in source.paths))
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for text in pool.map(stamp_if_there, files):
+            digest.update(text.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def structure(encoder: nn.Module) -> Iterator[str]:
+    """What tells two encoders with the same weights apart: numbers of heads, how positions are resampled, ..."""
+    for name, module in encoder.named_modules():
+        plain = {k: v for k, v in vars(module).items() if k[0] != "_" and k not in ("training", "info")}
+        chosen = {k: repr(v) for k, v in sorted(plain.items()) if isinstance(v, PLAIN) or is_dataclass(v)}
+        yield f"{name} {type(module).__qualname__} {chosen}\n"
+
+
+def stamp_if_there(file: str) -> str:
+    try:
+        return stamp(file)
+    except OSError:  # a broken image, which extraction will name
+        return f"{file} is missing"
+
+
+def raw_bytes(tensor: Tensor) -> Any:
+    """Its memory, as a buffer of uint8."""
+    return tensor.detach().cpu().flatten().view(torch.uint8).numpy()
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(raw_bytes(tensors[name]), zlib.crc32(name.encode(), total))
+    return str(total)
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and notes as they were written, or None: no such file, or, with a warning, a damaged one."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as opened:
+            notes = opened.metadata()
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if notes.pop("crc32") == checksum(tensors):
+            return tensors, notes
+    except (OSError, SafetensorError, LookupError, AttributeError):
+        pass
+    log.warning("%s: damaged; the features are computed anew", file)
+    return None
+
+
+def write(file: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
+    """Written beside and renamed, so that it is whole or not there."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, beside, {**notes, "crc32": checksum(tensors)})
+        beside.replace(file)
+    except (OSError, SafetensorError) as error:  # without it the next evaluation takes longer, that is all
+        log.warning("features are not kept: %s", error)
+        with suppress(OSError):
+            beside.unlink()

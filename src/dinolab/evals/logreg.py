@@ -1,0 +1,76 @@
+"""Logistic regression on frozen features, by scikit-learn: how well a line parts the classes when it is fitted to the end.
+
+Features are standardised by the training part's mean and deviation. The strength of the L2 penalty, 1 / C, is chosen by
+stratified cross-validation on the training features; the regression is then fitted once more to all of them.
+"""
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from dinolab.errors import UserError
+from dinolab.evals.features import COLUMNS, refuse_infinite
+
+log = logging.getLogger(__name__)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C
+FOLDS = 5
+STEPS = 1000  # of L-BFGS, at most
+
+
+def logreg(
+    train: Tensor, labels: Tensor, test: Tensor, classes: int, seed: int = 0, progress: bool = True
+) -> tuple[Tensor, dict[str, Any]]:
+    """Probabilities float32 (M, classes) for features (M, D), and what was chosen, from features (N, D) and labels (N,).
+
+    Raises UserError where features are not finite or the labels are of one class.
+    """
+    refuse_infinite(train, test)
+    x, y = train.numpy(), labels.numpy()
+    sizes = np.bincount(y)
+    if np.count_nonzero(sizes) < 2:
+        raise UserError("logistic regression needs training images of two classes or more; the source has one")
+    folds = int(np.clip(sizes[sizes > 0].min(), 2, FOLDS))
+    by_strength = cross_validate(x, y, folds, seed, progress)
+    best = STRENGTHS[int(np.argmax(by_strength))]
+
+    scaler, model = StandardScaler(), LogisticRegression(C=best, max_iter=STEPS)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(scaler.fit_transform(x), y)
+    if model.n_iter_.max() >= STEPS:
+        log.warning("logistic regression (C = %g) has not converged after %d steps", best, STEPS)
+    probabilities = torch.zeros(len(test), classes)
+    probabilities[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
+        model.predict_proba(scaler.transform(test.numpy()))
+    ).float()
+    chosen = {"C": best, "folds": folds, "cross_validation": dict(zip(map(str, STRENGTHS), by_strength))}
+    return probabilities, chosen
+
+
+def cross_validate(x: np.ndarray, y: np.ndarray, folds: int, seed: int, progress: bool) -> list[float]:
+    """Mean accuracy on the folds left out, for each of STRENGTHS."""
+    accuracy = np.zeros((folds, len(STRENGTHS)))
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    with (
+        Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar,
+        warnings.catch_warnings(action="ignore"),  # not converged; a class with fewer images than folds
+    ):
+        task = bar.add_task("logistic regression, cross-validation", total=accuracy.size)
+        for fold, (fit, ask) in enumerate(parts.split(x, y)):
+            scaler = StandardScaler().fit(x[fit])
+            fit_x, ask_x = scaler.transform(x[fit]), scaler.transform(x[ask])
+            model = LogisticRegression(max_iter=STEPS, warm_start=True)  # from the next smaller C, which is near
+            for i, strength in enumerate(STRENGTHS):
+                model.set_params(C=strength).fit(fit_x, y[fit])
+                accuracy[fold, i] = model.score(ask_x, y[ask])
+                bar.advance(task)
+    return accuracy.mean(0).tolist()

@@ -1,0 +1,107 @@
+"""The grid of linear heads on planted features."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dinolab.errors import UserError
+from dinolab.evals.linear import Input, hold_out, linear, logits, train_heads
+from tests.evals.planted import cluster, feature_set
+
+RATES = (1e-9, 1e-2, 1e5)  # learns nothing, right, thrown about
+
+
+def planted(seed, where, images=150):
+    """Four blocks and the patches' mean; the class shows in one of them alone."""
+    signal, labels = cluster(seed, images, noise=0.5)
+    g = torch.Generator().manual_seed(1000 + seed)
+    parts = [torch.randn(images, 6, generator=g) for _ in range(5)]
+    parts[where] = signal
+    return feature_set(parts[:4], labels, parts[4])
+
+
+@pytest.mark.parametrize(("where", "blocks", "tokens"), [(3, {1, 4}, {"cls", "both"}), (0, {4}, {"cls", "both"}),
+                                                         (4, {1, 4}, {"both"})])  # fmt: skip
+def test_the_informative_part_and_the_right_rate_are_chosen(where, blocks, tokens):
+    train, test = planted(0, where), planted(1, where)
+    probabilities, found = linear(train, test, 3, progress=False, rates=RATES, steps=60)
+    chosen = found["chosen"]
+    assert chosen["rate"] == 1e-2
+    assert chosen["blocks"] in blocks and chosen["tokens"] in tokens
+    assert chosen["accuracy"] == max(head["accuracy"] for head in found["grid"])
+    assert len(found["grid"]) == 4 * len(RATES)
+    assert (probabilities.argmax(1) == test.labels).float().mean() > 0.9
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(150))
+
+
+def test_labels_of_the_test_images_change_nothing():
+    train, test = planted(0, 3), planted(1, 3)
+    probabilities, found = linear(train, test, 3, progress=False, rates=RATES, steps=30)
+    poisoned = feature_set(test.blocks, (test.labels + 1) % 3, test.patches)
+    again, found_again = linear(train, poisoned, 3, progress=False, rates=RATES, steps=30)
+    assert found == found_again
+    assert torch.equal(probabilities, again)
+
+
+def test_held_out_images_teach_no_head():
+    """Labels of the held-out images decide which head is chosen; the heads themselves stay as they are."""
+    train, test = planted(0, 3), planted(1, 3)
+    held = hold_out(train.labels, 0.1, seed=0)
+    fit = (~held).nonzero()[:, 0]
+    poisoned = feature_set(train.blocks, train.labels.where(~held, 0), train.patches)
+    inputs = [Input(1, "cls")]
+    heads, again = (train_heads(x, fit, inputs, 3, RATES, 20, 0, "cpu", False) for x in (train, poisoned))
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(heads[0], again[0]))
+    right = linear(train, test, 3, progress=False, rates=RATES, steps=60)[1]["chosen"]["accuracy"]
+    wrong = linear(poisoned, test, 3, progress=False, rates=RATES, steps=60)[1]["chosen"]["accuracy"]
+    assert wrong < right
+
+
+def test_heads_side_by_side_are_heads_one_by_one():
+    """The second of two rates, against a plain loop with one head."""
+    train = planted(0, 3, images=60)
+    everything = torch.arange(60)
+    pair = train_heads(train, everything, [Input(4, "both")], 3, (0.5, 0.01), 15, 0, "cpu", False)[0]
+
+    g = torch.Generator().manual_seed(0)
+    nn.init.normal_(torch.empty(3, 30), std=0.01, generator=g)  # the first head's draw
+    weight = nn.init.normal_(torch.empty(3, 30), std=0.01, generator=g).requires_grad_()
+    bias = torch.zeros(3, requires_grad=True)
+    x = torch.cat([*train.blocks, train.patches], 1)
+    momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for step in range(15):
+        rate = 0.01 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 15)))
+        loss = F.cross_entropy(x @ weight.T + bias, train.labels)  # a batch holds all 60
+        for parameter, held, gradient in zip((weight, bias), momentum, torch.autograd.grad(loss, (weight, bias))):
+            held.mul_(0.9).add_(gradient)
+            parameter.data -= rate * held
+    torch.testing.assert_close(pair[1].weight, weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(pair[1].bias, bias, rtol=1e-4, atol=1e-6)
+
+
+def test_one_product_gives_every_head_s_logits():
+    group, x = [nn.Linear(5, 3) for _ in range(4)], torch.randn(7, 5)
+    for head, said in zip(group, logits(group, x)):
+        torch.testing.assert_close(said, head(x))
+
+
+def test_an_encoder_with_one_block_has_the_smaller_grid():
+    train, labels = cluster(0, 60)
+    one = feature_set([train], labels, train)
+    found = linear(one, one, 3, progress=False, rates=RATES, steps=5)[1]
+    assert [(head["blocks"], head["tokens"]) for head in found["grid"][:: len(RATES)]] == [(1, "cls"), (1, "both")]
+
+
+def test_a_share_of_each_class_is_held_out():
+    labels = torch.tensor([0] * 50 + [1] * 20 + [2] * 2 + [3])
+    held = hold_out(labels, 0.1, seed=0)
+    assert [int(held[labels == c].sum()) for c in range(4)] == [5, 2, 1, 0]
+    assert torch.equal(held, hold_out(labels, 0.1, seed=0))
+    assert not torch.equal(held, hold_out(labels, 0.1, seed=1))
+
+
+def test_nothing_to_hold_out_is_refused():
+    single = feature_set([torch.randn(3, 4)], torch.arange(3), torch.randn(3, 4))
+    with pytest.raises(UserError, match="two training images"):
+        linear(single, single, 3, progress=False)

@@ -1,0 +1,66 @@
+"""Logistic regression against scikit-learn's own grid search on the same features."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from dinolab.errors import UserError
+from dinolab.evals.logreg import STRENGTHS, logreg
+from tests.evals.planted import cluster
+
+
+@pytest.mark.parametrize("noise", [1.0, 4.0])
+def test_against_scikit_learn_s_grid_search(noise):
+    train, labels = cluster(0, 120, noise=noise)
+    test, _ = cluster(1, 60, noise=noise)
+    scale = torch.tensor([1.0, 100.0, 0.01, 1.0, 1.0, 1.0])  # which standardising has to take out
+    train, test = train * scale + 5, test * scale + 5
+    probabilities, chosen = logreg(train, labels, test, 3, seed=3, progress=False)
+
+    judge = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        {"logisticregression__C": list(STRENGTHS)},
+        cv=StratifiedKFold(5, shuffle=True, random_state=3),
+    ).fit(train.numpy(), labels.numpy())
+    assert chosen["C"] == judge.best_params_["logisticregression__C"]
+    own = [chosen["cross_validation"][str(c)] for c in STRENGTHS]
+    np.testing.assert_allclose(own, judge.cv_results_["mean_test_score"], atol=0.01)
+    np.testing.assert_allclose(probabilities.numpy(), judge.predict_proba(test.numpy()), atol=2e-3)
+
+
+def test_the_penalty_depends_on_the_data():
+    """Many noisy dimensions want a stronger one than few clean ones."""
+    clean = logreg(*cluster(0, 90), cluster(1, 9)[0], 3, progress=False)[1]["C"]
+    train, labels = cluster(0, 60, dim=6, noise=3.0)
+    noisy = torch.cat([train, torch.randn(60, 200, generator=torch.Generator().manual_seed(0))], 1)
+    assert logreg(noisy, labels, noisy[:3], 3, progress=False)[1]["C"] < clean
+
+
+def test_classes_without_training_images_get_nothing():
+    train, labels = cluster(0, 60)
+    probabilities, _ = logreg(train, labels * 2, train[:5], 6, progress=False)
+    assert probabilities.shape == (5, 6)
+    assert probabilities[:, [1, 3, 5]].abs().max() == 0
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+
+
+def test_a_class_with_one_image_is_learned():
+    train, labels = cluster(0, 30)
+    labels[0] = 3
+    train[0] = 50
+    probabilities, chosen = logreg(train, labels, train[:1], 4, progress=False)
+    assert chosen["folds"] == 2
+    assert probabilities.argmax().item() == 3
+
+
+def test_what_cannot_be_fitted_is_refused():
+    train, labels = cluster(0, 30)
+    with pytest.raises(UserError, match="two classes"):
+        logreg(train, labels * 0, train, 3, progress=False)
+    train[4, 2] = float("nan")
+    with pytest.raises(UserError, match="diverged"):
+        logreg(train, labels, train, 3, progress=False)

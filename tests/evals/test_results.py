@@ -1,0 +1,84 @@
+"""Figures and files of an evaluation."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dinolab.data.types import Source
+from dinolab.evals.confusion import draw_confusion
+from dinolab.evals.results import bootstrap_interval, count_confusions, find_leaks, names, score, warn_of_leaks
+from tests.evals.planted import feature_set
+
+
+@pytest.mark.parametrize(("right", "images"), [(30, 40), (3, 25), (700, 1500)])
+def test_the_interval_against_a_plain_bootstrap(right, images):
+    answers = np.arange(images) < right
+    rng = np.random.default_rng(0)
+    accuracies = [answers[rng.integers(0, images, images)].mean() for _ in range(4000)]
+    expected = np.percentile(accuracies, [2.5, 97.5])
+    np.testing.assert_allclose(bootstrap_interval(right, images), expected, atol=1.01 / images + 2e-3)
+
+
+def test_the_interval_at_the_ends():
+    assert bootstrap_interval(0, 10) == [0, 0]
+    assert bootstrap_interval(10, 10) == [1, 1]
+
+
+def test_scores_by_hand():
+    predicted, truth = np.array([0, 1, 1, -1, 2]), np.array([0, 0, 1, 1, 3])
+    found = score(predicted, truth, ["ant", "bee", "cow", "dog"])
+    assert found["accuracy"] == 0.4
+    assert found["per_class"] == {
+        "ant": {"accuracy": 0.5, "images": 2},
+        "bee": {"accuracy": 0.5, "images": 2},
+        "dog": {"accuracy": 0.0, "images": 1},
+    }
+    expected = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert count_confusions(predicted, truth, 4).tolist() == expected
+
+
+def test_leaks_are_counted_and_named(caplog):
+    digest = torch.tensor([[1], [2], [3], [2]]).expand(4, 16).to(torch.uint8)
+    train = feature_set([torch.zeros(4, 1)], torch.zeros(4).long(), digests=digest)
+    test = feature_set(
+        [torch.zeros(3, 1)], torch.zeros(3).long(), digests=digest[[1, 2, 0]] + torch.tensor([[0], [50], [0]]).byte()
+    )
+    assert find_leaks(train, test) == [(0, 1), (2, 0)]
+    learn = Source("learn", [f"/a/train/{i}.png" for i in range(4)], None, [])
+    ask = Source("ask", [f"/a/test/{i}.png" for i in "xyz"], None, [])
+    named = warn_of_leaks(find_leaks(train, test), learn, train, ask, test)
+    assert named == [["x.png", "1.png"], ["z.png", "0.png"]]
+    assert "LEAK: 2 of 3 test images (ask)" in caplog.text and "x.png = 1.png" in caplog.text
+    caplog.clear()
+    assert warn_of_leaks([], learn, train, ask, test) == []
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["/d/test/1.jpg"], ["1.jpg"]),
+        (["/d/test/1.jpg", "/d/test/2.jpg"], ["1.jpg", "2.jpg"]),
+        (["/d/test/cat/1.jpg", "/d/test/dog/1.jpg"], ["cat/1.jpg", "dog/1.jpg"]),
+        (
+            ["/d/a.tar\x00512+10\x00cat/1.jpg", "/d/b.tar\x00512+10\x00cat/1.jpg"],
+            ["a.tar/cat/1.jpg", "b.tar/cat/1.jpg"],
+        ),
+        (["s3://b/x/a.tar\x000+1\x001.jpg", "s3://b/y/a.tar\x000+1\x001.jpg"], ["x/a.tar/1.jpg", "y/a.tar/1.jpg"]),
+        (["/d/t.parquet\x000", "/d/t.parquet\x001"], ["t.parquet/0", "t.parquet/1"]),
+    ],
+)
+def test_names_of_images(paths, expected):
+    assert names(Source("s", paths, None, [])) == expected
+
+
+@pytest.mark.parametrize("classes", [1, 3, 31, 101])
+def test_a_confusion_matrix_is_drawn_whatever_the_classes(tmp_path, classes):
+    counts = np.eye(classes, dtype=int)
+    counts[-1] = 0  # a class without test images
+    labels = [f"$class {c} of a very long_name indeed^" for c in range(classes)]
+    draw_confusion(counts, labels, "$title", tmp_path / "c.png")
+    picture = cv2.imread(str(tmp_path / "c.png"))
+    assert min(picture.shape[:2]) > 600
+    assert len(np.unique(picture @ [1, 256, 65536])) > 50  # matrix, bar and words, not an empty sheet
