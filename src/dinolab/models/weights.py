@@ -1,4 +1,4 @@
-"""A run's product on disk: `model.safetensors` and `model.json`, which open with nothing else of the run."""
+"""Encoders from disk: a run's product, `model.safetensors` and `model.json`, and everybody else's weights."""
 
 import json
 from dataclasses import asdict
@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from dinolab.config import Model
 from dinolab.errors import UserError
+from dinolab.models.adapters import load_timm
 from dinolab.models.encoder import Encoder
+from dinolab.models.huggingface import load_huggingface
+from dinolab.models.published import load_published
+from dinolab.models.tensors import fit, read_backbone
 from dinolab.models.vit import ViT
 
 FORMAT = "dinolab 1"
+PRODUCT = ("model.safetensors", "model.json")
 
 
 def save_encoder(vit: ViT, folder: Path, info: dict[str, Any]) -> None:
@@ -32,35 +36,43 @@ def write_whole(path: Path, content: bytes) -> None:
     beside.replace(path)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """Open a run's folder (or its model.safetensors) as an encoder, in evaluation mode.
+def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
+    """An encoder, frozen and in evaluation mode, from
 
-    Raises UserError where files are missing, broken, or do not fit each other.
+    - a run's folder, or its model.safetensors;
+    - a file as Meta published them for DINO and DINOv2 (.pth, .pt, .safetensors);
+    - `hf:NAME` or `hf:FOLDER`, of Hugging Face: Dinov2Model, Dinov2WithRegistersModel, ViTModel;
+    - `timm:NAME`, or `timm:NAME=FILE` for timm's model with a file's weights.
+
+    Raises UserError where something is missing, broken, or does not fit; it names tensor by tensor.
     """
-    path = Path(path)
-    folder = path.parent if path.name in ("model.safetensors", "model.json") else path
+    name, path = str(source), Path(source)
+    if name.startswith("timm:"):
+        encoder: Encoder = load_timm(name.removeprefix("timm:"))
+    elif name.startswith("hf:"):
+        encoder = Encoder(load_huggingface(name.removeprefix("hf:")), {"source": name})
+    elif path.suffix in (".pth", ".pt", ".safetensors") and path.name not in PRODUCT:
+        encoder = Encoder(load_published(path), {"source": name})
+    else:
+        encoder = load_run(path.parent if path.name in PRODUCT else path)
+    return encoder.requires_grad_(False).to(device).eval()
+
+
+def load_run(folder: Path) -> Encoder:
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name} there; give the folder of a dinolab run that has saved at least once")
+            theirs = f"; for Hugging Face's own, say hf:{folder}" if (folder / "config.json").is_file() else ""
+            raise UserError(
+                f"{folder}: no {name} there; give the folder of a dinolab run that has saved at least once{theirs}"
+            )
     try:
         card = json.loads((folder / "model.json").read_text())
         if card.get("format") != FORMAT:
             raise UserError(f"{folder / 'model.json'}: format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
-        vit = ViT(Model(**card["model"]), card["image_size"])
+        with torch.device("meta"):
+            vit = ViT(Model(**card["model"]), card["image_size"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'model.json'}: not a dinolab model card ({error})") from error
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        raise UserError(f"{folder / 'model.safetensors'}: truncated or not a safetensors file ({error})") from error
-    problems = [f"{name} is missing" for name in vit.state_dict().keys() - weights.keys()]
-    problems += [f"{name} is unknown" for name in weights.keys() - vit.state_dict().keys()]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)}, should be {tuple(own.shape)}"
-        for name, own in vit.state_dict().items()
-        if name in weights and weights[name].shape != own.shape
-    ]
-    if problems:
-        raise UserError(f"{folder / 'model.safetensors'} does not fit its model.json: {'; '.join(sorted(problems))}")
-    vit.load_state_dict(weights)
-    return Encoder(vit.requires_grad_(False), card.get("info", {})).to(device).eval()
+    weights = folder / "model.safetensors"
+    fit(vit, read_backbone(weights), f"{weights} does not fit its model.json")
+    return Encoder(vit, card.get("info", {}))

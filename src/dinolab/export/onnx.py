@@ -1,0 +1,112 @@
+"""ONNX, with any batch and any height and width: the ViT written densely, image by image, as the exporter can follow it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinolab.models.encoder import MEAN, STD, Encoder, Features
+from dinolab.models.vit import ViT
+
+FILE = "model.onnx"
+LARGEST = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go into a second file beside
+
+
+class DenseViT(nn.Module):
+    """Images of one size (B, 3, H, W), floats in [0, 1] -> cls (B, D), registers (B, R, D) if there are any, patches (B, h, w, D)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vit: ViT):
+        super().__init__()
+        self.vit = vit
+        # not `normalise`, which keeps its constants: the exporter runs this with stand-ins for tensors
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        vit: Any = self.vit
+        patches = vit.patch_embed((images - self.mean) / self.std)
+        b, h, w, _ = patches.shape
+        patches = patches + self.positions(h, w)
+        first = [(vit.cls_token + vit.pos_embed[:, :1]).expand(b, -1, -1)]
+        first += [vit.register_tokens.expand(b, -1, -1)] if vit.cfg.registers else []
+        x = torch.cat([*first, patches.flatten(1, 2)], dim=1)
+        for block in vit.blocks:
+            q, k, v = (part.transpose(1, 2) for part in block.attn.split_heads(block.norm1(x)))
+            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = x + block.ls1(block.attn.proj(mixed))
+            x = x + block.ls2(block.mlp(block.norm2(x)))
+        x = vit.norm(x)
+        r = vit.cfg.registers
+        registers = [x[:, 1 : 1 + r]] if r else []
+        return x[:, 0], *registers, x[:, 1 + r :].unflatten(1, (h, w))
+
+    def positions(self, h: int, w: int) -> Tensor:
+        """The patches' position embeddings, (h, w, D), resampled by one matrix for each side, whatever h and w are."""
+        side = self.vit.image_size // self.vit.patch_size
+        grid = self.vit.pos_embed[0, 1:].unflatten(0, (side, side))
+        down, across = (bicubic(n, side, self.vit.cfg.antialias) for n in (h, w))
+        return torch.einsum("hy,yxd,wx->hwd", down, grid, across)
+
+
+def bicubic(new: int, old: int, antialias: bool) -> Tensor:
+    """The matrix (new, old) by which F.interpolate's bicubic mode resamples one side (align_corners=False).
+
+    Keys' cubic convolution; a = -0.5 with the antialias filter, which widens it when shrinking, and -0.75 without, as in PyTorch.
+    """
+    scale = old / torch.full((1, 1), new, dtype=torch.float32)
+    centre = (torch.arange(new)[:, None] + 0.5) * scale - 0.5
+    if antialias:
+        weights = cubic((torch.arange(old) - centre) / scale.clamp(min=1), -0.5)
+        return weights / weights.sum(1, keepdim=True)
+    weights = cubic(torch.arange(-2, old + 2) - centre, -0.75)
+    left, inside, right = weights.split([2, old, 2], dim=1)  # beyond the border its value goes on
+    edge = torch.arange(old)
+    return inside + left.sum(1, keepdim=True) * (edge == 0) + right.sum(1, keepdim=True) * (edge == old - 1)
+
+
+def cubic(x: Tensor, a: float) -> Tensor:
+    """Keys' kernel (1981, equation 15, with a free)."""
+    x = x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+
+
+def write_onnx(encoder: Encoder, folder: Path) -> None:
+    """`model.onnx` in the folder: input `images`, outputs `cls`, `registers` if there are any, and `patches`."""
+    import onnxscript  # noqa: F401  torch's exporter needs it
+
+    p, size = encoder.patch_size, encoder.image_size
+    dense = DenseViT(encoder.vit).eval()
+    outputs = ["cls", "registers", "patches"] if encoder.vit.cfg.registers else ["cls", "patches"]
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=p), 3: torch.export.Dim("width", min=p)}
+    program = torch.onnx.export(
+        dense,
+        (torch.rand(2, 3, size + 3 * p, size + 5 * p),),
+        input_names=["images"],
+        output_names=outputs,
+        dynamic_shapes={"images": dims},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # with dynamo it never is
+    n_bytes = sum(t.numel() * t.element_size() for t in encoder.vit.state_dict().values())
+    program.save(str(folder / FILE), external_data=n_bytes > LARGEST)
+
+
+def open_onnx(folder: Path) -> Callable[[Tensor], Features]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
+
+    def forward(images: Tensor) -> Features:
+        cls, *registers, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
+        return Features(cls, registers[0] if registers else cls.new_empty(len(cls), 0, cls.shape[1]), patches)
+
+    return forward

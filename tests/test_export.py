@@ -1,0 +1,152 @@
+"""Our weights into other libraries and back; each target is written, reloaded and compared by `export` itself."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dinolab
+from dinolab.cli import main
+from dinolab.config import Model
+from dinolab.errors import UserError
+from dinolab.export import TARGETS, export, write
+from dinolab.export.onnx import bicubic
+from dinolab.models.encoder import _constants
+from dinolab.models.vit import ViT
+from dinolab.models.weights import save_encoder
+
+SIZE = 40
+CONFIG = {
+    "method": "dinov2",
+    "data": {"path": "/home/me/photos"},
+    "model": {"dim": 48},
+    "optim": {"lr": 0.001},
+    "run": {"dir": "/x"},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "mine")
+
+
+def make_run(folder: Path, **changes) -> Path:
+    vit = ViT(Model(**({"dim": 48, "depth": 2, "heads": 4, "patch_size": 8} | changes)), SIZE)
+    for p in vit.parameters():
+        nn.init.normal_(p, std=0.1)
+    folder.mkdir()
+    save_encoder(vit, folder, {"method": "dinov2", "step": 1200, "images": 5700, "config": CONFIG})
+    lines = [{"step": 600, "knn": 0.25, "knn_test_images": 1500}, {"step": 1200, "knn": 0.312, "knn_test_images": 1500}]
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1300, "knn": 0.'
+    )
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, {"registers": 2, "ffn": "swiglu", "layerscale": 0.1}])
+@pytest.mark.parametrize("to", [pytest.param(to, marks=[pytest.mark.slow] if to == "onnx" else []) for to in TARGETS])
+def test_every_target_gives_our_features(
+    to: str, changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _constants.cache_clear()  # where an exporter's stand-ins for tensors must not stay
+    assert main(["export", str(make_run(tmp_path / "mine", **changes)), "--to", to]) == 0
+    assert f"mine-{to}: largest difference" in capsys.readouterr().out
+    images = torch.rand(1, 3, 35, 51)  # with remainders at both borders
+    ours = dinolab.load("mine")(images)
+    with torch.inference_mode():
+        theirs = TARGETS[to].open(Path(f"mine-{to}"))(images)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    code = Path(f"mine-{to}", "README.md").read_text().split("```python\n")[1].split("```")[0]
+    images = torch.rand(2, 3, 40, 40)
+    exec(code, {"images": images.numpy() if to == "onnx" else images})
+
+
+def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
+    out, check = export(run, "huggingface", tmp_path / "deep" / "out")
+    assert list(check.differences) == [(40, 40), (56, 32)] and not check.remark
+    card = (out / "README.md").read_text()
+    for words in (
+        "# out",
+        "5,700",
+        "1,200",
+        "31.2%",
+        "1,500",
+        "lr: 0.001",
+        "AutoModel.from_pretrained",
+        "largest difference",
+    ):
+        assert words in card
+    assert "/home/me" not in card and str(tmp_path) not in card
+
+
+def test_an_official_file_goes_out_too(tmp_path: Path) -> None:
+    from tests.models.foreign import official_layout, random_model
+
+    torch.save(official_layout(random_model("dinov2")), tmp_path / "dinov2_tiny.pth")
+    out, check = export(tmp_path / "dinov2_tiny.pth", "timm", tmp_path / "out")
+    assert list(check.differences) == [(40, 40)] and "resamples positions differently" in str(check)
+    assert "dinov2_tiny.pth" in (out / "README.md").read_text()
+    _, check = export(tmp_path / "dinov2_tiny.pth", "huggingface", tmp_path / "hf")
+    assert len(check.differences) == 2
+
+
+def test_what_compares_unequal_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(encoder, folder):
+        with torch.no_grad():
+            encoder.vit.norm.bias[3] += 0.01
+        TARGETS["safetensors"].write(encoder, folder)
+        with torch.no_grad():
+            encoder.vit.norm.bias[3] -= 0.01
+
+    monkeypatch.setattr(write, "TARGETS", {"safetensors": dataclasses.replace(TARGETS["safetensors"], write=spoiled)})
+    with pytest.raises(UserError, match=r"failed, nothing is written: .* 1\.0e-02 at 40 x 40"):
+        export(run, "safetensors", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_nothing_is_overwritten(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    export(run, "safetensors", tmp_path / "out")  # an empty folder is taken
+    before = (tmp_path / "out" / "model.json").stat().st_mtime_ns
+    assert main(["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 2
+    assert "out is there already" in capsys.readouterr().err
+    assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == before
+
+
+def test_timm_models_are_not_exported(tmp_path: Path) -> None:
+    import timm
+
+    torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "r.pth")
+    with pytest.raises(UserError, match="only our own ViT"):
+        export(f"timm:resnet10t={tmp_path / 'r.pth'}", "onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("runs/mine", "mine"),
+        ("runs/v1.2/", "v1.2"),
+        ("runs/mine/model.safetensors", "mine"),
+        ("x/dino_vits16.pth", "dino_vits16"),
+        ("hf:facebook/dinov2-small", "dinov2-small"),
+    ],
+)
+def test_default_names(source: str, name: str) -> None:
+    assert write.default_name(source) == name
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("new", [3, 5, 7, 13, 1])
+def test_bicubic_equals_interpolate(new: int, antialias: bool) -> None:
+    grid = torch.randn(1, 4, 5, 5, dtype=torch.float64)
+    expected = F.interpolate(grid, (new, 5), mode="bicubic", antialias=antialias)
+    found = torch.einsum("ny,bcyx->bcnx", bicubic(new, 5, antialias).double(), grid)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
