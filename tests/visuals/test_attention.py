@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from dinolab.visuals.attention import attention_maps, attention_sheet, best_head_jaccard, jaccard, mass_mask
+from dinolab.visuals.attention import (
+    HEAD_COLOURS,
+    attention_maps,
+    attention_sheet,
+    best_head_jaccard,
+    colour_heads,
+    head_jaccards,
+    jaccard,
+    mass_mask,
+)
 
 
 class Planted(nn.Module):
@@ -44,6 +53,7 @@ def test_mass_mask_is_the_smallest_set():
     assert mass_mask(torch.tensor([[0.5, 0.25], [0.25, 0.0]]), 0.5).tolist() == [[True, False], [False, False]]
     assert torch.equal(mass_mask(torch.stack([m, m.flip(0)]), 0.6)[1], mass_mask(m, 0.6).flip(0))
     assert torch.equal(mass_mask(0.01 * m), mass_mask(m))  # maps need not sum to one
+    assert mass_mask(torch.ones(1, 5), 0.6).sum() == 3  # exactly the share, where it can be had
 
 
 def test_mass_mask_against_every_subset():
@@ -79,6 +89,42 @@ def test_best_head_is_chosen_once_for_all_images():
     assert best_head_jaccard(maps[:, [0, 2]], masks, share=0.9)["best"] == pytest.approx(0.5)
 
 
+def test_images_may_differ_in_size():
+    maps = [torch.full((2, 2, 3), 1e-6), torch.full((2, 4, 4), 1e-6)]
+    masks = [torch.zeros(20, 33, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool)]
+    maps[0][1, 0, 2] = maps[1][1, 3, 3] = 1
+    masks[0][:10, 22:] = masks[1][6:, 6:] = True
+    assert head_jaccards(maps[0], masks[0])[1] == 1
+    result = best_head_jaccard(maps, masks)
+    assert (result["best"], result["best_head"]) == (1, 1)
+    assert [values[1] for values in result["images"]] == [1, 1]
+
+
+def test_each_head_has_its_colour_and_the_stronger_one_the_overlap():
+    maps = torch.zeros(2, 2, 4)
+    maps[0, 0] = torch.tensor([0.5, 0.4, 0.0, 0.0])  # looks left and middle
+    maps[1, 0] = torch.tensor([0.0, 0.3, 0.2, 0.0])  # looks middle, with more of its own attention, and right
+    drawn = colour_heads(np.full((224, 448, 3), 0.5), maps, share=1.0)
+
+    def colour(column):
+        return drawn[56, 112 * column + 56]
+
+    grey = colour(3)
+    assert np.ptp(grey) == 0
+    for column, head in ((0, 0), (1, 1), (2, 1)):
+        painted = colour(column) - 0.35 * 0.5
+        np.testing.assert_allclose(painted, 0.6 * np.array(HEAD_COLOURS[head]), atol=1e-6)
+    np.testing.assert_allclose(drawn[56, 223], HEAD_COLOURS[0])  # the first head's edge shows in the overlap
+
+
+def read_cells(path, rows, columns):
+    """The sheet's pixels without titles and note, one block a cell; of equal cells without titles between."""
+    sheet = cv2.imread(str(path))
+    width = sheet.shape[1] / columns
+    return [[sheet[45 + 234 * r : 260 + 234 * r, round(c * width) + 12 : round((c + 1) * width) - 6]
+             for c in range(columns)] for r in range(rows)]  # fmt: skip
+
+
 def test_sheet_shows_each_head_where_it_looks(tmp_path):
     encoder = Planted().train()
     images = [torch.full((3, 32, 35), 90, dtype=torch.uint8) for _ in range(2)]  # 3 columns fill no patch
@@ -88,18 +134,32 @@ def test_sheet_shows_each_head_where_it_looks(tmp_path):
     assert encoder.training
     sheet = cv2.imread(str(out))
     height, width = sheet.shape[:2]
-    assert width > 8 * 200  # image, mean and six of the eight heads
-    assert 2 * 200 < height < 2 * 200 + 150
+    assert width > 9 * 200  # image, colours, mean and six heads; the other two below
+    assert 4 * 225 < height < 4 * 300
     assert (sheet[:3] == 255).all()
     assert (sheet[:, :3] == 255).all()
 
-    top = sheet[45 : 45 + height // 2 - 40]  # below the titles, the first row
-    cell = width / 8
+    (top,) = read_cells(out, 1, 9)
     for head in range(3):
-        patch = top[:, round((2 + head) * cell) + 12 : round((3 + head) * cell) - 4].max(2)
+        patch = top[3 + head].max(2)[4:]
         column = [block.mean() for block in np.array_split(patch[: patch.shape[0] // 5], 4, axis=1)]
         assert int(np.argmax(column)) == head  # head i lights patch i of the first row
         assert patch[patch.shape[0] // 2 :].mean() < 0.6 * max(column)
-    blue, green, red = top[:, 20 : round(cell) - 10].reshape(-1, 3).mean(0)
+    blue, green, red = top[0].reshape(-1, 3).mean(0)
     assert red > 2 * blue
     assert green == pytest.approx(blue, abs=2)
+    below = sheet[round(height * 0.3) : round(height * 0.45)]
+    assert (below[:, : 3 * width // 9] == 255).all()
+    assert below[:, 3 * width // 9 + 9 : 5 * width // 9 - 9].mean() < 128  # heads 7 and 8
+    assert (below[:, 5 * width // 9 + 9 :] == 255).all()
+
+
+def test_sheet_with_masks_says_the_jaccard_index(tmp_path):
+    images = [torch.full((3, 16, 32), 90, dtype=torch.uint8)] * 2
+    masks = [torch.zeros(16, 32, dtype=torch.bool) for _ in images]
+    for mask in masks:
+        mask[:8, 16:24] = True  # patch 2
+    result = attention_sheet(Planted(), images, tmp_path / "sheet.png", masks=masks)
+    assert result["best_head"] == 2
+    assert result["heads"] == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert attention_sheet(Planted(), images, tmp_path / "sheet.png") is None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dinolab.models.encoder import Features
-from dinolab.visuals.pca import pca_maps, pca_sheet, project, threshold
+from dinolab.visuals.pca import PcaMaps, fit, fit_colours, paint, pca_sheet, threshold
 
 
 def planted(sign=1.0, noise=0.3):
@@ -18,6 +18,12 @@ def planted(sign=1.0, noise=0.3):
     direction = torch.randn(16, generator=g)
     patches = noise * torch.randn(3, 8, 8, 16, generator=g) + 5  # an offset that centring must take out
     return patches + sign * 2 * direction * mask[..., None], mask
+
+
+def pca_maps(patches):
+    """Of a batch (B, h, w, D), each map stacked."""
+    pca = fit(patches)
+    return PcaMaps(*(torch.stack(part) for part in zip(*(paint(image, pca) for image in patches))))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -56,16 +62,29 @@ def test_colours_share_one_basis_over_images():
     assert (objects - backgrounds).abs().min() > 0.8
 
 
-def test_project_finds_components_in_order():
+def test_images_may_differ_in_size_and_a_new_one_keeps_the_colours():
+    patches, mask = planted(noise=0.05)
+    pca = fit([patches[0], patches[1, :4], patches[2, 3:, 2:]])
+    assert torch.equal(paint(patches[1, :4], pca).foreground, mask[1, :4])
+    known = paint(patches[0], pca).rgb
+    assert torch.equal(paint(patches[0, :5, 3:], pca).rgb, known[:5, 3:])  # alone, and of other content: the same basis
+    assert paint(patches[0, :2], pca).foreground.sum() == 0
+
+
+def test_colours_are_the_components_in_order():
     g = torch.Generator().manual_seed(1)
-    scale = torch.tensor([0.1, 3.0, 1.0, 9.0])
-    x = torch.randn(500, 4, generator=g, dtype=torch.float64) * scale + 7
-    got = project(x)
-    assert got.var(0).tolist() == sorted(got.var(0).tolist(), reverse=True)
-    _, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    spread = torch.tensor([0.1, 3.0, 1.0, 9.0])
+    x = torch.randn(500, 4, generator=g, dtype=torch.float64) * spread + 7
+    found = fit_colours(x)
+    got = (x - found.mean) @ found.basis
+    _, s, v = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     torch.testing.assert_close(got.norm(dim=0), s[:3])
+    torch.testing.assert_close((found.basis * v[:3].T).sum(0).abs(), torch.ones(3, dtype=torch.float64))
     assert torch.corrcoef(torch.stack([got[:, 0], x[:, 3]]))[0, 1] > 0.99  # sign: largest loading positive
-    torch.testing.assert_close(project(x.flip(0)).flip(0), got)
+    rgb = found(x)
+    assert (rgb == 0).sum(0).tolist() == [5, 5, 5]  # below the 1st percentile
+    assert (rgb == 1).sum(0).tolist() == [5, 5, 5]
+    assert torch.equal(rgb.argsort(0)[5:-5], got.float().argsort(0)[5:-5])
 
 
 def test_threshold_cuts_between_unequal_groups():
@@ -106,7 +125,7 @@ def test_sheet(tmp_path):
     sheet = cv2.imread(str(tmp_path / "pca.png")).astype(int)
     height, width = sheet.shape[:2]
     assert width > 3 * 200
-    assert 2 * 200 < height < 2 * 200 + 150
+    assert 2 * 200 < height < 2 * 200 + 200
     last = sheet[45 : 45 + 225, -234:-9]  # first row, third column: the object on white
     share_white = (last.min(2) > 250).mean()
     assert share_white == pytest.approx(0.75, abs=0.06)

@@ -1,20 +1,21 @@
-"""Where the class token looks (DINO, arXiv 2104.14294, figures 1 and 4). B images, h x w patches, R registers."""
+"""Where the class token looks (DINO, arXiv 2104.14294, figures 1, 3 and 4). B images, h x w patches, R registers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
+from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from dinolab.models.encoder import evaluating
-from dinolab.visuals.sheet import crop_to_patches, enlarge, stretch, write_sheet
+from dinolab.visuals.sheet import Cell, Row, crop_to_patches, edge, enlarge, heat, stretch, write_sheet
 
-MOST_HEADS = 6
+HEADS_A_ROW = 6
+# Okabe and Ito's colours, told apart by colour-blind readers too, for the first seven heads.
+HEAD_COLOURS = [to_rgb(c) for c in ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")]
 
 
 def attention_maps(encoder: Any, images: Tensor) -> Tensor:
@@ -40,49 +41,96 @@ def jaccard(mask_pred: Tensor, mask_true: Tensor) -> float:
     return int((mask_pred & mask_true).sum()) / union if union else 1.0
 
 
-def best_head_jaccard(maps: Tensor, masks: Tensor, share: float = 0.6) -> dict[str, Any]:
-    """How well the heads' mass masks cover known objects: maps (B, heads, h, w), masks bool (B, H, W).
+def head_jaccards(maps: Tensor, mask: Tensor, share: float = 0.6) -> list[float]:
+    """How well each head's mass mask covers a known object: maps (heads, h, w), mask bool (H, W).
 
-    As in DINO's figure 4, the thresholded maps are enlarged to the masks' size by nearest neighbour. Returns "heads",
-    each head's mean over the images; "best", the largest of them; and "best_head". The head is chosen once for all
-    images: choosing it anew for each image would let the truth choose.
+    As in DINO's figure 4, the thresholded maps are enlarged to the mask's size by nearest neighbour.
     """
-    predicted = F.interpolate(mass_mask(maps, share).float(), masks.shape[-2:], mode="nearest").bool().cpu()
-    masks = masks.bool().cpu()
-    heads = [
-        sum(jaccard(p, t) for p, t in zip(predicted[:, head], masks, strict=True)) / len(masks)
-        for head in range(maps.shape[1])
-    ]
+    predicted = F.interpolate(mass_mask(maps, share)[None].float(), mask.shape, mode="nearest")[0].bool().cpu()
+    return [jaccard(p, mask.bool().cpu()) for p in predicted]
+
+
+def best_head_jaccard(maps: Sequence[Tensor] | Tensor, masks: Sequence[Tensor] | Tensor, share: float = 0.6) -> dict:
+    """Jaccard indices over images: maps of (heads, h, w) and masks of bool (H, W), one an image, of any sizes.
+
+    Returns "images", each head's for each image; "heads", each head's mean over the images; "best", the largest of
+    these; and "best_head". The head is chosen once for all images: choosing it anew for each would let the truth choose.
+    """
+    images = [head_jaccards(m, mask, share) for m, mask in zip(maps, masks, strict=True)]
+    heads = [sum(values) / len(images) for values in zip(*images, strict=True)]
     best = max(range(len(heads)), key=heads.__getitem__)
-    return {"heads": heads, "best": heads[best], "best_head": best}
+    return {"images": images, "heads": heads, "best": heads[best], "best_head": best}
 
 
 def overlay(picture: np.ndarray, attention: Tensor, share: float) -> np.ndarray:
-    """The picture (H, W, 3), grey and dimmed, under the map (h, w) as heat; a white line edges its mass mask."""
-    size = picture.shape[:2]
-    heat = stretch(attention, size, "bilinear")
-    heat = (heat - heat.min()) / max(heat.max() - heat.min(), 1e-12)
-    colour = matplotlib.colormaps["inferno"](heat)[..., :3]
-    drawn = 0.35 * picture.mean(2, keepdims=True) * (1 - heat[..., None]) + 0.85 * colour
-    inside = stretch(mass_mask(attention, share), size, "nearest") > 0.5
-    line = max(1, min(size) // 112)
-    around = sliding_window_view(np.pad(inside, line), (2 * line + 1, 2 * line + 1))
-    drawn[inside & ~around.all((2, 3))] = 1
+    """The map (h, w) as heat over the picture (H, W, 3); a white line edges its mass mask."""
+    drawn = heat(picture, attention, float(attention.min()), float(attention.max()))
+    drawn[edge(stretch(mass_mask(attention, share), picture.shape[:2], "nearest") > 0.5)] = 1
     return drawn
 
 
-def attention_sheet(encoder: Any, images: Sequence[Tensor], out: Path, share: float = 0.6) -> None:
-    """PNG with a row an image, uint8 (3, H, W): the image, the heads' mean attention, then up to six heads.
+def colour_heads(picture: np.ndarray, maps: Tensor, share: float) -> np.ndarray:
+    """The mass mask of each of the first seven heads (heads, h, w), each in its colour, as in DINO's figure 3.
+
+    Where masks overlap, the area shows the head that looks there with the larger part of its attention; the edges show all.
+    """
+    size = picture.shape[:2]
+    maps = maps[: len(HEAD_COLOURS)] / maps[: len(HEAD_COLOURS)].sum((1, 2), keepdim=True)
+    masks = mass_mask(maps, share)
+    strongest = (maps * masks).argmax(0)
+    drawn = 0.6 * np.repeat(picture.mean(2, keepdims=True), 3, axis=2)
+    for head, colour in enumerate(HEAD_COLOURS[: len(maps)]):
+        area = stretch(masks[head] & (strongest == head), size, "nearest") > 0.5
+        drawn[area] = 0.35 * drawn[area] / 0.6 + 0.6 * np.array(colour)
+    for mask, colour in zip(masks, HEAD_COLOURS):
+        drawn[edge(stretch(mask, size, "nearest") > 0.5)] = colour
+    return drawn
+
+
+def attention_sheet(
+    encoder: Any, images: Sequence[Tensor], out: Path, share: float = 0.6, masks: Sequence[Tensor] | None = None
+) -> dict[str, Any] | None:
+    """PNG with a row an image, uint8 (3, H, W): the image, the heads' masks in colours, the mean of the heads, every head.
 
     Every map is scaled from its own least to its own greatest value. The line runs round the fewest patches that
-    hold `share` of the mass. Images may differ in size; what does not fill a patch is cut off.
+    hold `share` of the mass. Images may differ in size; what does not fill a patch is cut off. With the objects' true
+    masks, bool (H, W) an image, titles say each head's Jaccard index, and what `best_head_jaccard` says is returned.
     """
-    rows = []
-    for image in images:
-        image = crop_to_patches(image, encoder.patch_size)
-        with evaluating(encoder):
-            maps = attention_maps(encoder, image[None])[0].float().cpu()
-        picture = enlarge(image)
-        rows.append([picture] + [overlay(picture, m, share) for m in (maps.mean(0), *maps[:MOST_HEADS])])
-    titles = ["image", "mean of heads"] + [f"head {i + 1}" for i in range(len(rows[0]) - 2)]
-    write_sheet(rows, titles, out)
+    images = [crop_to_patches(image, encoder.patch_size) for image in images]
+    with evaluating(encoder):
+        maps = [attention_maps(encoder, image[None])[0].float().cpu() for image in images]
+    overlap = best_head_jaccard(maps, masks, share) if masks is not None else None
+    rows: list[Row] = []
+    for n, image in enumerate(images):
+        truth = masks[n] if masks is not None else None
+        rows += rows_of(enlarge(image), maps[n], share, truth, overlap, n)
+    note = f"Class token's attention in the last block; lines enclose the fewest patches with {100 * share:g} % of it."
+    if overlap:
+        note += " J: Jaccard index of these patches with the object's mask; ★: the best head over all images."
+    write_sheet(rows, out, note)
+    return overlap
+
+
+def rows_of(
+    picture: np.ndarray, maps: Tensor, share: float, truth: Tensor | None, overlap: dict[str, Any] | None, n: int
+) -> list[Row]:
+    """The rows of image n; heads beyond the sixth go into rows of their own."""
+    coloured = min(len(maps), len(HEAD_COLOURS))
+    first = [Cell(picture, "image")]
+    if truth is not None:
+        drawn = 0.35 * picture
+        inside = stretch(truth, picture.shape[:2], "nearest") > 0.5
+        drawn[inside] = picture[inside]
+        first.append(Cell(drawn, "object's mask"))
+    colours = colour_heads(picture, maps, share)
+    first.append(Cell(colours, "heads in colours" if coloured == len(maps) else f"heads 1-{coloured}"))
+    first.append(Cell(overlay(picture, maps.mean(0), share), "mean of heads"))
+    heads = []
+    for i, attention in enumerate(maps):
+        best = overlap is not None and overlap["best_head"] == i
+        title = f"head {i + 1}" + (f"  J {overlap['images'][n][i]:.2f}" if overlap else "") + (" ★" if best else "")
+        heads.append(Cell(overlay(picture, attention, share), title, HEAD_COLOURS[i] if i < coloured else None, best))
+    rows: list[Row] = [[*first, *heads[:HEADS_A_ROW]]]
+    for start in range(HEADS_A_ROW, len(heads), HEADS_A_ROW):
+        rows.append([*[None] * len(first), *heads[start : start + HEADS_A_ROW]])
+    return rows

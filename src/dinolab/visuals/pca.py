@@ -1,4 +1,7 @@
-"""Patch features as colours, by principal components shared by all images (DINOv2, arXiv 2304.07193, figure 1)."""
+"""Patch features as colours, by principal components shared by all images (DINOv2, arXiv 2304.07193, figure 1).
+
+N patches of D features; an image has h x w of them.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,48 +12,76 @@ import torch
 from torch import Tensor
 
 from dinolab.models.encoder import evaluating
-from dinolab.visuals.sheet import crop_to_patches, enlarge, stretch, write_sheet
+from dinolab.visuals.sheet import Cell, Row, crop_to_patches, enlarge, stretch, write_sheet
+
+
+class Colours(NamedTuple):
+    """Three principal components, each shown from its 1st (0) to its 99th percentile (1)."""
+
+    mean: Tensor  # (D,)
+    basis: Tensor  # (D, 3)
+    low: Tensor  # (3,)
+    high: Tensor  # (3,)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, D) -> float32 (N, 3) in [0, 1]."""
+        return (((x - self.mean) @ self.basis - self.low) / (self.high - self.low).clamp(min=1e-12)).clamp(0, 1).float()
+
+
+class Pca(NamedTuple):
+    """What `fit` finds in some images and `paint` applies to any."""
+
+    all: Colours
+    cut: float  # foreground is where the first component, times `side`, is above
+    side: int  # 1 or -1
+    foreground: Colours
 
 
 class PcaMaps(NamedTuple):
-    """B images of h x w patches."""
+    """Of one image."""
 
-    foreground: Tensor  # bool (B, h, w)
-    rgb: Tensor  # (B, h, w, 3) in [0, 1]: first three components of all patches
-    foreground_rgb: Tensor  # (B, h, w, 3) in [0, 1]: those of the foreground's patches alone; 1 (white) elsewhere
+    foreground: Tensor  # bool (h, w)
+    rgb: Tensor  # (h, w, 3) in [0, 1]: first three components of all patches
+    foreground_rgb: Tensor  # (h, w, 3) in [0, 1]: those of the foreground's patches alone; 1 (white) elsewhere
 
 
-def pca_maps(patches: Tensor) -> PcaMaps:
-    """Foreground and colours from patch features (B, h, w, D), on one basis for all B images.
+def fit(images: Sequence[Tensor] | Tensor) -> Pca:
+    """Components of all patches of the images, (h, w, D) each, and those of the foreground's patches alone.
 
     Foreground is one side of the first component, split where the variance between both sides is greatest. Which side
-    is arbitrary in a PCA: it is the one that holds the lesser part of the patches along the images' borders. Colours
-    are the components from their 1st to their 99th percentile.
+    is arbitrary in a PCA: it is the one that holds the lesser part of the patches along the images' borders.
     """
-    grid = patches.shape[:3]
-    x = patches.detach().cpu().double().flatten(0, 2)
-    components = project(x)
-    foreground = (components[:, 0] > threshold(components[:, 0])).view(grid)
-    border = torch.ones(grid, dtype=torch.bool)
-    border[:, 1:-1, 1:-1] = False
-    if foreground[border].double().mean() > 0.5:
-        foreground = ~foreground
-    foreground_rgb = torch.ones(*grid, 3)
-    inside = foreground.flatten()
-    if inside.any():
-        foreground_rgb[foreground] = colours(project(x[inside]))
-    return PcaMaps(foreground, colours(components).view(*grid, 3), foreground_rgb)
+    x = torch.cat([patches.flatten(0, 1) for patches in images]).cpu().double()
+    colours = fit_colours(x)
+    first = (x - colours.mean) @ colours.basis[:, 0]
+    cut = threshold(first)
+    at_border = torch.cat([border(*patches.shape[:2]).flatten() for patches in images])
+    side = -1 if (first[at_border] > cut).double().mean() > 0.5 else 1
+    inside = x[side * first > side * cut]
+    return Pca(colours, side * cut, side, fit_colours(inside) if len(inside) else colours)
 
 
-def project(x: Tensor) -> Tensor:
-    """First three principal components of rows x (N, D >= 3): (N, 3).
+def paint(patches: Tensor, pca: Pca) -> PcaMaps:
+    """The maps of one image's patch features (h, w, D)."""
+    grid = patches.shape[:2]
+    x = patches.flatten(0, 1).cpu().double()
+    foreground = pca.side * ((x - pca.all.mean) @ pca.all.basis[:, 0]) > pca.cut
+    foreground_rgb = torch.ones(len(x), 3)
+    foreground_rgb[foreground] = pca.foreground(x[foreground])
+    return PcaMaps(foreground.view(grid), pca.all(x).view(*grid, 3), foreground_rgb.view(*grid, 3))
+
+
+def fit_colours(x: Tensor) -> Colours:
+    """First three principal components of rows x (N, D >= 3).
 
     A component's sign is free: it is chosen so that the loading of greatest size is positive, which makes pictures
     repeatable.
     """
-    x = x - x.mean(0)
-    basis = torch.linalg.eigh(x.T @ x).eigenvectors[:, -3:].flip(1)
-    return x @ (basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign())
+    mean = x.mean(0)
+    basis = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors[:, -3:].flip(1)
+    basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
+    low, high = (torch.as_tensor(p) for p in np.percentile(((x - mean) @ basis).numpy(), [1, 99], axis=0))
+    return Colours(mean, basis, low, high)
 
 
 def threshold(values: Tensor) -> float:
@@ -66,23 +97,26 @@ def threshold(values: Tensor) -> float:
     return float((ordered[cut] + ordered[cut + 1]) / 2)
 
 
-def colours(components: Tensor) -> Tensor:
-    """(N, 3) -> float32 (N, 3) in [0, 1], each column from its 1st to its 99th percentile."""
-    low, high = np.percentile(components.numpy(), [1, 99], axis=0)
-    return torch.as_tensor((components.numpy() - low) / np.maximum(high - low, 1e-12)).clamp(0, 1).float()
+def border(h: int, w: int) -> Tensor:
+    """bool (h, w): True along the sides."""
+    at_border = torch.ones(h, w, dtype=torch.bool)
+    at_border[1:-1, 1:-1] = False
+    return at_border
 
 
 def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> None:
     """PNG with a row an image: the image, its patches' first three components as RGB, and those of the foreground.
 
-    All images, uint8 (3, H, W), share one basis, so they must be of one size; what does not fill a patch is cut off.
+    All images, uint8 (3, H, W) of any sizes, share one basis; what does not fill a patch is cut off.
     """
-    batch = torch.stack([crop_to_patches(image, encoder.patch_size) for image in images])
+    images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
-        patches = torch.cat([encoder(image[None]).patches for image in batch])
-    maps = pca_maps(patches)
-    rows = []
-    for image, rgb, foreground_rgb in zip(batch, maps.rgb, maps.foreground_rgb, strict=True):
-        picture = enlarge(image)
-        rows.append([picture] + [stretch(part, picture.shape[:2], "nearest") for part in (rgb, foreground_rgb)])
-    write_sheet(rows, ["image", "components 1-3", "of the foreground"], out)
+        patches = [encoder(image[None]).patches[0].float().cpu() for image in images]
+    pca = fit(patches)
+    rows: list[Row] = []
+    for image, features in zip(images, patches, strict=True):
+        picture, maps = enlarge(image), paint(features, pca)
+        drawn = [stretch(part, picture.shape[:2], "nearest") for part in (maps.rgb, maps.foreground_rgb)]
+        rows.append([Cell(picture, "image"), Cell(drawn[0], "all patches"), Cell(drawn[1], "foreground")])
+    note = "First three principal components as red, green, blue, of all patches and of the foreground's; one basis for all images."
+    write_sheet(rows, out, note)

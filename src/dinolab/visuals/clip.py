@@ -1,0 +1,93 @@
+"""Clips in and out: a video file by PyAV, or a folder of frames, to uint8 (H, W, 3) frames, and such frames to H.264."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dinolab.errors import UserError
+from dinolab.visuals.images import find_images, read_picture
+
+FOLDER_RATE = Fraction(24)  # frames a second of a folder, whose own rate nobody knows
+ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of an album's cover, which is no video
+QUALITY = "18"  # x264's constant rate factor: visually lossless
+
+
+class Clip(NamedTuple):
+    name: str
+    rate: Fraction  # frames a second
+    frames: Callable[[], Iterator[np.ndarray]]  # from the first on, uint8 (H, W, 3), upright; may be called again
+
+
+def import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("show video needs PyAV: pip install 'dinolab[video]'") from error
+    return av
+
+
+def open_clip(path: Path) -> Clip:
+    """Raises UserError if it is neither a video with pictures nor a folder of frames."""
+    if path.is_dir():
+        paths = [found.path for found in find_images([str(path)])]
+        return Clip(path.name, FOLDER_RATE, lambda: (read_picture(p) for p in paths))
+    if not path.is_file():
+        raise UserError(f"{path}: no such video or folder of frames")
+    av = import_av()
+    try:
+        with av.open(str(path)) as container:
+            stream = video_stream(container)
+            if stream is None:
+                raise UserError(f"{path}: holds sound and no pictures; name a video")
+            rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
+    except av.FFmpegError as error:
+        raise UserError(f"{path}: not a video that FFmpeg reads ({error.strerror})") from error
+    return Clip(path.name, rate, lambda: decoded(path))
+
+
+def video_stream(container: Any) -> Any:
+    return next((s for s in container.streams.video if not s.disposition & ATTACHED_PICTURE), None)
+
+
+def decoded(path: Path) -> Iterator[np.ndarray]:
+    av = import_av()
+    n = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = video_stream(container)
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+                n += 1
+    except av.FFmpegError as error:
+        raise UserError(
+            f"{path}: damaged after frame {n} ({error.strerror}); mend it with ffmpeg -i {path.name} mended.mp4"
+        ) from error
+
+
+@contextmanager
+def h264_writer(out: Path, rate: Fraction, height: int, width: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Hands out a function that adds a frame, uint8 (height, width, 3); yuv420p asks for even sides.
+
+    The file appears at `out` when it is whole; if anything goes wrong before, nothing is left.
+    """
+    av = import_av()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.tmp")
+    try:
+        with av.open(str(beside), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+
+            def add(frame: np.ndarray) -> None:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+            yield add
+            container.mux(stream.encode())
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
