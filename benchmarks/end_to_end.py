@@ -29,9 +29,9 @@ from dinolab.pretrain import choose_autocast, choose_device
 from dinolab.training.log import environment
 
 CHANGES: dict[str, list[str]] = {
-    "as configured": [],
-    "FlashAttention off": ["run.attention=math"],
-    "compiled": ["run.compile=true"],
+    "as configured, crops on the CPU": ["run.device_views=never"],
+    "FlashAttention off": ["run.device_views=never", "run.attention=math"],
+    "compiled": ["run.device_views=never", "run.compile=true"],
     "crops on the device": ["run.device_views=always"],
     "compiled, crops on the device": ["run.compile=true", "run.device_views=always"],
 }
@@ -75,6 +75,7 @@ def main() -> None:
     args.add_argument("--steps", type=int, default=200)
     args.add_argument("--out", type=Path, default=Path("docs/results/end_to_end.json"))
     options = args.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for recipe in options.models:
         for name, words in CHANGES.items():

@@ -190,6 +190,7 @@ def main() -> None:
     args.add_argument("--rounds", type=int, default=3)
     args.add_argument("--out", type=Path, default=Path("docs/results/step.json"))
     options = args.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     words = ["run.device=cpu", "run.precision=fp32", "optim.batch_size=8", "optim.length=100 steps", *options.options]
 
     rows: list[dict[str, Any]] = []

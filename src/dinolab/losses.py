@@ -108,7 +108,8 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     with torch.autocast(logits.device.type, enabled=False):
         z = at_least_fp32(logits)
         row_max = z.amax(1)
-        q = z.sub(row_max[:, None]).div_(temperature).exp_()
+        own = z is not logits  # a copy that may be changed
+        q = (z.sub_ if own else z.sub)(row_max[:, None]).div_(temperature).exp_()
         # Rows and columns are scaled by two vectors, not in place: with many prototypes q is the largest tensor of a step.
         # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
         row = ((row_max - row_max.amax()) / temperature).exp_()

@@ -265,12 +265,14 @@ def test_schedules_and_knn_from_the_command_line(
     assert plot.stat().st_size > 5000 and not (tmp_path / "none").exists()
     run = train(pictures, tmp_path / "run")
     capsys.readouterr()
+    sources = ["--train", str(pictures), "--test", str(pictures), "--cache", str(tmp_path / "cache")]
     for encoder in (str(run), "pixels"):
         assert (
-            main(["knn", encoder, "--train", str(pictures), "--test", str(pictures), "--workers", "0", "-k", "3"]) == 0
+            main(["eval", "knn", encoder, *sources, "--workers", "0", "-k", "3", "--out", str(tmp_path / "eval")]) == 0
         )
-        assert json.loads(capsys.readouterr().out)["knn"] > 0.9  # the classes are colours
-    assert main(["knn", str(tmp_path), "--train", str(pictures), "--test", str(pictures)]) == 2
+        assert json.loads((tmp_path / "eval" / "result.json").read_text())["accuracy"] > 0.9  # the classes are colours
+    capsys.readouterr()
+    assert main(["eval", "knn", str(tmp_path), *sources]) == 2
     assert "no model.json there" in capsys.readouterr().err
 
 
@@ -300,3 +302,12 @@ def test_training_on_real_photos(har: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["knn_test_images"] == 150 and 0 <= rows[-1]["knn"] < 0.5
     assert all(np.isfinite(r["loss"]) for r in rows if r["step"] == 3 and "loss" in r)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="TorchInductor needs a C++ compiler")
+def test_compiled_blocks_train_the_same(pictures: Path, tmp_path: Path) -> None:
+    short = ("optim.length=4 steps", "eval.every=4 steps", "run.log_every=1")
+    plain, compiled = (train(pictures, tmp_path / str(on), *short, f"run.compile={on}") for on in ("false", "true"))
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], tensor, atol=1e-5, rtol=1e-4)

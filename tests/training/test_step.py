@@ -1,7 +1,5 @@
 """A step never waits for the device: nothing in it depends on values that the host would have to read back."""
 
-import contextlib
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -9,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dinolab.config import load_config
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
-from dinolab.pretrain import assemble
-from dinolab.training.loop import train_step
+from dinolab.pretrain import assemble, choose_autocast
+from dinolab.training.loop import autocast_of, train_step
 from tests.pictures import TINY, make_folder
 
 READS_BACK = (
@@ -46,12 +44,11 @@ def steps(folder, words: list[str], number: int, device: str):
     source = open_source(cfg.data.path)
     schedules, where, method, optimizer = assemble(cfg, source)
     method.train()
+    precision = autocast_of(where, choose_autocast("auto", where))
     for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda")):
         views = [v.to(where) for v in micro]
         s, clip = schedules(step), cfg.optim.clip
-        yield lambda views=views, s=s, clip=clip: train_step(
-            method, optimizer, views, s, clip, contextlib.nullcontext()
-        )
+        yield lambda views=views, s=s, clip=clip: train_step(method, optimizer, views, s, clip, precision)
 
 
 @pytest.mark.parametrize("words", VARIANTS, ids=" ".join)

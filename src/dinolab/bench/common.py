@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.pretrain import choose_autocast, choose_device
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
-from dinolab.training.speed import keep_memory
 
 ROUNDS = 3  # timed at least
 WARM_UP = {"cuda": 3, "mps": 3, "cpu": 1}  # calls before anything is measured
@@ -52,8 +51,6 @@ class Setting:
 def setting(device_option: str, precision: str, seconds: float) -> Setting:
     """From the command line's words. Raises UserError for a device that is not to be had."""
     device = choose_device(device_option, "--device ")
-    if device.type == "cpu":
-        keep_memory()  # as a run does
     return Setting(device, choose_autocast(precision, device), seconds)
 
 

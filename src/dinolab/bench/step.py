@@ -82,7 +82,7 @@ def backend_of(cfg: Config, device: torch.device) -> str:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 is computed there, and not emulated at a hundredth of the speed."""
     if device.type == "cpu":
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 

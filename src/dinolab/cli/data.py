@@ -25,6 +25,7 @@ def add(verbs: Any) -> None:
     )
     pack.add_argument("--shard-size", type=size_in_bytes, default="1G", help="bytes a shard holds at most (default 1G)")
     pack.add_argument("--workers", type=at_least(0), default=0, help="threads (default 0: one a core)")
+    pack.add_argument("--images", default="", help="folder that a CSV's or text file's names are relative to")
     pack.add_argument("--filename-column", default="filename", help="of a CSV (default filename)")
     pack.add_argument(
         "--label-column", default="label", help="of a CSV, a dataset or .json files in shards (default label)"
@@ -37,7 +38,7 @@ def run_pack(args: argparse.Namespace) -> int:
     from dinolab.data.sources import open_source
 
     source = open_source(
-        args.source, filename_column=args.filename_column, label_column=args.label_column, option="SRC"
+        args.source, args.images, filename_column=args.filename_column, label_column=args.label_column, option="SRC"
     )
     done = pack(
         source, args.out, args.short_side, args.quality, args.shard_size, args.workers, progress=sys.stderr.isatty()

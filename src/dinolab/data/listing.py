@@ -100,7 +100,7 @@ def find_kind(path: str, named: str) -> tuple[str, str]:
 
 def kind_of_folder(folder: str, named: str) -> str:
     """.tar or .parquet if such files lie in the folder and no image in or below it, else "folder"."""
-    names, subfolders = [], False
+    names, images, subfolders = [], False, False
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -108,15 +108,17 @@ def kind_of_folder(folder: str, named: str) -> str:
             if entry.is_dir():
                 subfolders = True
             elif entry.name.lower().endswith(IMAGES):
-                return "folder"
+                images = True
             else:
                 names.append(entry.name.lower())
     for kind in (".tar", ".parquet"):
         files = [name for name in names if name.endswith(kind)]
         if not files:
             continue
-        if subfolders and holds_images(folder):
-            log.warning("%s: reads the images below it, not its %s files; *%s would name those", named, kind, kind)
+        if images or (subfolders and holds_images(folder)):
+            log.warning(
+                "%s: reads the images in or below it, not its %s files; *%s would name those", named, kind, kind
+            )
             return "folder"
         splits = sorted({match[1] for match in map(SPLIT.match, files) if match})
         if len(splits) > 1:

@@ -37,21 +37,21 @@ def adaptive_batches(
 ) -> Iterator[list[Views] | list[Photos]]:
     """As `batches` to begin with; as `photo_batches` from the very next step on, once `batches` is seen to be too slow.
 
-    That is measured once, soon after the start, and `say` is told of the change.
+    That is looked at every few steps, since what is loaded ahead hides it at first; `say` is told of the change.
     """
     steps: Generator = batches(source, cfg, start, stop, workers, pin)
-    since, waited = perf_counter(), 0.0
+    since, waited, changed = perf_counter(), 0.0, False
     for step in range(start, stop):
         asked = perf_counter()
-        if step == start + SETTLE:
+        if not changed and step >= start + SETTLE and (step - start - SETTLE) % WATCH == 0:
+            if step > start + SETTLE and waited > WAITING * (asked - since):
+                say(
+                    f"{waited / (asked - since):.0%} of the time went by waiting for images: from here on the device makes "
+                    "their crops (run.device_views=never keeps that on the CPU)"
+                )
+                steps.close()
+                steps, changed = photo_batches(source, cfg, step, stop, workers, pin), True
             since, waited = asked, 0.0
-        if step == start + SETTLE + WATCH and waited > WAITING * (asked - since):
-            say(
-                f"{waited / (asked - since):.0%} of the time went by waiting for images: from here on the device makes "
-                "their crops (run.device_views=auto)"
-            )
-            steps.close()
-            steps = photo_batches(source, cfg, step, stop, workers, pin)
         batch = next(steps)
         waited += perf_counter() - asked
         yield batch

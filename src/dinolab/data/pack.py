@@ -87,7 +87,7 @@ def pack(
                 data, jpeg = result
                 files = {"jpg": jpeg}
                 if source.labels is not None:
-                    files["cls"] = source.classes[source.labels[number]].encode()
+                    files["cls"] = source.classes[source.labels[number]].encode(errors="surrogateescape")
                 shards.add(f"{number:09d}", files)
                 images, kept, before = images + 1, kept + (jpeg is data), before + len(data)
             show()

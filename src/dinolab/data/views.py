@@ -71,17 +71,18 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """As `resize`, at half the cost or less, for crops.
 
-    Large crops are halved first (the area filter's quick case); the rest is the mean of k x k bilinear samples a pixel, which
-    lie no further apart than leaves the sharpness of torchvision's antialiased filter.
+    Large crops are halved first (the area filter's quick case); the rest is the mean of bilinear samples, so many a pixel that
+    they lie no further apart than leaves the sharpness of torchvision's antialiased filter. A side that grows beside one that
+    shrinks is bilinear, too.
     """
     while min(image.shape[0] / height, image.shape[1] / width) >= 2 * SPACING:
         image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    factor = max(image.shape[0] / height, image.shape[1] / width)
-    if factor <= 1:
+    factors = image.shape[0] / height, image.shape[1] / width
+    if max(factors) <= 1:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    k = math.ceil(factor / SPACING)
-    samples = cv2.resize(image, (k * width, k * height), interpolation=cv2.INTER_LINEAR)
-    return samples if k == 1 else cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
+    down, across = (math.ceil(factor / SPACING) for factor in factors)
+    samples = cv2.resize(image, (across * width, down * height), interpolation=cv2.INTER_LINEAR)
+    return samples if down == across == 1 else cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def colour_jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int]) -> np.ndarray:

@@ -66,7 +66,9 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
         raise UserError("a plan needs 1 step or more to measure")
     validate(cfg)
     try:
-        with TemporaryDirectory(prefix="dinolab-plan-", dir=nearest_folder(Path(cfg.run.dir or "runs"))) as folder:
+        with TemporaryDirectory(
+            prefix="dinolab-plan-", dir=nearest_folder(Path(cfg.run.dir or "runs").absolute().parent)
+        ) as folder:
             return measure(Rig(cfg), steps, Path(folder), say)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(cfg) from error
@@ -74,7 +76,7 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
 
 def nearest_folder(path: Path) -> Path:
     """The folder itself or the first above it that exists, so on the same disk."""
-    return next(folder for folder in [path, *path.absolute().parents] if folder.is_dir())
+    return next(folder for folder in [path, *path.parents] if folder.is_dir())
 
 
 def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None]) -> Plan:

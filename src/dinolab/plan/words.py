@@ -1,6 +1,7 @@
 """A plan in words: what the run takes, what sets its pace, and what to change, each with the figure it follows from."""
 
 import math
+import shlex
 
 from dinolab.data.loader import WAITING
 from dinolab.plan.forecast import Plan
@@ -72,7 +73,7 @@ def loader_advice(plan: Plan) -> list[str]:
     too_large = reading.short_side >= LARGER * plan.needed_side > 0
     if (waits or shares) and reading.decode_share >= DECODES and too_large:
         found.append(
-            f"dinolab data pack {plan.cfg.data.path} OUT --short-side {plan.needed_side}: {reading.decode_share:.0%} of the "
+            f"dinolab data pack {shlex.quote(plan.cfg.data.path)} OUT --short-side {plan.needed_side}: {reading.decode_share:.0%} of the "
             f"loader's time is reading and decoding images of {reading.short_side} px, and no crop needs more than {plan.needed_side}"
         )
     if waits and plan.device != "cpu" and not plan.device_views and reading.decode_share < 1 - WAITING:
@@ -115,9 +116,10 @@ def duration(seconds: float) -> str:
         ("h", 3600, 172800, "min"),
         ("days", 86400, math.inf, "h"),
     ):
-        if seconds < below:
-            whole, rest = divmod(seconds, unit)
-            return f"{whole:.0f} {name} {rest / {'s': 1, 'min': 60, 'h': 3600}[finer]:.0f} {finer}"
+        small = {"s": 1, "min": 60, "h": 3600}[finer]
+        rounded = round(seconds / small) * small
+        if rounded < below:
+            return f"{rounded // unit} {name} {rounded % unit // small} {finer}"
     raise AssertionError
 
 

@@ -118,6 +118,7 @@ def train_loop(
                 evaluate(done)
                 method.train()
                 since += time.perf_counter() - paused
+            del parts, targets  # the targets would take memory through the whole next step
             end_step()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 STATUS, CLEAR_REFS, MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")  # Linux
+LIMITS = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]  # of a container
 
 
 def can_measure(device: torch.device) -> bool:
@@ -30,7 +31,12 @@ def room(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device), total
-    total = entry(MEMINFO, "MemTotal")
+    total = min(
+        [
+            entry(MEMINFO, "MemTotal"),
+            *(int(f.read_text()) for f in LIMITS if f.exists() and f.read_text().strip() != "max"),
+        ]
+    )
     return min(
         total, entry(MEMINFO, "MemAvailable") + entry(STATUS, "VmRSS")
     ), total  # pages of files may count in both

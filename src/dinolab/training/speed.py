@@ -7,28 +7,31 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.compiler import config as compiler
 
 from dinolab.errors import UserError
 from dinolab.methods.base import StudentTeacher
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
+RECOMPILED = 32  # variants of a block: student, teacher, evaluations and pictures, full batches and last ones
 
 
 def compile_blocks(method: StudentTeacher, device: torch.device) -> None:
-    """Compile the transformer blocks of student and teacher, one by one: being alike, they share one compiled graph.
+    """Compile the transformer blocks of student and teacher, one by one: being alike, those of each share their compiled graphs.
 
     The method stays as it is around them, so compiling takes a minute or two and not ten. Raises UserError without a C++
     compiler, which TorchInductor needs on a CPU.
     """
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         raise UserError("run.compile=true needs a C++ compiler (g++ or clang++), and none is installed")
+    compiler.recompile_limit = max(compiler.recompile_limit, RECOMPILED)
     for network in (method.student, method.teacher):
         for block in cast(nn.ModuleList, network["backbone"].blocks):
-            block.compile()
+            block.compile(dynamic=False)  # shapes are static: the student's must not make the teacher's vary
 
 
 def keep_memory() -> None:
-    """Have glibc keep what a step frees for the next one.
+    """Have glibc keep what a step frees for the next one, in this process and for good.
 
     Otherwise every large tensor is fresh from the kernel, which clears it page by page: an eighth of the time of ViT-S/14's step.
     """
