@@ -172,7 +172,8 @@ class Run:
         "auto", "attention kernel; auto: flash on CUDA, else sdpa", choices=("auto", "flash", "sdpa", "math")
     )
     compile: bool = option(
-        False, "compile the transformer blocks (TorchInductor): a minute or two at the start, faster steps"
+        False,
+        "compile the transformer blocks (TorchInductor): takes a minute or two; what it gains, dinolab bench step tells",
     )
     workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
     device_views: str = option(
