@@ -16,6 +16,7 @@ from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.export import TARGETS, export, write
 from dinolab.export.onnx import bicubic
+from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import _constants
 from dinolab.models.vit import ViT
 from dinolab.models.weights import save_encoder
@@ -92,10 +93,40 @@ def test_an_official_file_goes_out_too(tmp_path: Path) -> None:
 
     torch.save(official_layout(random_model("dinov2")), tmp_path / "dinov2_tiny.pth")
     out, check = export(tmp_path / "dinov2_tiny.pth", "timm", tmp_path / "out")
-    assert list(check.differences) == [(40, 40)] and "resamples positions differently" in str(check)
+    assert list(check.differences) == [(40, 40)]
     assert "dinov2_tiny.pth" in (out / "README.md").read_text()
-    _, check = export(tmp_path / "dinov2_tiny.pth", "huggingface", tmp_path / "hf")
-    assert len(check.differences) == 2
+
+
+@pytest.mark.parametrize(
+    ("to", "changes", "alike"),
+    [
+        ("safetensors", {"antialias": False, "interpolate_offset": 0.1}, True),
+        ("huggingface", {"antialias": False}, True),
+        ("huggingface", {"antialias": True, "registers": 2}, True),
+        ("huggingface", {"antialias": False, "registers": 2}, False),
+        ("huggingface", {"antialias": False, "interpolate_offset": 0.1}, False),
+        ("timm", {"antialias": True}, True),
+        ("timm", {"antialias": False}, False),
+        ("timm", {"antialias": False, "interpolate_offset": 0.1}, False),
+        pytest.param("onnx", {"antialias": False, "interpolate_offset": 0.1}, True, marks=pytest.mark.slow),
+    ],
+)
+def test_where_positions_are_resampled_otherwise_the_difference_is_told(
+    to: str, changes: dict, alike: bool, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "mine", **changes)
+    out, check = export(run, to, tmp_path / "out")
+    assert check.differences[SIZE, SIZE] < 1e-5
+    if alike:
+        assert check.differences[56, 32] < 1e-5 and not check.remark
+    images = torch.rand(3, 3, 56, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pairs = zip(dinolab.load(run)(images), TARGETS[to].open(out)(images))
+        difference = max((a - b).abs().max() for a, b in pairs if a.numel())
+    if not alike:
+        assert difference > 1e-3 and list(check.differences) == [(SIZE, SIZE)]
+        said = f"model.interpolate_offset={changes.get('interpolate_offset', 0.0)} have it: by {difference:.1e} at 56 x 32 pixels"
+        assert said in str(check) and said in (out / "README.md").read_text()
 
 
 def test_what_compares_unequal_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +152,12 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == before
 
 
-def test_timm_models_are_not_exported(tmp_path: Path) -> None:
+def test_timm_models_and_resnets_are_not_exported(tmp_path: Path) -> None:
     import timm
 
+    save_encoder(make_backbone(Model(size="resnet50"), 64), tmp_path, {})
+    with pytest.raises(UserError, match=r"only our own ViT .* timm:resnet50=FILE"):
+        export(tmp_path, "timm", tmp_path / "out")
     torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "r.pth")
     with pytest.raises(UserError, match="only our own ViT"):
         export(f"timm:resnet10t={tmp_path / 'r.pth'}", "onnx", tmp_path / "out")
@@ -143,10 +177,10 @@ def test_default_names(source: str, name: str) -> None:
     assert write.default_name(source) == name
 
 
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("antialias", "offset"), [(True, 0.0), (False, 0.0), (False, 0.1), (False, 0.7)])
 @pytest.mark.parametrize("new", [3, 5, 7, 13, 1])
-def test_bicubic_equals_interpolate(new: int, antialias: bool) -> None:
+def test_bicubic_equals_interpolate(new: int, antialias: bool, offset: float) -> None:
     grid = torch.randn(1, 4, 5, 5, dtype=torch.float64)
-    expected = F.interpolate(grid, (new, 5), mode="bicubic", antialias=antialias)
-    found = torch.einsum("ny,bcyx->bcnx", bicubic(new, 5, antialias).double(), grid)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    expected = F.interpolate(grid, scale_factor=((new + offset) / 5, 1), mode="bicubic", antialias=antialias)
+    found = torch.einsum("ny,bcyx->bcnx", bicubic(new, 5, antialias, offset).double(), grid)
+    np.testing.assert_allclose(found, expected, atol=5e-6)

@@ -22,6 +22,8 @@ def test_an_official_file_equals_hugging_face(kind: str, swiglu: bool, tmp_path:
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     assert (encoder.dim, encoder.patch_size, encoder.image_size) == (DIM, PATCH, SIZE)
     assert encoder.info["source"].endswith("official.pth")
+    assert encoder.vit.cfg.interpolate_offset == (0.0 if kind == "registers" else 0.1)
+    encoder.vit.cfg.interpolate_offset = 0.0  # as Hugging Face; the published formula is in test_vit.py
     for size in [(SIZE, SIZE), (56, 24)]:
         images = torch.rand(2, 3, *size)
         assert_same(encoder(images), features_of(model, images))
@@ -100,7 +102,7 @@ def test_many_misfits_are_counted(tmp_path: Path) -> None:
         ({}, "no tensors by name"),
         ([torch.zeros(2)], "no tensors by name"),
         ({"last_layer.weight": torch.zeros(2)}, r"not a DINO or DINOv2 backbone: no cls_token, .*last_layer\.weight"),
-        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "timm:resnet50="),
+        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "not quite DINO's ResNet-50"),
     ],
 )
 def test_wrong_files_end_in_one_line(content: object, said: str, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The ViT against Hugging Face's, and the packed forward against crop by crop."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from dinolab.config import Model
+from dinolab.config import Model, load_config
 from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS, attention, choose_backend, pack_runs
 from dinolab.models.encoder import Encoder
@@ -99,6 +101,40 @@ def test_equals_hugging_face(registers: int, ffn: str, size: tuple[int, int]) ->
         assert p.grad is not None and grad is not None
         torch.testing.assert_close(p.grad, grad, atol=1e-4 * max(1.0, float(grad.abs().max())), rtol=0)
         assert p.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("size", [(40, 40), (40, 56), (96, 88), (16, 8)])
+def test_positions_as_published_without_registers(size: tuple[int, int]) -> None:
+    """Catmull-Rom's cousin with a = -0.75, sampled at (i + 0.5) * side / (n + 0.1) - 0.5, values going on beyond the border."""
+    vit = small(antialias=False, interpolate_offset=0.1)
+    randomise(vit)
+    (h, w), side = (s // PATCH for s in size), SIZE // PATCH
+    grid = vit.pos_embed[0, 1:].view(side, side, DIM).double()
+
+    def kernel(x: float) -> float:
+        x = abs(x)
+        return 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    def samples(i: int, n: int) -> list[tuple[int, float]]:
+        at = (i + 0.5) * side / (n + 0.1) - 0.5
+        near = range(math.floor(at) - 1, math.floor(at) + 3)
+        return [(min(max(j, 0), side - 1), kernel(at - j)) for j in near]
+
+    def value(y: int, x: int) -> torch.Tensor:
+        return sum(a * b * grid[j, k] for j, a in samples(y, h) for k, b in samples(x, w))
+
+    patches = [value(y, x) for y in range(h) for x in range(w)] if (h, w) != (side, side) else list(grid.flatten(0, 1))
+    expected = torch.stack([vit.pos_embed[0, 0].double(), *patches])
+    torch.testing.assert_close(vit.positions(h, w)[0].double(), expected, atol=1e-6, rtol=0)
+    vit.cfg.interpolate_offset = 0.0
+    differ = (vit.positions(h, w)[0] - expected).abs().max() > 1e-3
+    assert differ == ((h, w) != (side, side))
+
+
+def test_an_offset_goes_without_the_filter() -> None:
+    with pytest.raises(UserError, match=r"set model\.antialias=false too$"):
+        load_config(None, ["model.interpolate_offset=0.1"])
+    load_config(None, ["model.interpolate_offset=0.1", "model.antialias=false"])
 
 
 def runs_of(vit: ViT) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:

@@ -50,16 +50,20 @@ class DenseViT(nn.Module):
         """The patches' position embeddings, (h, w, D), resampled by one matrix for each side, whatever h and w are."""
         side = self.vit.image_size // self.vit.patch_size
         grid = self.vit.pos_embed[0, 1:].unflatten(0, (side, side))
-        down, across = (bicubic(n, side, self.vit.cfg.antialias) for n in (h, w))
+        # as tensors, since the exporter knows neither h nor w
+        resampled = (torch.full((1, 1), h) != side) | (torch.full((1, 1), w) != side)
+        offset = self.vit.cfg.interpolate_offset * resampled
+        down, across = (bicubic(n, side, self.vit.cfg.antialias, offset) for n in (h, w))
         return torch.einsum("hy,yxd,wx->hwd", down, grid, across)
 
 
-def bicubic(new: int, old: int, antialias: bool) -> Tensor:
-    """The matrix (new, old) by which F.interpolate's bicubic mode resamples one side (align_corners=False).
+def bicubic(new: int, old: int, antialias: bool, offset: Tensor | float = 0.0) -> Tensor:
+    """The matrix (new, old) by which F.interpolate's bicubic mode resamples one side (align_corners=False), with the scale
+    factor (new + offset) / old.
 
     Keys' cubic convolution; a = -0.5 with the antialias filter, which widens it when shrinking, and -0.75 without, as in PyTorch.
     """
-    scale = old / torch.full((1, 1), new, dtype=torch.float32)
+    scale = old / (torch.full((1, 1), new, dtype=torch.float32) + offset)
     centre = (torch.arange(new)[:, None] + 0.5) * scale - 0.5
     if antialias:
         weights = cubic((torch.arange(old) - centre) / scale.clamp(min=1), -0.5)

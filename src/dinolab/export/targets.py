@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dinolab.config import Model
 from dinolab.export.onnx import open_onnx, write_onnx
 from dinolab.models.adapters import TimmEncoder, to_timm
 from dinolab.models.encoder import Encoder, Features, normalise
 from dinolab.models.huggingface import to_huggingface
-from dinolab.models.vit import ViT
 from dinolab.models.weights import load, save_encoder
 
 Forward = Callable[[Tensor], Features]  # images (B, 3, H, W) in [0, 1]
@@ -20,12 +20,12 @@ Forward = Callable[[Tensor], Features]  # images (B, 3, H, W) in [0, 1]
 class Target:
     write: Callable[[Encoder, Path], None]
     open: Callable[[Path], Forward]
-    antialias: Callable[[ViT], bool]  # whether it filters positions when it resamples them, as `Model.antialias` has it
+    same_positions: Callable[[Model], bool]  # whether it resamples the positions of such a model as we do
     tolerance: float = 1e-4  # largest difference from our own features, in fp32
 
 
 def write_safetensors(encoder: Encoder, folder: Path) -> None:
-    save_encoder(encoder.vit, folder, encoder.info)
+    save_encoder(encoder.backbone, folder, encoder.info)
 
 
 def write_huggingface(encoder: Encoder, folder: Path) -> None:
@@ -63,8 +63,13 @@ def open_timm(folder: Path) -> Forward:
 
 
 TARGETS = {
-    "safetensors": Target(write_safetensors, load, lambda vit: vit.cfg.antialias),
-    "huggingface": Target(write_huggingface, open_huggingface, lambda vit: vit.cfg.antialias or vit.cfg.registers > 0),
-    "timm": Target(write_timm, open_timm, lambda vit: True),
-    "onnx": Target(write_onnx, open_onnx, lambda vit: vit.cfg.antialias, tolerance=1e-3),
+    "safetensors": Target(write_safetensors, load, lambda cfg: True),
+    # one of its models filters and one does not, and only the one that does has registers
+    "huggingface": Target(
+        write_huggingface,
+        open_huggingface,
+        lambda cfg: not cfg.interpolate_offset and (cfg.antialias or not cfg.registers),
+    ),
+    "timm": Target(write_timm, open_timm, lambda cfg: not cfg.interpolate_offset and cfg.antialias),
+    "onnx": Target(write_onnx, open_onnx, lambda cfg: True, tolerance=1e-3),
 }

@@ -9,8 +9,8 @@ import torch
 from dinolab.errors import UserError
 from dinolab.export.card import model_card
 from dinolab.export.targets import TARGETS, Forward
-from dinolab.models.adapters import TimmEncoder
 from dinolab.models.encoder import Encoder, evaluating
+from dinolab.models.vit import ViT
 from dinolab.models.weights import load
 
 IMAGES = 3  # random ones, of each size
@@ -21,7 +21,7 @@ class Check:
     """How far the exported model's features are from ours: the largest difference of any number, in fp32, by image size."""
 
     differences: dict[tuple[int, int], float]
-    remark: str  # where a size was left out, why
+    remark: str  # where positions are resampled otherwise, by how much the features then differ
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{value:.1e} at {h} x {w} pixels" for (h, w), value in self.differences.items())
@@ -35,8 +35,11 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
     the reloaded model's features are not ours; then nothing is left behind.
     """
     encoder, target = load(source), TARGETS[to]
-    if isinstance(encoder, TimmEncoder):
-        raise UserError(f"{source}: only our own ViT can be exported, not a timm model")
+    if not isinstance(getattr(encoder, "backbone", None), ViT):
+        raise UserError(
+            f"{source}: only our own ViT can be exported, not a timm model or a ResNet-50; the model.safetensors of a run on "
+            "a ResNet-50 has timm's and torchvision's names as it is: timm:resnet50=FILE"
+        )
     out = out or Path(f"{default_name(str(source))}-{to}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another place with --out")
@@ -50,8 +53,7 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
         except ImportError as error:
             extra = "transformers" if to == "huggingface" else to
             raise UserError(f"--to {to} needs {error.name}: pip install 'dinolab[{extra}]'") from error
-        same_positions = target.antialias(encoder.vit) == encoder.vit.cfg.antialias
-        check = compare(encoder, forward, same_positions, to)
+        check = compare(encoder, forward, target.same_positions(encoder.vit.cfg), to)
         if not all(value <= target.tolerance for value in check.differences.values()):  # also when it is NaN
             raise UserError(f"--to {to} failed, nothing is written: {check}; allowed is {target.tolerance:g}")
         (folder / "README.md").write_text(model_card(encoder, source, out.name, to, str(check)))
@@ -62,19 +64,25 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
 
 
 def compare(encoder: Encoder, forward: Forward, same_positions: bool, to: str) -> Check:
-    """On random images: of the model's size, and of another one where both resample positions alike."""
-    size, patch = encoder.image_size, encoder.patch_size
-    sizes, remark = [(size, size), (size + 2 * patch, max(patch, size - patch))], ""
-    if not same_positions:
-        sizes = sizes[:1]
-        remark = f"; at other sizes {to} resamples positions differently (model.antialias={encoder.vit.cfg.antialias}), not compared"
-    differences = {}
-    for h, w in sizes:
-        images = torch.rand(IMAGES, 3, h, w, generator=torch.Generator().manual_seed(0))
-        with evaluating(encoder), torch.inference_mode():
-            pairs = zip(encoder(images), forward(images), strict=True)
-            differences[h, w] = max((ours - theirs).abs().max().item() for ours, theirs in pairs if ours.numel())
+    """On random images of the model's size and of another one; at that one no more than told where positions are resampled otherwise."""
+    size, patch, cfg = encoder.image_size, encoder.patch_size, encoder.vit.cfg
+    own, other = (size, size), (size + 2 * patch, max(patch, size - patch))
+    differences = {each: difference(encoder, forward, each) for each in (own, other)}
+    if same_positions:
+        return Check(differences, "")
+    remark = (
+        f"; at other sizes {to} resamples positions otherwise than model.antialias={str(cfg.antialias).lower()} and "
+        f"model.interpolate_offset={cfg.interpolate_offset} have it: by {differences.pop(other):.1e} at {other[0]} x {other[1]} pixels"
+    )
     return Check(differences, remark)
+
+
+def difference(encoder: Encoder, forward: Forward, size: tuple[int, int]) -> float:
+    """The largest, of any feature of random images of a size."""
+    images = torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(0))
+    with evaluating(encoder), torch.inference_mode():
+        pairs = zip(encoder(images), forward(images), strict=True)
+        return max((ours - theirs).abs().max().item() for ours, theirs in pairs if ours.numel())
 
 
 def default_name(source: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
+from dinolab.models.backbone import Backbone
 from dinolab.models.vit import Features, ViT
 
 __all__ = ["Encoder", "Features", "evaluating", "normalise"]
@@ -46,10 +47,18 @@ def evaluating(encoder: nn.Module) -> Iterator[None]:
 class Encoder(nn.Module):
     """A frozen view on a backbone. `info` says where it comes from (method, data, step, ...)."""
 
-    def __init__(self, vit: ViT, info: dict[str, Any] | None = None):
+    def __init__(self, backbone: Backbone, info: dict[str, Any] | None = None):
         super().__init__()
-        self.vit, self.info = vit, info or {}
-        self.dim, self.patch_size, self.image_size = vit.dim, vit.patch_size, vit.image_size
+        self.backbone, self.info = backbone, info or {}
+        self.dim, self.patch_size, self.image_size = backbone.dim, backbone.patch_size, backbone.image_size
+        self.has_class_token = isinstance(backbone, ViT)  # and with it attention and more layers than the last
+
+    @property
+    def vit(self) -> ViT:
+        """The backbone, where it is a ViT. Raises UserError where it is not."""
+        if not isinstance(self.backbone, ViT):
+            raise UserError(f"a {self.backbone.describe()} has no class token whose attention could be shown")
+        return self.backbone
 
     def forward(self, images: Tensor) -> Features:
         """images (B, 3, H, W), uint8 or floats in [0, 1], any H and W -> cls (B, D), registers (B, R, D), patches (B, h, w, D)."""
@@ -57,7 +66,7 @@ class Encoder(nn.Module):
 
     def layers(self, images: Tensor, n: int) -> list[Features]:
         """The features after each of the last n blocks, first to last, through the final norm."""
-        return [features for (features,) in self.vit.layers([self._prepare(images)], n)]
+        return [features for (features,) in self.backbone.layers([self._prepare(images)], n)]
 
     def attention(self, images: Tensor) -> Tensor:
         """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w)."""
@@ -68,4 +77,4 @@ class Encoder(nn.Module):
             raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
-        return normalise(images.to(next(self.vit.parameters()).device))
+        return normalise(images.to(next(self.backbone.parameters()).device))

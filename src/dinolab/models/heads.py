@@ -33,11 +33,14 @@ class DINOHead(nn.Module):
         self.prototypes = nn.Linear(cfg.bottleneck, cfg.prototypes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        directions, prototypes = self.compare(x)
+        directions, prototypes = self._compare(x)
         return F.linear(directions, prototypes).view(*x.shape[:-1], len(prototypes))
 
     def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What a logit is the product of: directions (n, bottleneck) and prototypes (K, bottleneck), of length one."""
+        return self._compare(x)
+
+    def _compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
         # eps is large enough for half precision; a zero vector must not become NaN
         return F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1)

@@ -1,4 +1,4 @@
-"""Weights as Meta published them: DINO (ViT-S and B, patches of 16 and 8) and DINOv2 (ViT-S to g, with and without registers).
+"""Weights as Meta published them: DINO (ViT-S and B, patches of 16 and 8; ResNet-50) and DINOv2 (ViT-S to g, with and without registers).
 
 The files name no architecture; it follows from the tensors' shapes. Their parameter names are our ViT's.
 """
@@ -14,28 +14,33 @@ from torch import Tensor
 
 from dinolab.config import Model
 from dinolab.errors import UserError
+from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.tensors import fit, read_backbone
-from dinolab.models.vit import SIZES, ViT
+from dinolab.models.vit import SIZES
 
 HEAD_WIDTH = 64  # of every published model; shapes do not show the number of heads
 LAYERSCALE = 1e-5  # its initial value in DINOv2, where the file has one
+OFFSET = 0.1  # patches by which DINO's and DINOv2's code takes a grid for larger when it resamples positions
 
 
-def load_published(path: Path) -> ViT:
-    """A ViT from an official file: the backbone alone, or a whole training checkpoint. Raises UserError where it is neither."""
+def load_published(path: Path) -> Backbone:
+    """The network of an official file: the backbone alone, or a whole training checkpoint. Raises UserError where it is neither."""
     tensors = {_unchunked(name): tensor for name, tensor in read_backbone(path).items()}
     cfg, image_size = architecture(tensors, path)
     with torch.device("meta"):
-        vit = ViT(cfg, image_size)
-    tensors.setdefault("mask_token", torch.zeros(1, vit.dim))  # DINO has none, and without masks none is used
-    fit(vit, tensors, f"{path} is not quite a DINO or DINOv2 backbone")
-    return vit
+        backbone = make_backbone(cfg, image_size)
+    if cfg.size == "resnet50":
+        fit(backbone, tensors, f"{path} is not quite DINO's ResNet-50 (of another network say timm:NAME={path})")
+    else:
+        tensors.setdefault("mask_token", torch.zeros(1, backbone.dim))  # DINO has none, and without masks none is used
+        fit(backbone, tensors, f"{path} is not quite a DINO or DINOv2 backbone")
+    return backbone
 
 
 def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]:
-    """The architecture that tensors of these shapes belong to, and its image size. Raises UserError if it is not a ViT's."""
+    """The architecture that tensors of these names and shapes belong to, and its image size. Raises UserError if it is none of ours."""
     if "layer1.0.conv1.weight" in tensors:
-        raise UserError(f"{path}: a ResNet; give it as timm:resnet50={path}")
+        return Model(size="resnet50"), 224
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
     missing = [name for name in needed if name not in tensors]
     if missing:
@@ -55,7 +60,8 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
         registers=registers,
         layerscale=LAYERSCALE if "blocks.0.ls1.gamma" in tensors else 0.0,
         ffn="swiglu" if "blocks.0.mlp.w12.weight" in tensors else "mlp",
-        antialias=registers > 0,  # as published: positions are filtered when resampled in models with registers alone
+        antialias=registers > 0,  # as published: resampled positions are filtered in models with registers alone
+        interpolate_offset=0.0 if registers else OFFSET,
     )
     return cfg, side * patch_size
 

@@ -4,6 +4,7 @@ Parameter names are those of the published DINOv2 checkpoints. Shapes: B images,
 N patches of an image (h x w), R registers, L = 1 + R + N tokens of an image: class token, registers, patches.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -22,6 +23,12 @@ SIZES = {  # dim, depth, heads
     "large": (1024, 24, 16),
     "giant": (1536, 40, 24),
 }
+
+
+def shape_of(cfg: Model) -> tuple[int, int, int]:
+    """dim, depth and heads of a ViT."""
+    dim, depth, heads = SIZES[cfg.size]
+    return cfg.dim or dim, cfg.depth or depth, cfg.heads or heads
 
 
 class Features(NamedTuple):
@@ -140,6 +147,24 @@ def sine_positions(side: int, dim: int) -> Tensor:
     return F.pad(positions, (0, dim - positions.shape[1]))
 
 
+def resample_positions(pos_embed: Tensor, grid: tuple[int, int], cfg: Model) -> Tensor:
+    """Position embeddings (1, 1 + side^2, D), first the class token's, at another grid of patches (h, w): (1, 1 + h*w, D).
+
+    Bicubic, in fp32 at least. `cfg.antialias` filters what shrinks. With `cfg.interpolate_offset` the samples are as close
+    as for a grid that is larger by it, as DINO's and DINOv2's code has it.
+    """
+    side = math.isqrt(pos_embed.shape[1] - 1)
+    if grid == (side, side):
+        return pos_embed
+    cls, patches = pos_embed[:, :1], pos_embed[:, 1:]
+    square = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    square = square.to(torch.promote_types(square.dtype, torch.float32))  # half precision moves the positions
+    offset = cfg.interpolate_offset
+    size, scale = (None, [(n + offset) / side for n in grid]) if offset else (grid, None)
+    square = F.interpolate(square, size, scale, mode="bicubic", antialias=cfg.antialias)
+    return torch.cat([cls, square.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
+
+
 class PatchEmbed(nn.Module):
     def __init__(self, patch_size: int, dim: int):
         super().__init__()
@@ -154,8 +179,7 @@ class ViT(nn.Module):
 
     def __init__(self, cfg: Model, image_size: int, attention_backend: str = "sdpa"):
         super().__init__()
-        dim, depth, heads = SIZES[cfg.size]
-        self.dim, depth, heads = cfg.dim or dim, cfg.depth or depth, cfg.heads or heads
+        self.dim, depth, heads = shape_of(cfg)
         if self.dim % heads:
             raise UserError(f"model.dim {self.dim} is not a multiple of model.heads {heads}")
         if image_size % cfg.patch_size:
@@ -171,6 +195,9 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(self.dim, heads, cfg.ffn, cfg.layerscale) for _ in range(depth))
         self.norm = nn.LayerNorm(self.dim, eps=1e-6)
         self.initialise()
+
+    def describe(self) -> str:
+        return f"ViT of {len(self.blocks)} blocks of {self.dim}, patch {self.patch_size}"
 
     def initialise(self) -> None:
         """`published`: normal with deviation 0.02 everywhere, as DINO and DINOv2 have it. `scaled`: see `Model.init`."""
@@ -253,14 +280,7 @@ class ViT(nn.Module):
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings (1, 1 + h*w, D): the class token's, then the patches', resampled to their grid."""
-        side = self.image_size // self.patch_size
-        if (h, w) == (side, side):
-            return self.pos_embed
-        cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        grid = grid.to(torch.promote_types(grid.dtype, torch.float32))  # bicubic in half precision moves the positions
-        grid = F.interpolate(grid, size=(h, w), mode="bicubic", antialias=self.cfg.antialias)
-        return torch.cat([cls, grid.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
+        return resample_positions(self.pos_embed, (h, w), self.cfg)
 
     def unpack(self, x_TD: Tensor, packing: Packing, grids: list[tuple[int, int]]) -> list[Features]:
         r = self.cfg.registers

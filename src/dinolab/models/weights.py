@@ -11,20 +11,20 @@ from safetensors.torch import save
 from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.adapters import load_timm
+from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.encoder import Encoder
 from dinolab.models.huggingface import load_huggingface
 from dinolab.models.published import load_published
 from dinolab.models.tensors import fit, read_backbone
-from dinolab.models.vit import ViT
 
 FORMAT = "dinolab 1"
 PRODUCT = ("model.safetensors", "model.json")
 
 
-def save_encoder(vit: ViT, folder: Path, info: dict[str, Any]) -> None:
+def save_encoder(backbone: Backbone, folder: Path, info: dict[str, Any]) -> None:
     """Write both files into the run's folder."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vit.state_dict().items()}
-    card = {"format": FORMAT, "image_size": vit.image_size, "model": asdict(vit.cfg), "info": info}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    card = {"format": FORMAT, "image_size": backbone.image_size, "model": asdict(backbone.cfg), "info": info}
     write_whole(folder / "model.safetensors", save(weights))
     write_whole(folder / "model.json", json.dumps(card, indent=2).encode())
 
@@ -40,7 +40,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """An encoder, frozen and in evaluation mode, from
 
     - a run's folder, or its model.safetensors;
-    - a file as Meta published them for DINO and DINOv2 (.pth, .pt, .safetensors);
+    - a file as Meta published them for DINO and DINOv2 (.pth, .pt, .safetensors), ViTs and the ResNet-50;
     - `hf:NAME` or `hf:FOLDER`, of Hugging Face: Dinov2Model, Dinov2WithRegistersModel, ViTModel;
     - `timm:NAME`, or `timm:NAME=FILE` for timm's model with a file's weights.
 
@@ -70,9 +70,9 @@ def load_run(folder: Path) -> Encoder:
         if card.get("format") != FORMAT:
             raise UserError(f"{folder / 'model.json'}: format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
         with torch.device("meta"):
-            vit = ViT(Model(**card["model"]), card["image_size"])
+            backbone = make_backbone(Model(**card["model"]), card["image_size"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'model.json'}: not a dinolab model card ({error})") from error
     weights = folder / "model.safetensors"
-    fit(vit, read_backbone(weights), f"{weights} does not fit its model.json")
-    return Encoder(vit, card.get("info", {}))
+    fit(backbone, read_backbone(weights), f"{weights} does not fit its model.json")
+    return Encoder(backbone, card.get("info", {}))
