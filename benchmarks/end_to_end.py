@@ -25,7 +25,7 @@ from dinolab.bench.common import matmul, measure
 from dinolab.bench.step import flops_per_image
 from dinolab.config import load_config
 from dinolab.errors import UserError
-from dinolab.pretrain import choose_autocast, choose_device
+from dinolab.setup import choose_autocast, choose_device
 from dinolab.training.log import environment
 
 CHANGES: dict[str, list[str]] = {

@@ -39,7 +39,7 @@ from dinolab.losses import koleo
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.models.encoder import normalise
 from dinolab.models.vit import ViT, draw_kept
-from dinolab.pretrain import assemble
+from dinolab.setup import assemble
 from dinolab.training.log import environment
 from dinolab.training.optim import optimizer_step
 from dinolab.training.schedules import Values

@@ -19,7 +19,7 @@ from dinolab.errors import UserError
 from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
 from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
 from dinolab.plan.words import duration
-from dinolab.pretrain import micro_batch_sizes, out_of_memory
+from dinolab.setup import micro_batch_sizes, out_of_memory
 from tests.pictures import TINY, make_folder
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dinolab.config import load_config
 from dinolab.data.types import Source
-from dinolab.pretrain import Run, crc32
+from dinolab.folder import crc32
+from dinolab.pretrain import Run
+from dinolab.training.schedules import Schedules
 
 
 def source(*paths: str) -> Source:
@@ -39,8 +42,10 @@ def test_checksum_survives_a_move_and_sees_another_order() -> None:
 def test_a_broken_image_in_a_shard_is_named_in_words(tmp_path: Path) -> None:
     said: list[str] = []
     run = object.__new__(Run)  # of all that a run has, what this asks for
-    run.broken, run.source = set(), source("/a/x.tar\x00512+9\x00cat/1.jpg")
+    run.source = source("/a/x.tar\x00512+9\x00cat/1.jpg")
     run.log = type("Log", (), {"say": staticmethod(said.append)})()
-    run.cfg = type("Cfg", (), {"data": type("Data", (), {"max_broken": 1.0})})()
-    run.met_broken([(0, "not an image"), (0, "not an image")])
+    run.state = type(
+        "State", (), {"broken": set(), "schedules": Schedules(load_config(None, ["data.max_broken=1"]), 64)}
+    )()
+    run.note_broken([(0, "not an image"), (0, "not an image")])
     assert said == ["broken image 1, replaced by another draw: /a/x.tar: cat/1.jpg: not an image"]

@@ -80,7 +80,11 @@ class Masks:
 
 @dataclass
 class Model:
-    size: str = option("small", "sets dim, depth and heads", choices=("tiny", "small", "base", "large", "giant"))
+    size: str = option(
+        "small",
+        "sets a ViT's dim, depth and heads; resnet50 is no ViT and takes no other option of model. (needs the timm extra)",
+        choices=("tiny", "small", "base", "large", "giant", "resnet50"),
+    )
     dim: int = option(0, "width of the tokens (0: by size)", 0, 8192)
     depth: int = option(0, "number of blocks (0: by size)", 0, 200)
     heads: int = option(0, "attention heads (0: by size)", 0, 128)
@@ -97,6 +101,12 @@ class Model:
         choices=("published", "scaled"),
     )
     antialias: bool = option(True, "filter position embeddings when they are shrunk to a smaller grid")
+    interpolate_offset: float = option(
+        0.0,
+        "patches by which that grid is taken for larger, unfiltered: 0.1 in DINO and in DINOv2 without registers",
+        0,
+        0.9,
+    )
 
 
 @dataclass
@@ -141,11 +151,36 @@ class Optim:
     warmup: str = duration("10 epochs", "linear warm-up of the learning rate")
     weight_decay: float = option(0.04, "weight decay at the start (none on biases, norms and LayerScale)", 0, 10)
     weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
-    betas: list[float] = option([0.9, 0.999], "AdamW's betas", 0, 0.99999)
+    name: str = option("adamw", "AdamW, or SGD as is usual for ResNets", choices=("adamw", "sgd"))
+    betas: list[float] = option([0.9, 0.999], "AdamW's betas; the first is SGD's momentum", 0, 0.99999)
     clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
     freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
+    nan: str = option(
+        "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
+    )
+
+
+@dataclass
+class Init:
+    weights: str = option("", "weights the backbone starts from: a run's folder, an official .pth file or hf:NAME")
+    freeze_backbone: str = duration("1 epochs", "how long the new heads are trained alone first (with init.weights)")
+
+
+@dataclass
+class Highres:
+    """A last phase with larger crops, after optim.length (DINOv2, section 4)."""
+
+    length: str = duration("0 steps", "length of a last phase with larger crops, after optim.length; 0 steps for none")
+    global_size: int = option(
+        0, "side of its global crops (0: twice views.global_size; for patches of 14, 37/16 of it)", 0, 4096
+    )
+    local_size: int = option(0, "side of its local crops (0: views.local_size)", 0, 4096)
+    batch_size: int = option(0, "its images in a step (0: optim.batch_size)", 0, 1 << 20)
+    lr: float = option(0.0, "its peak learning rate before scaling (0: a tenth of optim.lr)", 0, 10)
+    warmup: str = duration("10%", "its linear warm-up of the learning rate")
+    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20)
 
 
 @dataclass
@@ -160,8 +195,8 @@ class Eval:
 
 @dataclass
 class Run:
-    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours and batch norm; for
-    device_views, interpolation)."""
+    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours, batch norm and the draws
+    of stochastic depth; for device_views, interpolation)."""
 
     dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
@@ -182,11 +217,23 @@ class Run:
         choices=("auto", "always", "never"),
     )
     micro_batch: int = option(
-        0, "images in one forward and backward; divides optim.batch_size (0: the whole batch)", 0, 1 << 20
+        0,
+        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that)",
+        0,
+        1 << 20,
+    )
+    checkpoint_activations: bool = option(
+        False, "keep only what enters each block and compute the rest again: less memory, a third more time"
+    )
+    sharding: str = option(
+        "full",
+        "with several processes, parameters are split over all of them, over those of each machine, or not",
+        choices=("full", "hybrid", "none"),
     )
     log_every: int = option(10, "steps between lines of metrics.jsonl", 1, 1 << 20)
     save_every: str = duration("5%", "how often a checkpoint is written; the last step always is")
     keep: int = option(2, "newest checkpoints that are kept", 1, 10000)
+    keep_every: str = duration("0 steps", "checkpoints kept for good: those at multiples of this; 0 steps for none")
     tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard extra)")
     wandb: str = option("", "also log to this Weights & Biases project (needs the wandb extra)")
     profile: int = option(0, "steps whose time is broken down, in profile/ of the run's folder (0: none)", 0, 1000)
@@ -195,7 +242,11 @@ class Run:
 
 @dataclass
 class Config:
-    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2"))
+    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2", "distill"))
+    teacher: str = option(
+        "",
+        "frozen encoder that method=distill learns from: a run's folder, an official .pth file, hf:NAME or timm:NAME",
+    )
     seed: int = option(0, "seed of every random draw of the run", 0, (1 << 63) - 1)
     data: Data = field(default_factory=Data)
     views: Views = field(default_factory=Views)
@@ -206,6 +257,8 @@ class Config:
     loss: Loss = field(default_factory=Loss)
     ema: Ema = field(default_factory=Ema)
     optim: Optim = field(default_factory=Optim)
+    init: Init = field(default_factory=Init)
+    highres: Highres = field(default_factory=Highres)
     eval: Eval = field(default_factory=Eval)
     run: Run = field(default_factory=Run)
 
@@ -331,11 +384,22 @@ def validate(cfg: Config) -> None:
     for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
         if values[name][0] > values[name][1]:
             raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")
-    patch = cfg.model.patch_size
+    if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
+        raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
+    resnet = cfg.model.size == "resnet50"
+    if resnet:
+        validate_resnet(cfg)
+    patch = 1 if resnet else cfg.model.patch_size  # convolutions take any size
     for name in ("views.global_size", "views.local_size"):
         if values[name] % patch and not (name == "views.local_size" and cfg.views.locals == 0):
             near = max(patch, round(values[name] / patch) * patch)
             raise UserError(f"{name}={values[name]} is not a multiple of model.patch_size={patch}; {near} is")
+    if cfg.teacher and cfg.method != "distill":
+        raise UserError(
+            f"teacher={cfg.teacher}: method={cfg.method} learns from its own; set method=distill, or leave it out"
+        )
+    if cfg.method == "distill" and cfg.model.drop_path:
+        raise UserError(f"model.drop_path={cfg.model.drop_path:g}: method=distill has no stochastic depth; set it to 0")
     if 0 < cfg.eval.size < patch:
         raise UserError(f"eval.size={cfg.eval.size} is smaller than model.patch_size={patch}")
     if cfg.method == "dinov2" and cfg.loss.ibot:
@@ -347,6 +411,20 @@ def validate(cfg: Config) -> None:
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
-    if cfg.method == "dinov2" and cfg.loss.koleo and (micro or batch) < 2:
+    if cfg.method != "dino" and cfg.loss.koleo and (micro or batch) < 2:
         name = "run.micro_batch" if micro else "optim.batch_size"
         raise UserError(f"{name}=1: KoLeo looks for neighbours within it; make it 2 or more, or set loss.koleo=0")
+
+
+def validate_resnet(cfg: Config) -> None:
+    """Refuses what only a vision transformer has."""
+    now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
+    of_vits = [name for name in now if name.startswith("model.") and name != "model.size"]
+    of_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
+    changed = [f"{name}={now[name]}" for name in of_vits if now[name] != usual[name]]
+    if changed:
+        raise UserError(f"{', '.join(changed)}: of vision transformers alone; leave it out with model.size=resnet50")
+    if cfg.method == "dinov2" and cfg.loss.ibot:
+        raise UserError("model.size=resnet50 has no mask token: train it with method=dino, or with loss.ibot=0")
+    if cfg.method == "distill":  # no image passes through the product in training
+        raise UserError("model.size=resnet50: its batch norm has no statistics with method=distill; distil into a ViT")

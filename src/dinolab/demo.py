@@ -15,7 +15,8 @@ from dinolab.evals import knn
 from dinolab.evals.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.weights import load
-from dinolab.pretrain import build_method, train
+from dinolab.pretrain import train
+from dinolab.setup import build_method
 from dinolab.visuals.attention import attention_maps, best_head_jaccard
 
 

@@ -1,7 +1,7 @@
 """The losses and target normalisations of DINO and DINOv2, stateless.
 
 Shapes: K prototypes; leading dimensions are samples, whatever they stand for. Everything is computed in at least fp32,
-under autocast too.
+under autocast too. With several processes, what depends on the whole batch (centre, Sinkhorn-Knopp, KoLeo) sees all ranks' samples.
 """
 
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dinolab.parallel import gather_over_ranks, max_over_ranks, rank, sum_over_ranks, world
 
 CHUNK = 1 << 25  # logits that a loss holds at a time: 128 MiB in fp32
 
@@ -93,8 +95,13 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
 
 
 def update_centre(centre: Tensor, logits: Tensor, momentum: float) -> Tensor:
-    """The new centre, momentum * c + (1 - momentum) * mean of the logits over samples. DINO, equation 4."""
-    return momentum * centre + (1 - momentum) * at_least_fp32(logits).flatten(0, -2).mean(0)
+    """The new centre, momentum * c + (1 - momentum) * mean of the logits over samples. DINO, equation 4.
+
+    A mean that is not finite, or of no sample, leaves the centre as it is: it would stay bad for good.
+    """
+    flat = at_least_fp32(logits).flatten(0, -2)
+    mean = sum_over_ranks(flat.sum(0)) / sum_over_ranks(flat.new_full((), len(flat)))
+    return torch.where(mean.isfinite(), momentum * centre + (1 - momentum) * mean, centre)
 
 
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
@@ -103,20 +110,22 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     exp(logits / temperature), then in turn each prototype's column scaled to n/K and each sample's row to 1;
     the row step comes last, so each target is a distribution.
     """
-    if not len(logits):  # a step without a masked patch
-        return at_least_fp32(logits)
     with torch.autocast(logits.device.type, enabled=False):
         z = at_least_fp32(logits)
+        samples = sum_over_ranks(z.new_full((), len(z)))
         row_max = z.amax(1)
         own = z is not logits  # a copy that may be changed
         q = (z.sub_ if own else z.sub)(row_max[:, None]).div_(temperature).exp_()
         # Rows and columns are scaled by two vectors, not in place: with many prototypes q is the largest tensor of a step.
         # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
-        row = ((row_max - row_max.amax()) / temperature).exp_()
+        highest = max_over_ranks(
+            torch.cat([row_max, row_max.new_full((1,), -torch.inf)]).amax()
+        )  # a rank may have no sample
+        row = ((row_max - highest) / temperature).exp_()
         tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty column must not become 0/0
 
         def columns(row: Tensor) -> Tensor:
-            return (q.T @ row).mul_(q.shape[1] / len(q)).clamp_min_(tiny).reciprocal_()
+            return sum_over_ranks(q.T @ row).mul_(q.shape[1] / samples).clamp_min_(tiny).reciprocal_()
 
         for _ in range(iterations - 1):
             row = (q @ columns(row)).clamp_min_(tiny).reciprocal_()
@@ -127,14 +136,17 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
 def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
     """-mean_i log min_{j != i} |x_i - x_j| over L2-normalised features (n, D). DINOv2, section 4; arXiv 1806.03198.
 
-    Spreads the batch over the sphere. With fewer than two samples there is no neighbour and the loss is 0.
+    Spreads the batch over the sphere. Neighbours are looked for among all ranks' features; the mean is over this rank's.
+    With fewer than two samples there is no neighbour and the loss is 0.
     """
-    if len(features) < 2:
+    n = len(features)
+    if n * world() < 2:
         return features.sum() * 0
     with torch.autocast(features.device.type, enabled=False):  # half precision would pick the wrong neighbours
         x = F.normalize(at_least_fp32(features), dim=-1, eps=eps)
+        everyone = gather_over_ranks(x)
         with torch.no_grad():
-            similarity = x @ x.T
-            similarity.fill_diagonal_(-2)
+            similarity = x @ everyone.T
+            similarity.diagonal(rank() * n).fill_(-2)  # itself
             nearest = similarity.argmax(1)
-        return -(F.pairwise_distance(x, x[nearest], eps=eps) + eps).log().mean()
+        return -(F.pairwise_distance(x, everyone[nearest], eps=eps) + eps).log().mean()

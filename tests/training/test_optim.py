@@ -57,3 +57,27 @@ def test_clipping_scales_the_whole_gradient() -> None:
     assert optimizer_step(optimizer, Schedules(cfg, 20)(0), 1.0).item() == pytest.approx(2 * count**0.5)
     p = method.student["head"].prototypes.weight
     torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 / count**0.5), rtol=1e-4, atol=0)
+
+
+def test_sgd_is_momentum_over_gradient_and_decay() -> None:
+    """v <- 0.9 v + (g + decay p); p <- p - lr v: as DINO's code for convolutional networks has it."""
+    words = ("optim.name=sgd", "optim.weight_decay=0.1", "optim.weight_decay_end=0.3", "optim.clip=0")
+    cfg = config("method=dino", "optim.freeze_prototypes=1 steps", *words)
+    method, schedules = build(cfg), Schedules(cfg, 20)
+    optimizer = make_optimizer(method.student, cfg.optim)
+    names = dict(method.student.named_parameters())
+    assert all(torch.equal(optimizer.state[p]["momentum_buffer"], torch.zeros_like(p)) for p in names.values())
+    expected = {name: p.detach().clone() for name, p in names.items()}
+    velocity = {name: torch.zeros_like(p) for name, p in names.items()}
+    for n in range(3):
+        s = schedules(n)
+        for name, p in names.items():
+            p.grad = torch.randn_like(p)
+            if not (s.freeze_prototypes and "prototypes" in name):
+                decay = s.weight_decay if p.ndim > 1 else 0.0
+                velocity[name] = 0.9 * velocity[name] + p.grad + decay * expected[name]
+                expected[name] = expected[name] - s.lr * velocity[name]
+        optimizer_step(optimizer, s, 0.0)
+    for name, p in names.items():
+        torch.testing.assert_close(p.detach(), expected[name])
+        torch.testing.assert_close(optimizer.state[p]["momentum_buffer"], velocity[name])

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,12 @@ import dinolab
 from dinolab.cli import main
 from dinolab.config import load_config
 from dinolab.errors import UserError
+from dinolab.methods.dinov2 import DINOv2
 from dinolab.pretrain import Run
+from dinolab.setup import build_method
 from dinolab.training import checkpoint
 from dinolab.training.loop import Interrupted
+from dinolab.training.optim import make_optimizer
 from tests.pictures import TINY, make_folder
 
 
@@ -55,8 +59,8 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, signum: int) -> Non
     """Send ourselves a signal right after a step is logged."""
     logged = Run.log_step
 
-    def log_step(self: Run, line: dict, targets: list) -> None:
-        logged(self, line, targets)
+    def log_step(self: Run, line: dict, *args: object) -> None:
+        logged(self, line, *args)
         if line["step"] == step:
             os.kill(os.getpid(), signum)
 
@@ -131,12 +135,25 @@ def test_a_kill_between_the_last_checkpoint_and_the_product_is_mended(pictures: 
     assert all(torch.equal(w, weights(run)[name]) for name, w in whole.items())
 
 
-def test_a_damaged_checkpoint_is_named(pictures: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(pictures: Path, tmp_path: Path) -> None:
     run = train(pictures, tmp_path / "run")
-    place = checkpoint.checkpoints(run / "checkpoints")[-1]
-    for file in place.glob("*.distcp"):
+    whole = weights(run)
+    last = checkpoint.checkpoints(run / "checkpoints")[-1]
+    for file in last.glob("*.distcp"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"step_00000012: this checkpoint cannot be read .* delete the folder"):
+    (last / "half.distcp").touch()
+    train(pictures, run)
+    log = (run / "log.txt").read_text()
+    assert "step_00000012: this checkpoint cannot be read" in log and "it is now step_00000012.unreadable" in log
+    assert re.search(r"resumed from .*step_00000008, step 8 of 12", log)
+    assert all(torch.equal(w, weights(run)[name]) for name, w in whole.items())
+    assert checkpoint.checkpoints(run / "checkpoints")[-1] == last and not (last / "half.distcp").exists()
+
+    for place in checkpoint.checkpoints(run / "checkpoints"):
+        (place / ".metadata").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"step_00000012: this .* cannot be read .*step_00000008.* delete them to start"
+    ):
         train(pictures, run)
     (run / "environment.json").write_text("{")
     with pytest.raises(UserError, match=r"environment\.json: cannot be read"):
@@ -151,7 +168,7 @@ def test_tiny_micro_batches_without_a_masked_crop(pictures: Path, tmp_path: Path
 
 def test_another_process_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    code = f"from dinolab.pretrain import hold; from pathlib import Path; f = hold(Path({str(tmp_path / 'run')!r})); print(); input()"
+    code = f"from dinolab.folder import hold; from pathlib import Path; f = hold(Path({str(tmp_path / 'run')!r})); print(); input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
     with pytest.raises(UserError, match="another process trains in this folder"):
@@ -212,6 +229,104 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
     assert "The last good checkpoint is" in (run / "log.txt").read_text()
     assert [p.name for p in checkpoint.checkpoints(run / "checkpoints")] == ["step_00000004"]
     assert all(w.isfinite().all() for w in weights(run).values())
+
+
+def test_a_step_that_is_not_finite_can_be_skipped(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = DINOv2.loss, []
+
+    def loss(self, *args):
+        calls.append(1)
+        value, logs = plain(self, *args)
+        bad = float("nan") if len(calls) in (3, 8) else 1.0
+        return value * bad, {k: v * bad for k, v in logs.items()}
+
+    monkeypatch.setattr(DINOv2, "loss", loss)
+    run = train(pictures, tmp_path / "run", "optim.nan=skip")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["skipped"]) for row in lines if "skipped" in row] == [(4, 1), (8, 1)]
+    assert [row["step"] for row in lines if "loss" in row] == [2, 4, 6, 10, 12]  # of step 8 there is nothing to tell
+    assert all(w.isfinite().all() for w in weights(run).values())
+
+    bad = {"loss": torch.tensor(float("nan"))}
+    monkeypatch.setattr(DINOv2, "loss", lambda self, *args: (plain(self, *args)[0] * float("nan"), bad))
+    with pytest.raises(UserError, match="NaN: at step 12"):  # nothing but such steps
+        train(pictures, tmp_path / "hopeless", "optim.nan=skip")
+
+
+def test_checkpoints_kept_for_good(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run", "run.save_every=2 steps", "run.keep=1", "run.keep_every=6 steps")
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(run / "checkpoints")] == [6, 12]
+    run = train(pictures, tmp_path / "few", "run.save_every=2 steps", "run.keep=2")
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(run / "checkpoints")] == [10, 12]
+
+
+@pytest.mark.parametrize("step", [12, 14, 15])
+def test_high_resolution_phase_resumes_exactly(
+    step: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    high = ["highres.length=5 steps", "highres.batch_size=4", "run.log_every=1", "eval.every=0 steps"]
+    whole = train(pictures, tmp_path / "whole", *high)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            train(pictures, tmp_path / "parts", *high)
+    assert_same_run(whole, train(pictures, tmp_path / "parts", *high, "run.workers=1"))
+    assert weights(whole)["pos_embed"].shape[1] == 1 + (2 * 16 // 4) ** 2
+    assert dinolab.load(whole).image_size == 32
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 18))
+    assert lines[-1]["epoch"] == pytest.approx(12 * 8 / 24 + 5 * 4 / 24)
+    assert max(line["lr"] for line in lines[12:]) <= 5e-5 * 4 / 256  # a tenth, by its own batch
+
+
+def test_a_finished_run_can_be_given_a_high_resolution_phase(pictures: Path, tmp_path: Path) -> None:
+    high = ["highres.length=4 steps", "highres.global_size=24"]
+    whole = train(pictures, tmp_path / "whole", *high)
+    run = train(pictures, tmp_path / "run")
+    train(pictures, run, *high)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+    with pytest.raises(UserError, match=r"highres\.length=9 steps \(was 4 steps\)"):
+        train(pictures, run, "highres.length=9 steps", "highres.global_size=24")
+    with pytest.raises(
+        UserError, match=r"in the phase of highres\.length=4 steps: views\.global_size=30 is not a mult"
+    ):
+        train(pictures, tmp_path / "odd", "highres.length=4 steps", "highres.global_size=30")
+
+
+def test_training_goes_on_from_given_weights(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run")
+    more = [f"init.weights={run}", "init.freeze_backbone=4 steps", "run.keep=3", "views.global_size=32"]
+    going_on = train(pictures, tmp_path / "on", *more, "optim.length=8 steps")
+    assert "step 0: k-NN" in (going_on / "log.txt").read_text()
+
+    cfg = load_config(None, words(pictures, going_on, *more))
+    given = build_method(cfg, torch.device("cpu")).student.state_dict()
+    torch.testing.assert_close(given["backbone.blocks.0.mlp.fc1.weight"], weights(run)["blocks.0.mlp.fc1.weight"])
+    assert given["backbone.pos_embed"].shape[1] == 1 + 8 * 8
+    method = build_method(cfg, torch.device("cpu"), fresh=False)
+    first, last = checkpoint.checkpoints(going_on / "checkpoints")
+    for place, frozen in ((first, True), (last, False)):
+        checkpoint.load(place, method, make_optimizer(method.student, cfg.optim))
+        now = method.student.state_dict()
+        same = [name for name in now if torch.equal(now[name], given[name])]
+        assert all(name in same for name in now if name.startswith("backbone.")) == frozen
+        assert not any("head.mlp" in name and "weight" in name for name in same)
+    run_again = train(pictures, going_on, *more, "optim.length=8 steps")  # needs the weights no more
+    assert run_again == going_on
+
+
+def test_weights_made_worse_raise_an_alarm(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = train(pictures, tmp_path / "given")
+    accuracies = iter([0.8, 0.79, 0.6])
+    result = {"knn_train_images": 1, "knn_test_images": 1}
+    monkeypatch.setattr("dinolab.evals.knn.evaluate", lambda *_, **__: {"knn": next(accuracies), **result})
+    run = train(pictures, tmp_path / "run", f"init.weights={given}", "init.freeze_backbone=2 steps")
+    log = (run / "log.txt").read_text()
+    assert log.count("ALARM") == 1
+    assert "ALARM at step 12: k-NN was 80.0% with the weights it started from: training has made them worse" in log
 
 
 def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.pretrain import choose_autocast, choose_device
+from dinolab.setup import choose_autocast, choose_device
+from dinolab.timing import WARM_UP, describe, seconds_of
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
 
 ROUNDS = 3  # timed at least
-WARM_UP = {"cuda": 3, "mps": 3, "cpu": 1}  # calls before anything is measured
 MATMUL_SIDE = (512, 8192)  # of the square matrices that a device's speed is measured with, and
 MATMUL_SECONDS = 0.1  # how long one product should take at least
 
@@ -42,10 +42,7 @@ class Setting:
 
     @property
     def words(self) -> str:
-        kind = self.device.type
-        name = torch.cuda.get_device_name(self.device) if kind == "cuda" else kind
-        threads = f" ({torch.get_num_threads()} threads)" if kind == "cpu" else ""
-        return f"{'bf16' if self.autocast else 'fp32'} on {name}{threads}"
+        return f"{'bf16' if self.autocast else 'fp32'} on {describe(self.device)}"
 
 
 def setting(device_option: str, precision: str, seconds: float) -> Setting:
@@ -121,11 +118,7 @@ def measure(
             timing.peak_memory = max(0, peak_memory(fn, device) - before)
 
     def time_once(fn: Callable[[], object], timing: Timing) -> None:
-        synchronise(device)
-        began = time.perf_counter()
-        fn()
-        synchronise(device)
-        timing.seconds.append(time.perf_counter() - began)
+        timing.seconds.append(seconds_of(fn, device))
 
     each(prepare)
     began, rounds = time.perf_counter(), 0
@@ -143,11 +136,6 @@ def in_words(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "out of memory"
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def memory_in_use(device: torch.device) -> int | None:
@@ -194,11 +182,7 @@ def square_product(side: int, device: torch.device, dtype: torch.dtype) -> tuple
     """The product, and how long it takes once warm."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     a @ b
-    synchronise(device)
-    began = time.perf_counter()
-    a @ b
-    synchronise(device)
-    return lambda: a @ b, time.perf_counter() - began
+    return lambda: a @ b, seconds_of(lambda: a @ b, device)
 
 
 def share_of_matmul(timing: Timing, flops: float, matmul_timing: Timing, matmul_flops: float) -> float | None:

@@ -25,7 +25,7 @@ from dinolab.data.loader import MicroBatches, batches
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.data.views import make_views
-from dinolab.pretrain import open_data
+from dinolab.setup import open_data
 
 RECIPE = "dinov2_vits16"
 SAMPLE = 32  # images that the parts are measured on

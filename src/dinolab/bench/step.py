@@ -23,7 +23,7 @@ from dinolab.data.sources import open_source
 from dinolab.data.types import Views
 from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
-from dinolab.pretrain import build_method, choose_autocast, choose_device
+from dinolab.setup import build_method, choose_autocast, choose_device
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
 from dinolab.training.schedules import Schedules, Values
@@ -70,6 +70,7 @@ def changes(cfg: Config, setting: Setting) -> list[str]:
         "model.drop_path": (cfg.model.drop_path, [0.0, 0.1, 0.4]),
         "run.precision": ("bf16" if setting.autocast else "fp32", ["fp32", *["bf16"] * has_bf16(setting.device)]),
         "run.attention": (backend_of(cfg, setting.device), BACKENDS),
+        "run.checkpoint_activations": (cfg.run.checkpoint_activations, [False, True]),
         "run.compile": (cfg.run.compile, [False, True]),  # last: a CPU keeps the compiler in memory from then on
     }
     return [f"{key}={str(value).lower()}" for key, (own, values) in tried.items() for value in values if value != own]

@@ -129,7 +129,7 @@ def run_video(args: argparse.Namespace) -> int:
 
 def open_encoder(args: argparse.Namespace) -> Any:
     from dinolab.models.weights import load
-    from dinolab.pretrain import choose_device
+    from dinolab.setup import choose_device
 
     return load(args.encoder).to(choose_device(args.device, "--device "))
 

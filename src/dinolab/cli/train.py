@@ -67,18 +67,20 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_until_stopped(work: Callable[[], object]) -> int:
     """Do the work; a signal that ends it, with the state saved, becomes the exit status."""
+    from dinolab.parallel import rank
     from dinolab.training.loop import Interrupted
 
     try:
         work()
     except Interrupted as stop:
-        print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
+        if rank() == 0:
+            print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
         return 128 + stop.signum
     return 0
 
 
 def show_schedules(cfg: Config, out: Path) -> int:
-    from dinolab.pretrain import open_data
+    from dinolab.setup import open_data
     from dinolab.training.schedules import Schedules
     from dinolab.visuals.curves import plot_schedules
 

@@ -33,13 +33,20 @@ WAITING = 0.1  # share of the time spent waiting for images above which crops ar
 
 
 def adaptive_batches(
-    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool, say: Callable[[str], None]
+    source: Source,
+    cfg: config.Config,
+    start: int,
+    stop: int,
+    workers: int,
+    pin: bool,
+    say: Callable[[str], None],
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[list[Views] | list[Photos]]:
     """As `batches` to begin with; as `photo_batches` from the very next step on, once `batches` is seen to be too slow.
 
     That is looked at every few steps, since what is loaded ahead hides it at first; `say` is told of the change.
     """
-    steps: Generator = batches(source, cfg, start, stop, workers, pin)
+    steps: Generator = batches(source, cfg, start, stop, workers, pin, share)
     since, waited, changed = perf_counter(), 0.0, False
     for step in range(start, stop):
         asked = perf_counter()
@@ -50,7 +57,7 @@ def adaptive_batches(
                     "their crops (run.device_views=never keeps that on the CPU)"
                 )
                 steps.close()
-                steps, changed = photo_batches(source, cfg, step, stop, workers, pin), True
+                steps, changed = photo_batches(source, cfg, step, stop, workers, pin, share), True
             since, waited = asked, 0.0
         batch = next(steps)
         waited += perf_counter() - asked
@@ -58,7 +65,13 @@ def adaptive_batches(
 
 
 def batches(
-    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool = False
+    source: Source,
+    cfg: config.Config,
+    start: int,
+    stop: int,
+    workers: int,
+    pin: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[list[Views], None, None]:
     """The batches of steps start .. stop - 1, each as the list of its micro-batches (of `run.micro_batch` images).
 
@@ -68,18 +81,26 @@ def batches(
     Args:
         workers: processes that load; 0 loads in this one. The batches are the same.
         pin: hand over tensors in page-locked memory, for copies to a GPU.
+        share: (r, N): the r-th of N equal parts of each batch. The first micro-batches of all parts are together the first
+            samples of the batch, and so on.
 
     Raises:
         UserError: too many unreadable images in a row, a micro-batch that does not divide the batch, or a dead worker.
     """
-    return load(MicroBatches(source, cfg), start, stop, workers, pin)
+    return load(MicroBatches(source, cfg, share), start, stop, workers, pin)
 
 
 def photo_batches(
-    source: Source, cfg: config.Config, start: int, stop: int, workers: int, pin: bool = False
+    source: Source,
+    cfg: config.Config,
+    start: int,
+    stop: int,
+    workers: int,
+    pin: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[list[Photos], None, None]:
     """As `batches`, but the crops are still to be made, on the device: the same, up to interpolation and rounding."""
-    return load(MicroBatches(source, cfg, on_device=True), start, stop, workers, pin)
+    return load(MicroBatches(source, cfg, share, on_device=True), start, stop, workers, pin)
 
 
 def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool) -> Generator[list, None, None]:
@@ -131,19 +152,31 @@ def kept_ready(per_step: int, workers: int) -> int:
     return max(2, math.ceil(per_step / workers) + 1) if workers else 0
 
 
-class MicroBatches(Dataset):
-    """Item u is the u-th micro-batch of the run."""
+def micro_batch(cfg: config.Config, world: int = 1) -> int:
+    """Images of one forward and backward on each of `world` devices. Raises UserError where batch, devices and run.micro_batch
+    do not go together."""
+    batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
+    if batch % world:
+        raise UserError(f"optim.batch_size={batch} cannot be shared out equally over {world} processes")
+    share = batch // world
+    if micro and share % micro:
+        whose = f"a process's share, {share} of" if world > 1 else ""
+        raise UserError(" ".join(f"run.micro_batch={micro} does not divide {whose} optim.batch_size={batch}".split()))
+    return micro or share
 
-    def __init__(self, source: Source, cfg: config.Config, on_device: bool = False) -> None:
-        batch, micro = cfg.optim.batch_size, cfg.run.micro_batch or cfg.optim.batch_size
-        if batch % micro:
-            raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
+
+class MicroBatches(Dataset):
+    """Item u is the u-th micro-batch of the run, of those that are this rank's."""
+
+    def __init__(
+        self, source: Source, cfg: config.Config, share: tuple[int, int] = (0, 1), on_device: bool = False
+    ) -> None:
+        self.cfg, self.on_device = cfg, on_device
+        self.rank, self.world = share
+        self.micro = micro_batch(cfg, self.world)
+        self.per_step = cfg.optim.batch_size // (self.world * self.micro)
         if not len(source):
             raise UserError(f"{source.name} holds no images")
-        self.cfg = cfg
-        self.on_device = on_device
-        self.micro = micro
-        self.per_step = batch // micro
         # One block of bytes instead of a list of strings: workers that count references to a million strings would
         # each end up with a copy of their own.
         names = [os.fsencode(path) for path in source.paths]
@@ -170,6 +203,9 @@ class MicroBatches(Dataset):
 
     def build(self, u: int) -> Views | Photos:
         cfg, size, views = self.cfg, self.micro, self.cfg.views
+        step, part = divmod(u, self.per_step)
+        place = (part * self.world + self.rank) * size  # of the first image in the step's batch
+        first = step * cfg.optim.batch_size + place
         made = 0 if self.on_device else size  # images whose crops are made here
         globals_ = _empty(2, made, 3, views.global_size, views.global_size)
         locals_ = _empty(views.locals, made, 3, views.local_size, views.local_size)
@@ -179,13 +215,11 @@ class MicroBatches(Dataset):
         grid = views.global_size // cfg.model.patch_size
         masks, counts = None, None
         if cfg.method == "dinov2" and cfg.loss.ibot:
-            step, part = divmod(u, self.per_step)
-            counts = mask_counts(cfg.seed, step, cfg.optim.batch_size, grid * grid, cfg.masks)
-            counts = counts[:, part * size : (part + 1) * size]
+            counts = mask_counts(cfg.seed, step, cfg.optim.batch_size, grid * grid, cfg.masks)[:, place : place + size]
             masks = _empty(2, size, grid * grid, dtype=torch.bool)
         for b in range(size):
-            rng = draws.rng(cfg.seed, draws.SAMPLE, u * size + b)
-            index[b], image, crops = self.read(self.image_of(u * size + b), rng, broken)
+            rng = draws.rng(cfg.seed, draws.SAMPLE, first + b)
+            index[b], image, crops = self.read(self.image_of(first + b), rng, broken)
             if self.on_device:
                 photos.append((shrink(image, crops, views), crops))
             else:

@@ -4,6 +4,7 @@ Shapes: B images, L local crops, V = 2 + L views, D width, K prototypes; m runs 
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from dinolab.config import Loss
 from dinolab.data.types import Views
 from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import Features, normalise
 from dinolab.models.heads import DINOHead
-from dinolab.models.vit import ViT
 
 Logs = dict[str, Tensor]
 
@@ -52,13 +53,24 @@ class StudentTeacher(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
 
     @property
-    def product(self) -> ViT:
+    def product(self) -> Backbone:
         """What the run is for: the teacher's backbone."""
-        return cast(ViT, self.teacher["backbone"])
+        return cast(Backbone, self.teacher["backbone"])
+
+    @property
+    def networks(self) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+        """Those whose parameters are sharded over several processes."""
+        return self.student, self.teacher
+
+    def prepare(self, batches: Iterable[list[Views]]) -> None:
+        """What a method has to learn of the data before the first step, from the run's first batches: by default nothing."""
 
     def train(self, mode: bool = True) -> "StudentTeacher":
         super().train(mode)
-        self.teacher.eval()  # no stochastic depth; the heads' batch norm keeps no running statistics
+        self.teacher.eval()  # no stochastic depth
+        for module in self.teacher.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode)  # a ResNet's takes each batch's own statistics in the teacher too, as published
         return self
 
     def normalise_targets(self, logits: Tensor, centre: Tensor, s: Schedule) -> Tensor:

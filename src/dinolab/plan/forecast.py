@@ -21,7 +21,7 @@ from dinolab.models.weights import save_encoder
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
 from dinolab.plan.rig import Rig
-from dinolab.pretrain import choose_autocast, describe, monitor_sources, out_of_memory
+from dinolab.setup import choose_autocast, describe, monitor_sources, out_of_memory
 from dinolab.training import checkpoint
 
 EVALUATED = 64  # images that each loader process gets in the smaller of two evaluations
@@ -160,11 +160,14 @@ def time_evaluation(rig: Rig, votes: Source, asked: Source) -> float:
 
 
 def time_checkpoint(rig: Rig, folder: Path) -> float:
-    """Seconds of writing the training state and the product."""
+    """Seconds that training waits for a checkpoint and the product; the checkpoint is then written beside it."""
+    checkpoints = checkpoint.Checkpoints(folder, keep=1)
     began = time.perf_counter()
-    checkpoint.save(folder, checkpoint.training_state(rig.method, rig.optimizer, 0, []), keep=1)
+    checkpoints.save(checkpoint.training_state(rig.method, rig.optimizer, 0, []))
     save_encoder(rig.method.product, folder, {})
-    return time.perf_counter() - began
+    waited = time.perf_counter() - began
+    checkpoints.finish()
+    return waited
 
 
 def needed_side(views: Views) -> int:

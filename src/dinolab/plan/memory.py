@@ -9,7 +9,7 @@ import torch
 from dinolab.config import Config
 from dinolab.errors import UserError
 from dinolab.plan.rig import Rig
-from dinolab.pretrain import micro_batch_sizes
+from dinolab.setup import micro_batch_sizes
 from dinolab.training.memory import can_measure, peak_memory, room
 
 HEADROOM = 0.9  # of the memory to be had, for a prediction

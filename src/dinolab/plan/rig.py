@@ -8,7 +8,7 @@ from dinolab.config import Config
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.methods.base import Targets
-from dinolab.pretrain import assemble, choose_autocast, open_batches, open_data, workers
+from dinolab.setup import assemble, choose_autocast, open_batches, open_data, workers
 from dinolab.training.loop import autocast_of, train_step
 
 Batch = list[Views] | list[Photos]
@@ -26,7 +26,7 @@ class Rig:
         self.autocast = choose_autocast(cfg.run.precision, self.device)
         self.device_views = cfg.run.device_views == "always"  # "auto" begins without
         # the first step on which everything is trained, while the learning rate is still low
-        self.s = self.schedules(min(self.schedules.freeze, self.schedules.total - 1))
+        self.s = self.schedules(min(self.schedules.freeze_prototypes, self.schedules.total - 1))
 
     def batches(self, workers: int, cfg: Config | None = None) -> Iterator[Batch]:
         """Batches without end, loaded by so many processes; of another size, for example, with another cfg."""

@@ -1,17 +1,27 @@
-"""The whole training state on disk, by torch.distributed.checkpoint: written beside, then renamed."""
+"""The whole training state on disk, by torch.distributed.checkpoint (DCP): written beside while training goes on, then renamed.
+
+A checkpoint does not depend on the number of processes: saved by eight, it loads in one, and back.
+"""
 
 import shutil
 import warnings
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
+from dinolab.parallel import rank
+
+# one process without a process group is what we mean
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 def training_state(method: nn.Module, optimizer: torch.optim.Optimizer, step: int, broken: list[int]) -> dict[str, Any]:
@@ -28,48 +38,83 @@ def training_state(method: nn.Module, optimizer: torch.optim.Optimizer, step: in
     }
 
 
-def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoints/step_N; a kill at any moment leaves the earlier ones whole. Keeps the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    place = folder / f"step_{state['step']:08d}"
-    if place.exists():  # resumed from it and stopped at once
-        return place
-    beside = folder / (place.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one process without a process group is what we mean
-            dcp.save(state, checkpoint_id=beside)
-    except CheckpointException as error:
-        raise UserError(f"{place}: cannot be written, is the disk full? ({_reason(error)})") from error
-    beside.rename(place)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return place
+@dataclass
+class Checkpoints:
+    """The checkpoints of a run, step_N in `folder`, of which a kill at any moment leaves the earlier ones whole."""
+
+    folder: Path
+    keep: int  # newest ones that are kept
+    keep_every: int = 0  # steps between those that are kept for good; 0: none
+
+    def __post_init__(self) -> None:
+        self._writing: tuple[Future, Path] | None = None
+        # of its own: the writing thread's messages must not meet those of the training
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin to write a copy of the state; all ranks together. Waits for an earlier one that is still being written."""
+        self.finish()
+        place = self.folder / f"step_{state['step']:08d}"
+        if place.exists():  # resumed from it and stopped at once
+            return
+        beside = self.folder / (place.name + ".tmp")
+        if rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(beside, ignore_errors=True)
+        alone = self._group is None
+        saving = dcp.async_save(state, checkpoint_id=beside, process_group=self._group, no_dist=alone)
+        self._writing = cast(Future, saving), place
+
+    def land(self) -> None:
+        """Put the checkpoint in its place if it has been written by now; raises UserError if it could not be."""
+        if self._writing and self._writing[0].done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written is in its place; raises UserError if it cannot be written."""
+        if not self._writing:
+            return
+        (saving, place), self._writing = self._writing, None
+        try:
+            saving.result()
+        except (Exception, CheckpointException) as error:  # the second derives from BaseException
+            raise UserError(f"{place}: cannot be written, is the disk full? ({_reason(error)})") from error
+        if rank() == 0:  # DCP ends on rank 0 last, when all have written
+            place.with_name(place.name + ".tmp").rename(place)
+            for old in checkpoints(self.folder)[: -self.keep]:
+                if not self.keep_every or step_of(old) % self.keep_every:
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+def step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step_"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if p.suffix != ".tmp" and (p / ".metadata").is_file())
+    return sorted(p for p in folder.glob("step_*") if p.name[5:].isdecimal() and (p / ".metadata").is_file())
 
 
-def load(place: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[int]]:
-    """Fill method and optimizer in place; returns the step that comes next and the unreadable images met so far."""
+def load(place: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> list[int]:
+    """Fill method and optimizer in place, all ranks together; returns the unreadable images met so far."""
     state = training_state(method, optimizer, 0, [])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # the number of broken images is known to the checkpoint alone
-            saved = dcp.FileSystemReader(place).read_metadata().state_dict_metadata["broken"]
-            assert isinstance(saved, TensorStorageMetadata)
-            state["broken"] = torch.zeros(saved.size, dtype=torch.int64)
-            dcp.load(state, checkpoint_id=place)
-    except (Exception, CheckpointException) as error:  # the second derives from BaseException
-        raise UserError(
-            f"{place}: this checkpoint cannot be read ({_reason(error)}); delete the folder to go on from an earlier one"
-        ) from error
+        # the number of broken images is known to the checkpoint alone
+        saved = dcp.FileSystemReader(place).read_metadata().state_dict_metadata["broken"]
+        assert isinstance(saved, TensorStorageMetadata)
+        state["broken"] = torch.zeros(saved.size, dtype=torch.int64)
+        dcp.load(state, checkpoint_id=place)
+    except (Exception, CheckpointException) as error:
+        raise UserError(f"{place}: this checkpoint cannot be read ({_reason(error)})") from error
     method.load_state_dict(state["method"])
-    return state["step"], state["broken"].tolist()
+    return cast(list[int], state["broken"].tolist())
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a checkpoint that cannot be read, so that a new one can take its place."""
+    aside = place.with_name(place.name + ".unreadable")
+    shutil.rmtree(aside, ignore_errors=True)
+    return place.rename(aside)
 
 
 def _reason(error: BaseException) -> str:

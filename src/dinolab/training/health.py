@@ -9,13 +9,14 @@ from torch import Tensor
 
 from dinolab.losses import entropy
 from dinolab.methods.base import Targets
+from dinolab.parallel import gather_over_ranks, sum_over_ranks, world
 
 WINDOW = 5  # lines of the log that must agree before an alarm is raised
 
 
 @torch.no_grad()
 def figures(targets: list[Targets]) -> dict[str, float]:
-    """Health figures of one step's targets (all micro-batches).
+    """Health figures of one step's targets (all micro-batches, all ranks).
 
     teacher_entropy      mean entropy of the targets, in nats; log K means that they say nothing
     marginal_entropy     entropy of the mean target, in nats; 0 means that all images share one prototype
@@ -23,11 +24,12 @@ def figures(targets: list[Targets]) -> dict[str, float]:
     effective_rank       exp of the entropy of the features' normalised singular values (Roy and Vetterli, 2007), centred
     """
     p = torch.cat([t.cls_2BK for t in targets], dim=1).flatten(0, 1).float()
-    x = torch.cat([t.features_2BD for t in targets], dim=1).flatten(0, 1).float()
+    x = gather_over_ranks(torch.cat([t.features_2BD for t in targets], dim=1).flatten(0, 1).float())
+    chosen = gather_over_ranks(p.argmax(-1))
     return {
-        "teacher_entropy": entropy(p).mean().item(),
-        "marginal_entropy": entropy(p.mean(0)).item(),
-        "prototypes_used": p.argmax(-1).unique().numel() / min(p.shape),
+        "teacher_entropy": sum_over_ranks(entropy(p).mean()).item() / world(),
+        "marginal_entropy": entropy(sum_over_ranks(p.mean(0)) / world()).item(),
+        "prototypes_used": chosen.unique().numel() / min(len(chosen), p.shape[1]),
         "effective_rank": effective_rank(x),
     }
 

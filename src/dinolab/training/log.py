@@ -18,6 +18,18 @@ from dinolab.config import Config, to_dict
 from dinolab.errors import UserError
 
 
+class NoLog:
+    """What the ranks but the first one log to."""
+
+    def line(self, figures: dict[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class RunLog:
     """One run's log. `resume_step` drops what an earlier, killed process logged beyond the checkpoint it left."""
 

@@ -16,9 +16,13 @@ from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods.base import Logs, StudentTeacher, Targets
+from dinolab.parallel import agree, rank, sum_over_ranks, world
 from dinolab.training.optim import optimizer_step
 from dinolab.training.profile import span
 from dinolab.training.schedules import Schedules, Values
+
+
+MOST_SKIPPED = 10  # steps in a row, with optim.nan=skip
 
 
 class Interrupted(Exception):
@@ -49,86 +53,101 @@ class StopSignals:
 
 def train_loop(
     method: StudentTeacher,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     schedules: Schedules,
     batches: Iterator[list[Views] | list[Photos]],
     start: int,
+    signals: StopSignals,
     *,
     device: torch.device,
     autocast: torch.dtype | None,
-    log: Callable[[dict[str, float], list[Targets]], None],
+    log: Callable[[dict[str, float], list[Targets], list[tuple[int, str]]], None],
     save: Callable[[int], None],
     evaluate: Callable[[int], None],
-    met_broken: Callable[[list[tuple[int, str]]], None],
-    end_step: Callable[[], None],
+    end_step: Callable[[], object],
 ) -> None:
     """Steps `start` to the end of the schedules. `batches` yields each step's micro-batches, from step `start` on; what of
-    them is still to be made, their `to` makes on the device.
+    them is still to be made, their `to` makes on the device. `signals` is entered.
 
-    `end_step` is called after all else of a step, for the profiler.
+    `log` is given the figures, the last targets and the broken images met since it was last called.
+    `end_step` is called after all else of a step.
+    With several processes, all ranks call this, and `log`, `save` and `evaluate` are called on all of them at once.
     Raises Interrupted after a signal, having saved, and UserError once the loss is not finite, with nothing bad saved.
     """
-    cfg, total = schedules.cfg, schedules.total
-    save_every = schedules.steps(cfg.run.save_every, "run.save_every") or total
+    cfg, last = schedules.cfg, schedules.last
+    save_every = schedules.steps(cfg.run.save_every, "run.save_every") or schedules.total
     eval_every = schedules.steps(cfg.eval.every, "eval.every")
+    skip = cfg.optim.nan == "skip"
     precision = autocast_of(device, autocast)
-    waited, since, images = 0.0, time.perf_counter(), 0
+    waited, since, steps = 0.0, time.perf_counter(), 0
+    skipped, in_a_row = torch.zeros(2, device=device)
+    broken: list[tuple[int, str]] = []
     method.train()
-    with StopSignals() as signals:
-        for step in range(start, total):
-            asked = time.perf_counter()
-            try:
-                with span("data wait"):
-                    batch = next(batches)
-            except UserError:
-                if not signals.seen:
-                    raise
-                save(step)  # a signal to the whole process group has ended the workers too
-                raise Interrupted(signals.seen) from None
-            waited += time.perf_counter() - asked
-            met_broken([b for part in batch for b in part.broken])
-            with span("to device"):
-                views = [part.to(device) for part in batch]
+    for step in range(start, last):
+        asked = time.perf_counter()
+        try:
+            with span("data wait"):
+                batch = next(batches)
+        except UserError:
+            if not signals.seen or world() > 1:
+                raise
+            save(step)  # a signal to the whole process group has ended the workers too
+            raise Interrupted(signals.seen) from None
+        waited += time.perf_counter() - asked
+        broken += [b for part in batch for b in part.broken]
+        with span("to device"):
+            views = [part.to(device) for part in batch]
 
-            torch.manual_seed(draws.seed(cfg.seed, step))  # stochastic depth: a function of seed and step too
-            s = schedules(step)
-            parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim.clip, precision)
+        torch.manual_seed(draws.seed(cfg.seed, step) + rank())  # stochastic depth: a function of seed and step too
+        s = schedules(step)
+        parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim.clip, precision, skip)
 
-            done, images = step + 1, images + cfg.optim.batch_size
-            last, stop = done == total, signals.seen
-            saves = done % save_every == 0 or last or stop
-            if done % cfg.run.log_every == 0 or saves:
-                figures = {name: torch.stack([p[name] for p in parts]).mean().item() for name in parts[0]}
-                figures |= {"step": done, "epoch": done / schedules.steps_per_epoch, "grad_norm": grad_norm.item()}
-                if not math.isfinite(figures["loss"] + figures["grad_norm"]):
-                    raise UserError(
-                        f"NaN: at step {done} the loss is {figures['loss']}, the gradient norm {figures['grad_norm']}. "
-                        "Remedy, in a new run.dir: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
-                    )
-                seconds = time.perf_counter() - since
-                figures |= {"images_per_s": images / seconds, "data_wait": waited / seconds}
-                log(figures | s.figures(), targets)
-                waited, since, images = 0.0, time.perf_counter(), 0
-            if saves:
-                save(done)
-            if stop and not last:
-                raise Interrupted(stop)
-            if eval_every and (done % eval_every == 0 or last):
-                paused = time.perf_counter()
-                evaluate(done)
-                method.train()
-                since += time.perf_counter() - paused
-            del parts, targets  # the targets would take memory through the whole next step
-            end_step()
+        done, steps = step + 1, steps + 1
+        bad = ~grad_norm.isfinite()
+        skipped += bad
+        in_a_row.add_(1).mul_(bad)
+        ends, stop = done == last, agree(signals.seen)
+        saves = done % save_every == 0 or ends or stop
+        if done % cfg.run.log_every == 0 or saves:
+            figures = mean_over_parts(parts) | {"step": done, "epoch": schedules.epoch(done)}
+            figures |= {"grad_norm": grad_norm.item()} | ({"skipped": skipped.item()} if skipped else {})
+            if in_a_row > MOST_SKIPPED or not (skip or math.isfinite(figures["loss"] + figures["grad_norm"])):
+                raise UserError(
+                    f"NaN: at step {done} the loss is {figures['loss']}, the gradient norm {figures['grad_norm']}. "
+                    "Remedy, in a new run.dir: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
+                )
+            seconds = time.perf_counter() - since
+            figures |= {"images_per_s": steps * cfg.optim.batch_size / seconds, "data_wait": waited / seconds}
+            log(figures | s.figures(), targets, broken)
+            waited, since, steps, broken = 0.0, time.perf_counter(), 0, []
+            skipped.zero_()
+        if saves:
+            save(done)
+        if stop and not ends:
+            raise Interrupted(stop)
+        if eval_every and (done % eval_every == 0 or ends):
+            paused = time.perf_counter()
+            evaluate(done)
+            method.train()
+            since += time.perf_counter() - paused
+        del parts, targets  # the targets would take memory through the whole next step
+        end_step()
+
+
+def mean_over_parts(parts: list[Logs]) -> dict[str, float]:
+    """Parts of the loss, as means over micro-batches and ranks."""
+    means = torch.stack([torch.stack([p[name] for p in parts]).mean() for name in parts[0]])
+    return dict(zip(parts[0], (sum_over_ranks(means) / world()).tolist()))
 
 
 def train_step(
     method: StudentTeacher,
-    optimizer: torch.optim.AdamW,
+    optimizer: torch.optim.Optimizer,
     views: list[Views],
     s: Values,
     clip: float,
     precision: AbstractContextManager,
+    skip_nan: bool = False,
 ) -> tuple[list[Logs], list[Targets], Tensor]:
     """One step on a batch, given as its micro-batches: Algorithm 1 of DINO (arXiv 2104.14294).
 
@@ -144,7 +163,7 @@ def train_step(
             (loss / len(views)).backward()
         parts.append(logs)
     with span("optimizer"):
-        grad_norm = optimizer_step(optimizer, s, clip)
+        grad_norm = optimizer_step(optimizer, s, clip, skip_nan)
     with span("EMA"):
         method.after_step(s)
     return parts, targets, grad_norm

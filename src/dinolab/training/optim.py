@@ -1,10 +1,11 @@
-"""AdamW with the parameter groups of DINO and DINOv2."""
+"""AdamW, or SGD, with the parameter groups of DINO and DINOv2."""
 
 import math
 import re
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from dinolab.config import Optim
@@ -14,26 +15,30 @@ from dinolab.training.schedules import Values
 BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens")
 
 
-def make_optimizer(student: nn.Module, cfg: Optim) -> torch.optim.AdamW:
-    """One group for each pair of factors on the learning rate and on the weight decay.
+def make_optimizer(student: nn.Module, cfg: Optim) -> torch.optim.Optimizer:
+    """One group for each pair of factors on the learning rate and on the weight decay, and for what is frozen at times.
 
     The state exists from the start, so that a checkpoint has the same entries at every step.
     """
     depth = 1 + max(
         (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
     )
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
     for name, p in student.named_parameters():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
-        groups.setdefault((lr_factor(name, depth, cfg), decayed, "prototypes" in name), []).append(p)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": params, "lr_factor": lr, "decay_factor": decay, "prototypes": prototypes}
-            for (lr, decay, prototypes), params in groups.items()
-        ],
-        betas=(cfg.betas[0], cfg.betas[1]),
-        fused=True,
-    )
+        part = "backbone" if name.startswith("backbone.") else "prototypes" if "prototypes" in name else "head"
+        groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
+    described = [
+        {"params": params, "lr_factor": lr, "decay_factor": decay, "part": part}
+        for (lr, decay, part), params in groups.items()
+    ]
+    if cfg.name == "sgd":
+        sharded = isinstance(next(student.parameters()), DTensor)  # which have no fused step
+        sgd = torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
+        for p in student.parameters():
+            sgd.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+        return sgd
+    optimizer = torch.optim.AdamW(described, betas=(cfg.betas[0], cfg.betas[1]), fused=True)
     for p in student.parameters():
         optimizer.state[p] = {
             "step": torch.zeros((), dtype=torch.float32, device=p.device),
@@ -60,19 +65,24 @@ def lr_factor(name: str, depth: int, cfg: Optim) -> float:
     return 1.0
 
 
-def optimizer_step(optimizer: torch.optim.AdamW, s: Values, clip: float) -> Tensor:
+def optimizer_step(optimizer: torch.optim.Optimizer, s: Values, clip: float, skip_nan: bool = False) -> Tensor:
     """One step with this step's learning rate and weight decay; returns the gradient's norm before clipping.
 
-    Frozen prototypes stay untouched, state and all, and do not count in the norm.
+    What is frozen stays untouched, state and all, and does not count in the norm. With `skip_nan`, so does everything where the
+    norm is not finite: the host has to wait for the device to see it.
     """
+    frozen = {"prototypes": s.freeze_prototypes, "backbone": s.freeze_backbone, "head": False}
     for group in optimizer.param_groups:
         group["lr"] = s.lr * group["lr_factor"]
         group["weight_decay"] = s.weight_decay * group["decay_factor"]
-        if group["prototypes"] and s.freeze_prototypes:
+        if frozen[group["part"]]:
             for p in group["params"]:
                 p.grad = None
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = clip_grad_norm_(params, clip or math.inf)
-    optimizer.step()
+    if isinstance(norm, DTensor):  # of sharded parameters
+        norm = norm.full_tensor()
+    if not skip_nan or norm.isfinite():
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

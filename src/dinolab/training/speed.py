@@ -3,11 +3,11 @@
 import ctypes
 import platform
 import shutil
-from typing import cast
+from functools import partial
 
 import torch
-from torch import nn
 from torch.compiler import config as compiler
+from torch.utils.checkpoint import checkpoint
 
 from dinolab.errors import UserError
 from dinolab.methods.base import StudentTeacher
@@ -26,8 +26,15 @@ def compile_blocks(method: StudentTeacher, device: torch.device) -> None:
         raise UserError("run.compile=true needs a C++ compiler (g++ or clang++), and none is installed")
     compiler.recompile_limit = max(compiler.recompile_limit, RECOMPILED)
     for network in (method.student, method.teacher):
-        for block in cast(nn.ModuleList, network["backbone"].blocks):
+        for block in getattr(network["backbone"], "blocks", []):
             block.compile(dynamic=False)  # shapes are static: the student's must not make the teacher's vary
+
+
+def checkpoint_activations(method: StudentTeacher) -> None:
+    """Keep only what enters each of the student's blocks; in the backward pass the block is computed again (arXiv 1604.06174)."""
+    for block in getattr(method.student["backbone"], "blocks", []):
+        # no draws to repeat: those of stochastic depth are made outside
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def keep_memory() -> None:

@@ -1,0 +1,103 @@
+"""A small run, killed at random moments over and over, against the same run left alone: are the final weights the same?
+
+    python benchmarks/soak.py --out docs/results/soak.json
+    python benchmarks/soak.py --processes 2 --kills 10
+
+Each time the command is started again and one of its processes is killed (SIGKILL) at a random moment: while it starts, steps,
+writes a checkpoint or evaluates. Alone, weights must be equal bit for bit; so must they with several processes, whose sums have a
+fixed order.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from dinolab.data.digits import make_scenes
+from dinolab.training import checkpoint
+from dinolab.training.log import environment
+
+WORDS = ["demo", "optim.length=400 steps", "optim.warmup=50 steps", "run.save_every=20 steps", "run.pictures=false"]
+WORDS += ["run.workers=1", "eval.every=100 steps", "eval.max_images=200"]
+
+
+def start(processes: int, words: list[str]) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "dinolab", "train", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def trainers(process: subprocess.Popen, processes: int) -> list[int]:
+    """The processes that train: the one started, or torchrun's children."""
+    if processes == 1:
+        return [process.pid]
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="soak"))
+    scenes = make_scenes(folder / "scenes")
+    words = [*WORDS, f"data.path={scenes / 'train'}"]
+
+    began = time.monotonic()
+    whole = start(args.processes, [*words, f"run.dir={folder / 'whole'}"])
+    _, said = whole.communicate()
+    assert whole.returncode == 0, said
+    alone = time.monotonic() - began
+    print(f"undisturbed: {alone:.0f} s", flush=True)
+
+    chance, kills, starts, stalled, steps = random.Random(args.seed), [], 0, 0, 0
+    run = folder / "killed"
+    while True:
+        process, starts = start(args.processes, [*words, f"run.dir={run}"]), starts + 1
+        # now and then while it starts; a run that is always killed before its next checkpoint would never end
+        wait = chance.uniform(0, alone / 2) * (1 + stalled)
+        try:
+            process.wait(wait if len(kills) < args.kills else None)
+        except subprocess.TimeoutExpired:
+            victims = trainers(process, args.processes)
+            if victims:
+                subprocess.run(["kill", "-KILL", str(chance.choice(victims))], check=False)
+        _, said = process.communicate()
+        found = checkpoint.checkpoints(run / "checkpoints")
+        reached = checkpoint.step_of(found[-1]) if found else 0
+        if process.returncode == 0:
+            break
+        assert args.processes > 1 or process.returncode == -signal.SIGKILL, said
+        stalled = 0 if reached > steps else stalled + 1
+        steps = reached
+        leftovers = len(list((run / "checkpoints").glob("*.tmp")))
+        kills.append({"after_s": round(wait, 2), "checkpoint": reached, "half_written": leftovers})
+        print(f"kill {len(kills)}: after {wait:.1f} s, newest checkpoint {reached}", flush=True)
+
+    one, other = (load_file(place / "model.safetensors") for place in (folder / "whole", run))
+    equal = all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    result = {
+        "kills": len(kills), "starts": starts, "processes": args.processes, "weights_equal": equal,
+        "killed_with_a_half_written_checkpoint": sum(kill["half_written"] > 0 for kill in kills),
+        "undisturbed_s": round(alone, 1), "command": " ".join(sys.argv), "environment": environment(), "each": kills,
+    }  # fmt: skip
+    print(json.dumps({k: v for k, v in result.items() if k not in ("each", "environment")}, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+    shutil.rmtree(folder)
+    sys.exit(not equal)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Several processes, one run: the process group, sums and gathers over its ranks, and parameters sharded over them.
+
+Started by torchrun, each process (rank) has a device of its own and its share of every batch. Alone, everything here does nothing.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from dinolab.errors import UserError
+
+# FSDP2's warning is of changes in place to what a module returns, of which there are none
+warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
+
+PATIENCE = timedelta(minutes=60)  # rank 0 evaluates while the others wait; a rank that dies is noticed at once
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def launched() -> int:
+    """The number of processes that torchrun has started, also before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """The rank among the processes of this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Inside, the processes that torchrun started are one group, each on its device.
+
+    Raises UserError when another one has gone: torchrun names it, and ends them all.
+    """
+    if launched() == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo", timeout=PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        raise UserError(f"rank {rank()} stops: another process is gone; torchrun's report names the first") from error
+    dist.destroy_process_group()  # not after an error: it would wait for processes that are gone
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether an operation failed because another process ended in the middle of it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """What is inside, rank 0 has done before the others begin with it: it writes files that they read."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and world() > 1:
+        dist.barrier()
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce, whose gradient is the sum of all ranks' gradients: each rank's loss depends on each rank's input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return cast(Tensor, _Sum.apply(grad))
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    return x if world() == 1 else cast(Tensor, _Sum.apply(x))
+
+
+def max_over_ranks(x: Tensor) -> Tensor:
+    """Without gradient."""
+    if world() > 1:
+        x = x.detach().clone()
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
+
+
+def gather_over_ranks(x: Tensor) -> Tensor:
+    """All ranks' (n, ...), which must be of one shape, in the order of ranks: (world n, ...). Gradients flow back to each."""
+    if world() == 1:
+        return x
+    others = [x.new_zeros(x.shape) for _ in range(world())]
+    others[rank()] = x
+    return sum_over_ranks(torch.cat(others))
+
+
+def collect(value: Any) -> list[Any]:
+    """Every rank's value, any that can be pickled, in the order of ranks."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agree(signum: int) -> int:
+    """The largest of all ranks' numbers, by way of the hosts alone: devices are not waited for."""
+    if world() == 1:
+        return signum
+    seen = torch.tensor(signum)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    return int(seen)
+
+
+def shard(networks: Iterable[nn.ModuleDict], sharding: str, device: torch.device, compute: torch.dtype | None) -> None:
+    """Split the parameters of each network's parts over the ranks (FSDP2, arXiv 2304.11277), in place.
+
+    Gradients are then averaged over ranks, in fp32; weights and optimizer state stay as they are.
+
+    Args:
+        sharding: "full": over all ranks; "hybrid": over those of a machine, with a copy on each machine; "none": a copy on each rank.
+        compute: type that the blocks' weights are sent and used in, by default their own.
+    """
+    mesh = make_mesh(sharding, device)
+    reduce = torch.float32 if compute else None
+    blocks_in = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
+    for network in networks:
+        for block in getattr(network["backbone"], "blocks", []):
+            fully_shard(block, mesh=mesh, mp_policy=blocks_in)
+        for part in network.values():
+            # the root too, or the teacher's average would meet whole parameters
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+            if hasattr(part, "compare"):
+                register_fsdp_forward_method(part, "compare")
+
+
+def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
+    if sharding == "full":
+        return init_device_mesh(device.type, (world(),))
+    each = local_world() if sharding == "hybrid" else 1
+    return init_device_mesh(device.type, (world() // each, each), mesh_dim_names=("replicate", "shard"))
+
+
+def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with every sharded tensor gathered; all ranks must call it together."""
+    return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in state.items()}
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm with the statistics of all ranks' samples, on any device: torch.nn.SyncBatchNorm is for GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.track_running_stats:
+            return super().forward(x)
+        y = x if x.dtype == torch.float64 else x.float()
+        channels = x.shape[1]
+        others = [d for d in range(x.ndim) if d != 1]
+        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
+        n = sum_over_ranks(y.new_full((), x.numel() // channels)).clamp(min=1)
+        mean = sum_over_ranks(y.sum(others)) / n
+        y = y - mean.view(shape)
+        var = sum_over_ranks(y.square().sum(others)) / n
+        if self.training and self.track_running_stats:
+            assert (
+                self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+            )
+            assert self.momentum is not None
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
+                self.num_batches_tracked.add_(1)
+        y = y * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
+        return y.to(x.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions."""
+
+
+def sync_batch_norm(network: nn.Module) -> None:
+    """Have each batch norm take its statistics over all ranks, in place: they do not depend on the number of ranks then."""
+    for module in network.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.__class__ = SyncBatchNorm

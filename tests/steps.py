@@ -1,0 +1,82 @@
+"""A few steps of several configurations in float64, alone or as one of several processes: `python -m tests.steps IMAGES OUT`.
+
+Rounding cannot hide a mistake in float64, nor can Adam, which divides what should be zero by itself, make one of it.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from dinolab import parallel
+from dinolab.config import load_config
+from dinolab.data.loader import batches
+from dinolab.data.sources import open_source
+from dinolab.setup import assemble
+from dinolab.training.loop import autocast_of, mean_over_parts, train_step
+from tests.pictures import TINY
+
+STEPS, BATCH = 10, 8
+EXACT = {  # the same for any number of processes and micro-batches
+    "dino": ["method=dino"],
+    "dino sinkhorn": ["method=dino", "loss.targets=sinkhorn", "optim.name=sgd"],
+    "dinov2": ["method=dinov2", "loss.targets=sinkhorn", "loss.koleo=0", "model.registers=2", "model.layerscale=0.1"],
+    "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
+}
+WHOLE = {  # the same for any number of processes, with the same number of micro-batches
+    "koleo": ["method=dinov2", "loss.koleo=0.5"],
+    "batch norm": ["method=dinov2", "loss.koleo=0", "head.batch_norm=true", "ibot_head.batch_norm=true"],
+    "activations": ["method=dinov2", "run.checkpoint_activations=true"],
+}
+COMMON = [
+    f"optim.length={STEPS} steps",
+    f"optim.batch_size={BATCH}",
+    "optim.lr=3e-3",
+    "optim.lr_scaling=none",
+    "optim.warmup=0 steps",
+    "masks.share=0.3",
+]
+COMMON += ["optim.freeze_prototypes=2 steps", "model.drop_path=0"]
+
+
+def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
+    """Losses (steps, parts) and final parameters, gathered from all processes."""
+    cfg = load_config(None, [*TINY, *COMMON, f"data.path={images}", *words])
+    source = open_source(cfg.data.path)
+    schedules, device, method, optimizer = assemble(cfg, source)
+    method.train()
+    losses = []
+    for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=(parallel.rank(), parallel.world()))):
+        views = [v.to(device) for v in micro]
+        parts, _, norm = train_step(
+            method, optimizer, views, schedules(step), cfg.optim.clip, autocast_of(device, None)
+        )
+        said = mean_over_parts(parts)
+        if not cfg.loss.koleo:
+            said.pop("koleo", None)  # it is still told, and of micro-batches
+        losses.append([*said.values(), norm.item()])
+    return {"losses": torch.tensor(losses)} | parallel.whole(method.state_dict())
+
+
+def run_all(images: Path, cases: dict[str, list[str]], micro: int) -> dict[str, dict[str, torch.Tensor]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for such small tensors more are slower
+    torch.set_default_dtype(torch.float64)
+    try:
+        return {name: run(images, [*words, f"run.micro_batch={micro}"]) for name, words in cases.items()}
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
+
+
+def main(images: str, out: str, *more: str) -> None:
+    cases = {name: [*words, *more] for name, words in (EXACT | WHOLE).items()}
+    with parallel.processes(torch.device("cpu")):
+        parts = BATCH // (2 * parallel.world())
+        made = {micro: run_all(Path(images), cases, micro) for micro in (0, parts) if micro != 1}  # too few for KoLeo
+        if parallel.rank() == 0:
+            torch.save(made, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,63 @@
+"""One run, whatever the number of processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pictures import make_folder
+from tests.processes import launch
+from tests.steps import BATCH, EXACT, WHOLE, run_all
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def alone(images: Path) -> dict:
+    """What one process makes, by the size of micro-batches and the case."""
+    return {micro: run_all(images, EXACT | WHOLE, micro) for micro in (0, BATCH // 2)}
+
+
+def many(images: Path, out: Path, world: int, *more: str, machine: int | None = None) -> dict:
+    processes = launch(world, ["-m", "tests.steps", str(images), str(out), *more], machine)
+    assert [p.wait(timeout=300) for p in processes] == [0] * world
+    return torch.load(out)
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        torch.testing.assert_close(tensor, b[name], rtol=0, atol=1e-8, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_micro_batches_make_the_whole_batchs_step(alone, name):
+    assert alone[0][name]["losses"].isfinite().all()
+    assert_same(alone[0][name], alone[BATCH // 2][name])
+
+
+def test_steps_train(alone):
+    for made in alone[0].values():
+        assert (made["losses"][0] - made["losses"][-1]).abs().max() > 1e-3
+        assert any(not torch.equal(t, made[n.replace("student", "teacher")]) for n, t in made.items() if "student" in n)
+
+
+def test_checkpointed_activations_change_nothing(images, alone):
+    assert_same(alone[0]["activations"], run_all(images, {"": ["method=dinov2"]}, 0)[""])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "more", "machine"), [
+    (2, ["run.sharding=full"], None),
+    (2, ["run.sharding=none"], None),
+    (4, ["run.sharding=hybrid"], 2),
+])  # fmt: skip
+def test_several_processes_make_the_step_of_one(images, alone, tmp_path, world, more, machine):
+    made = many(images, tmp_path / "out.pt", world, *more, machine=machine)
+    for name in EXACT | WHOLE:
+        assert_same(alone[0][name], made[0][name])
+        if world == 2:
+            assert_same(alone[BATCH // 2][name], made[BATCH // 4][name])
