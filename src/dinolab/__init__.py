@@ -4,32 +4,34 @@ dinolab.train("dinov2_vits8", "data.path=DIR", "run.dir=runs/mine")
 model = dinolab.load("runs/mine")
 features = model(images)  # uint8 or floats in [0, 1], (B, 3, H, W) -> features.cls (B, D), features.patches (B, h, w, D)
 dinolab.evaluate("knn", model, "TRAIN_DIR", "TEST_DIR")["accuracy"]
+dinolab.compare("runs/mine", ["pixels", "untrained"], "TRAIN_DIR", "TEST_DIR", out="runs/compared")
 dinolab.embed(model, "DIR")["cls"]
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dinolab.errors import UserError
 
 if TYPE_CHECKING:
-    from dinolab.evals.evaluate import embed, evaluate
+    from dinolab.evals.compare import compare
+    from dinolab.evals.embed import embed
+    from dinolab.evals.evaluate import evaluate
     from dinolab.models.weights import load
     from dinolab.pretrain import train
 
-__all__ = ["UserError", "embed", "evaluate", "load", "train"]
+__all__ = ["UserError", "compare", "embed", "evaluate", "load", "train"]
+
+HOMES = {
+    "compare": "dinolab.evals.compare",
+    "embed": "dinolab.evals.embed",
+    "evaluate": "dinolab.evals.evaluate",
+    "load": "dinolab.models.weights",
+    "train": "dinolab.pretrain",
+}
 
 
 def __getattr__(name: str) -> Any:  # torch is imported when it is needed, so that --help answers at once
-    if name == "train":
-        from dinolab.pretrain import train
-
-        return train
-    if name == "load":
-        from dinolab.models.weights import load
-
-        return load
-    if name in ("embed", "evaluate"):
-        from dinolab.evals import evaluate
-
-        return getattr(evaluate, name)
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'dinolab' has no attribute {name!r}")

@@ -23,9 +23,9 @@ class Counted(Encoder):
 
     seen = 0
 
-    def forward(self, images):
+    def layers(self, images, n):
         Counted.seen += len(images)
-        return super().forward(images)
+        return super().layers(images, n)
 
 
 def make_encoder(**changed):
@@ -69,6 +69,28 @@ def test_changed_weights_or_settings_are_computed_anew(count):
         encoder.vit.blocks[1].mlp.fc2.bias[3] += 1e-3
     assert count(encoder)[0] == 6
     assert count(encoder)[0] == 0
+
+
+def test_features_with_more_blocks_serve_for_fewer(count, source):
+    encoder = make_encoder(depth=3)
+    calls = [
+        (1, False, 6),
+        (2, False, 6),
+        (1, False, 0),
+        (1, True, 6),
+        (2, True, 0),
+        (4, True, 6),
+        (4, False, 0),
+        (1, False, 0),
+    ]
+    for blocks, patches, expected in calls:  # what is there is never lost when more is asked for
+        seen, found = count(encoder, blocks=blocks, patches=patches)
+        assert (blocks, patches, seen) == (blocks, patches, expected)
+        fresh = extract(encoder, source, 16, progress=False, blocks=blocks, patches=patches)
+        assert len(found.blocks) == len(fresh.blocks) == min(blocks, 3)
+        assert found.patches.shape == fresh.patches.shape
+        for tokens in ("cls", "both"):
+            torch.testing.assert_close(found.matrix(tokens, blocks), fresh.matrix(tokens, blocks))
 
 
 def test_same_weights_in_another_structure_are_another_encoder(source):

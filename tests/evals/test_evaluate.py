@@ -77,19 +77,35 @@ def test_identical_files_in_both_sets_are_counted_and_left_out_of_one_figure(fol
     assert "LEAK: 2 of 12" in caplog.text
 
 
-def test_a_test_set_without_labels_gets_predictions_alone(folders, tmp_path):
-    train, test = folders
-    images = tmp_path / "flat"
-    images.mkdir()
+def make_unlabelled(folder, test):
+    """As Human Action Recognition has it: test/, and a CSV that lists it in an order of its own."""
+    (folder / "test").mkdir(parents=True)
     for c in range(3):
-        shutil.copy(f"{test}/class{c}/000.png", images / f"Image_{c}.png")
-    (tmp_path / "Flat_set.csv").write_text("filename\nImage_2.png\nImage_0.png\nImage_1.png\n")
-    found = dinolab.evaluate(
-        "knn", "pixels", train, str(tmp_path / "Flat_set.csv"), tmp_path / "out", size=32, cache=None
-    )
+        shutil.copy(f"{test}/class{c}/000.png", folder / "test" / f"Image_{c}.png")
+    (folder / "Testing_set.csv").write_text("filename\nImage_2.png\nImage_0.png\nImage_1.png\n")
+    return str(folder / "Testing_set.csv")
+
+
+def test_a_test_set_without_labels_gets_predictions_as_its_submission_wants_them(folders, tmp_path):
+    train, test = folders
+    unlabelled, out = make_unlabelled(tmp_path / "har", test), tmp_path / "out"
+    options = {"size": 32, "cache": None}
+    dinolab.evaluate(
+        "knn", "pixels", train, test, out, **options
+    )  # whose files must not be taken for those of the next
+    found = dinolab.evaluate("logreg", "pixels", train, unlabelled, out, **options)
     assert "accuracy" not in found
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    assert sorted(file.name for file in out.iterdir()) == ["predictions.csv", "result.json"]
+    assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(found))
     expected = "filename,label\nImage_2.png,class2\nImage_0.png,class0\nImage_1.png,class1\n"
+    assert (out / "predictions.csv").read_text() == expected
+
+
+def test_a_submission_has_a_line_for_what_cannot_be_read_too(folders, tmp_path):
+    unlabelled = make_unlabelled(tmp_path / "har", folders[1])
+    (tmp_path / "har" / "test" / "Image_0.png").write_bytes(b"no image")
+    dinolab.evaluate("knn", "pixels", folders[0], unlabelled, tmp_path / "out", size=32, cache=None)
+    expected = "filename,label\nImage_2.png,class2\nImage_0.png,\nImage_1.png,class1\n"
     assert (tmp_path / "out" / "predictions.csv").read_text() == expected
 
 
@@ -104,12 +120,35 @@ def test_a_class_that_train_lacks_counts_as_wrong(folders, tmp_path, caplog):
     assert {row["predicted"] for row in rows if row["label"] == "another"} == {"class0"}
 
 
-def test_without_a_test_set_a_fixed_fifth_is_held_out(folders):
-    first, again, other = (
-        dinolab.evaluate("knn", "pixels", folders[0], size=32, cache=None, seed=seed)["data"] for seed in (0, 0, 1)
-    )
-    assert first == again == other
-    assert (first["train_images"], first["test_images"], first["split"]) == (24, 6, "20% held out")
+def test_without_a_test_set_a_fifth_is_held_out_the_same_for_every_protocol(folders, tmp_path):
+    asked = []
+    for protocol in ("knn", "logreg"):
+        found = dinolab.evaluate(protocol, "pixels", folders[0], out=tmp_path / protocol, size=32, cache=None)
+        data = found["data"]
+        assert (data["train_images"], data["test_images"]) == (24, 6)
+        assert data["split"] == f"20% held out, {folders[0]}.split-0.json"
+        asked.append([row["filename"] for row in csv.DictReader((tmp_path / protocol / "predictions.csv").open())])
+    assert asked[0] == asked[1] and len(asked[0]) == 6
+    assert asked[0] == sorted(json.loads((tmp_path / "train.split-0.json").read_text())["test"])
+
+
+def test_several_seeds_draw_several_splits(folders, tmp_path):
+    found = dinolab.evaluate("knn", "pixels", folders[0], out=tmp_path / "out", size=32, cache=None, seed=1, seeds=3)
+    over = json.loads((tmp_path / "out" / "result.json").read_text())["seeds"]
+    assert over == found["seeds"] and over["seed"] == [1, 2, 3]
+    assert over["accuracy"][0] == found["accuracy"]
+    for seed, accuracy in zip(over["seed"], over["accuracy"]):
+        assert dinolab.evaluate("knn", "pixels", folders[0], size=32, cache=None, seed=seed)["accuracy"] == accuracy
+    assert len(list(tmp_path.glob("train.split-*.json"))) == 3
+
+
+def test_several_seeds_of_a_protocol_that_draws_and_of_one_that_does_not(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 3)  # few, so that seeds differ
+    options = {"size": 32, "cache": tmp_path / "kept"}
+    found = dinolab.evaluate("linear", "pixels", *folders, seeds=2, **options)
+    alone = [dinolab.evaluate("linear", "pixels", *folders, seed=seed, **options)["accuracy"] for seed in (0, 1)]
+    assert found["seeds"]["accuracy"] == alone
+    assert "seeds" not in dinolab.evaluate("knn", "pixels", *folders, seeds=2, **options)
 
 
 def test_poisoned_test_labels_change_no_prediction(folders, tmp_path, run, monkeypatch):
@@ -233,11 +272,10 @@ def test_an_encoder_without_blocks_is_evaluated_by_its_last_layer(folders, monke
     monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 5)
 
     class Convolutions(Encoder):
-        has_class_token = False
-
         def layers(self, images, n):
             assert n == 1
             return super().layers(images, n)
 
     encoder = Convolutions(ViT(Model(dim=12, depth=2, heads=2, patch_size=4), 16))
+    encoder.has_class_token = False
     assert dinolab.evaluate("linear", encoder, *folders, cache=None)["protocol"]["chosen"]["blocks"] == 1

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dinolab.errors import UserError
@@ -78,6 +79,17 @@ def test_heads_side_by_side_are_heads_one_by_one():
             parameter.data -= rate * held
     torch.testing.assert_close(pair[1].weight, weight, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(pair[1].bias, bias, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_trained_to_the_end_is_scikit_learn_s_regression():
+    """Without a penalty, on classes that overlap, so that there is a best line."""
+    train, test = (feature_set([x], y) for x, y in (cluster(0, 240, noise=3.0), cluster(1, 240, noise=3.0)))
+    head = train_heads(train, torch.arange(240), [Input(1, "cls")], 3, (0.1,), 1000, 0, "cpu", False)[0][0]
+    model = LogisticRegression(C=1e6, max_iter=1000).fit(train.matrix().numpy(), train.labels.numpy())
+    own = head(test.matrix()).softmax(1).detach()
+    expected = torch.from_numpy(model.predict_proba(test.matrix().numpy()))
+    torch.testing.assert_close(own, expected, atol=5e-3, rtol=0, check_dtype=False)
+    assert 0.5 < (own.argmax(1) == test.labels).float().mean() < 0.98
 
 
 def test_one_product_gives_every_head_s_logits():

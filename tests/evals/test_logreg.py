@@ -10,22 +10,25 @@ from sklearn.preprocessing import StandardScaler
 
 from dinolab.errors import UserError
 from dinolab.evals.logreg import STRENGTHS, logreg
+from dinolab.evals.logreg_torch import TorchLogisticRegression
 from tests.evals.planted import cluster
 
 
+@pytest.mark.parametrize("solver", ["scikit-learn", "torch"])
 @pytest.mark.parametrize("noise", [1.0, 4.0])
-def test_against_scikit_learn_s_grid_search(noise):
+def test_against_scikit_learn_s_grid_search(noise, solver):
     train, labels = cluster(0, 120, noise=noise)
     test, _ = cluster(1, 60, noise=noise)
     scale = torch.tensor([1.0, 100.0, 0.01, 1.0, 1.0, 1.0])  # which standardising has to take out
     train, test = train * scale + 5, test * scale + 5
-    probabilities, chosen = logreg(train, labels, test, 3, seed=3, progress=False)
+    probabilities, chosen = logreg(train, labels, test, 3, seed=3, progress=False, solver=solver)
 
     judge = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": list(STRENGTHS)},
         cv=StratifiedKFold(5, shuffle=True, random_state=3),
     ).fit(train.numpy(), labels.numpy())
+    assert chosen["solver"] == solver
     assert chosen["C"] == judge.best_params_["logisticregression__C"]
     own = [chosen["cross_validation"][str(c)] for c in STRENGTHS]
     np.testing.assert_allclose(own, judge.cv_results_["mean_test_score"], atol=0.01)
@@ -38,6 +41,36 @@ def test_the_penalty_depends_on_the_data():
     train, labels = cluster(0, 60, dim=6, noise=3.0)
     noisy = torch.cat([train, torch.randn(60, 200, generator=torch.Generator().manual_seed(0))], 1)
     assert logreg(noisy, labels, noisy[:3], 3, progress=False)[1]["C"] < clean
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("strength", [1e-4, 1.0, 100.0])
+def test_coefficients_on_the_device_are_scikit_learn_s(classes, strength):
+    train, labels = (part.numpy() for part in cluster(0, 200, classes, noise=3.0))
+    labels = labels * 10 + 5  # classes need not be 0, 1, ...
+    own, theirs = (
+        kind(C=strength, tol=1e-6, max_iter=1000).fit(train, labels)
+        for kind in (TorchLogisticRegression, LogisticRegression)
+    )
+    assert own.classes_.tolist() == theirs.classes_.tolist()
+    scale = np.abs(theirs.coef_).max()
+    np.testing.assert_allclose(own.coef_, theirs.coef_, atol=2e-3 * scale)
+    np.testing.assert_allclose(own.intercept_, theirs.intercept_, atol=2e-3)
+    np.testing.assert_allclose(own.predict_proba(train), theirs.predict_proba(train), atol=1e-3)
+    assert (own.predict(train) == theirs.predict(train)).mean() > 0.99
+    assert own.n_iter_[0] < 1000
+
+
+def test_a_warm_start_goes_on_where_the_last_fit_ended():
+    train, labels = (part.numpy() for part in cluster(0, 200, noise=3.0))
+    model = TorchLogisticRegression(C=0.1, warm_start=True).fit(train, labels)
+    cold = model.n_iter_[0]
+    assert model.fit(train, labels).n_iter_[0] < cold
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(UserError, match="solver 'newton' is not one of auto"):
+        logreg(*cluster(0, 30), torch.zeros(1, 6), 3, progress=False, solver="newton")
 
 
 def test_classes_without_training_images_get_nothing():

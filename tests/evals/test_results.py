@@ -7,7 +7,15 @@ import torch
 
 from dinolab.data.types import Source
 from dinolab.evals.confusion import draw_confusion
-from dinolab.evals.results import bootstrap_interval, count_confusions, find_leaks, names, score, warn_of_leaks
+from dinolab.evals.results import (
+    bootstrap_interval,
+    count_confusions,
+    find_leaks,
+    names,
+    score,
+    summarise,
+    warn_of_leaks,
+)
 from tests.evals.planted import feature_set
 
 
@@ -36,6 +44,12 @@ def test_scores_by_hand():
     }
     expected = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert count_confusions(predicted, truth, 4).tolist() == expected
+
+
+def test_seeds_are_summarised_by_the_sample_s_deviation():
+    found = summarise(4, [0.5, 0.6, 0.7])
+    assert found["seed"] == [4, 5, 6]
+    assert found["mean"] == pytest.approx(0.6) and found["std"] == pytest.approx(0.1)
 
 
 def test_leaks_are_counted_and_named(caplog):

@@ -21,7 +21,7 @@ from dinolab.data.types import Source
 
 log = logging.getLogger(__name__)
 FOLDER = Path("~/.cache/dinolab/features").expanduser()
-FORMAT = "features 1"  # to be raised when the same settings give other features
+FORMAT = "features 2"  # to be raised when the same settings give other features
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 

@@ -52,6 +52,13 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, positions: Tensor) -> "FeatureSet":
+        """Of the images at these positions of the source, int64 (n,) in rising order, as if those were a source."""
+        rows = torch.isin(self.kept, positions)
+        kept = torch.searchsorted(positions, self.kept[rows])
+        blocks = [block[rows] for block in self.blocks]
+        return FeatureSet(blocks, self.patches[rows], self.labels[rows], kept, self.digests[rows])
+
     def matrix(self, tokens: str = "cls", blocks: int = 1) -> Tensor:
         """One row an image, float32 (N, ·): class tokens of the last `blocks` blocks, mean of the last patches, or both."""
         if tokens == "patches":
@@ -77,17 +84,19 @@ def extract(
 
     The encoder is moved to `device`; `workers` processes load images. Of an encoder with fewer blocks than `blocks`, all
     are taken. `precision` is fp32 or bf16 (autocast); features are kept as float32. `cache` is a folder that keeps them
-    until weights, images or these settings change. Unreadable images are left out, with one warning. Raises UserError if
-    not one can be read.
+    until weights, images, size or precision change; features with more blocks, or patches, serve for fewer. Unreadable
+    images are left out, with one warning. Raises UserError if not one can be read.
     """
     encoder.to(device)
     height, width = (size, size) if isinstance(size, int) else size
     file = found = None
     if cache:
-        settings = f"{height} x {width}, {blocks} blocks, patches {patches}, {precision}"
-        file = cache / f"{kept_features.key(encoder, source, settings)}.safetensors"
+        key = kept_features.key(encoder, source, f"{height} x {width}, {precision}")
+        file = cache / f"{key}.safetensors"
         found = kept_features.read(file)
-    if found is None:
+    most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
+    if found is None or blocks > most or patches > with_patches:  # then what is there is computed too, and replaced
+        most, with_patches = max(blocks, most), patches or with_patches
         loader = DataLoader(
             Images(source.paths, height, width),
             batch_size,
@@ -96,7 +105,7 @@ def extract(
             worker_init_fn=start_worker,
             pin_memory=torch.device(device).type == "cuda",
         )
-        found = run_encoder(encoder, source, loader, torch.device(device), blocks, patches, precision, progress)
+        found = run_encoder(encoder, source, loader, torch.device(device), most, with_patches, precision, progress)
         if file:
             kept_features.write(file, *found)
     tensors, notes = found
@@ -108,8 +117,9 @@ def extract(
         log.warning("%s: %s: %s%s", source.name, count, "; ".join(broken[:NAMED]), rest)
     kept = tensors["kept"]
     labels = torch.full((len(kept),), -1) if source.labels is None else torch.as_tensor(source.labels).long()[kept]
-    tokens = [tensors[name] for name in sorted(name for name in tensors if name.startswith("block"))]
-    return FeatureSet(tokens, tensors["patches"], labels, kept, tensors["digests"])
+    tokens = [tensors[name] for name in sorted(name for name in tensors if name.startswith("block"))][-blocks:]
+    mean = tensors["patches"] if patches else tensors["patches"][:, :0]
+    return FeatureSet(tokens, mean, labels, kept, tensors["digests"])
 
 
 def run_encoder(
@@ -146,7 +156,8 @@ def run_encoder(
     *tokens, mean = (matrix[: len(kept)] for matrix in rows.matrices)
     named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
     contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
-    return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, {"broken": json.dumps(broken)}
+    notes = {"broken": json.dumps(broken), "asked": json.dumps([blocks, patches])}
+    return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, notes
 
 
 def refuse_infinite(*features: Tensor) -> None:

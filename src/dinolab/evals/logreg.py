@@ -1,4 +1,6 @@
-"""Logistic regression on frozen features, by scikit-learn: how well a line parts the classes when it is fitted to the end.
+"""Logistic regression on frozen features: how well a line parts the classes when it is fitted to the end.
+
+On a CPU by scikit-learn; elsewhere the same objective, with the same L-BFGS, by PyTorch.
 
 Features are standardised by the training part's mean and deviation. The strength of the L2 penalty, 1 / C, is chosen by
 stratified cross-validation on the training features; the regression is then fitted once more to all of them.
@@ -6,6 +8,8 @@ stratified cross-validation on the training features; the regression is then fit
 
 import logging
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,30 +24,46 @@ from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.evals.features import COLUMNS, refuse_infinite
+from dinolab.evals.logreg_torch import TorchLogisticRegression
 
 log = logging.getLogger(__name__)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C
 FOLDS = 5
 STEPS = 1000  # of L-BFGS, at most
+SOLVERS = ("auto", "scikit-learn", "torch")
 
 
 def logreg(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, seed: int = 0, progress: bool = True
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    seed: int = 0,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
+    solver: str = "auto",
 ) -> tuple[Tensor, dict[str, Any]]:
     """Probabilities float32 (M, classes) for features (M, D), and what was chosen, from features (N, D) and labels (N,).
 
+    `solver` is "scikit-learn", which computes on the CPU, "torch", on `device`, or "auto": the former where that is a CPU.
     Raises UserError where features are not finite or the labels are of one class.
     """
+    if solver not in SOLVERS:
+        raise UserError(f"solver {solver!r} is not one of {', '.join(SOLVERS)}")
+    if solver == "auto":
+        solver = "scikit-learn" if torch.device(device).type == "cpu" else "torch"
     refuse_infinite(train, test)
     x, y = train.numpy(), labels.numpy()
     sizes = np.bincount(y)
     if np.count_nonzero(sizes) < 2:
         raise UserError("logistic regression needs training images of two classes or more; the source has one")
     folds = int(np.clip(sizes[sizes > 0].min(), 2, FOLDS))
-    by_strength = cross_validate(x, y, folds, seed, progress)
+    kind = LogisticRegression if solver == "scikit-learn" else partial(TorchLogisticRegression, device=device)
+    new_model = partial(kind, max_iter=STEPS)
+    by_strength = cross_validate(new_model, x, y, folds, seed, progress)
     best = STRENGTHS[int(np.argmax(by_strength))]
 
-    scaler, model = StandardScaler(), LogisticRegression(C=best, max_iter=STEPS)
+    scaler, model = StandardScaler(), new_model(C=best)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         model.fit(scaler.fit_transform(x), y)
     if model.n_iter_.max() >= STEPS:
@@ -52,11 +72,18 @@ def logreg(
     probabilities[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
         model.predict_proba(scaler.transform(test.numpy()))
     ).float()
-    chosen = {"C": best, "folds": folds, "cross_validation": dict(zip(map(str, STRENGTHS), by_strength))}
+    chosen = {
+        "solver": solver,
+        "C": best,
+        "folds": folds,
+        "cross_validation": dict(zip(map(str, STRENGTHS), by_strength)),
+    }
     return probabilities, chosen
 
 
-def cross_validate(x: np.ndarray, y: np.ndarray, folds: int, seed: int, progress: bool) -> list[float]:
+def cross_validate(
+    new_model: Callable[..., Any], x: np.ndarray, y: np.ndarray, folds: int, seed: int, progress: bool
+) -> list[float]:
     """Mean accuracy on the folds left out, for each of STRENGTHS."""
     accuracy = np.zeros((folds, len(STRENGTHS)))
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -68,7 +95,7 @@ def cross_validate(x: np.ndarray, y: np.ndarray, folds: int, seed: int, progress
         for fold, (fit, ask) in enumerate(parts.split(x, y)):
             scaler = StandardScaler().fit(x[fit])
             fit_x, ask_x = scaler.transform(x[fit]), scaler.transform(x[ask])
-            model = LogisticRegression(max_iter=STEPS, warm_start=True)  # from the next smaller C, which is near
+            model = new_model(warm_start=True)  # from the next smaller C, which is near
             for i, strength in enumerate(STRENGTHS):
                 model.set_params(C=strength).fit(fit_x, y[fit])
                 accuracy[fold, i] = model.score(ask_x, y[ask])

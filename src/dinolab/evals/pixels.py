@@ -18,6 +18,7 @@ class PixelEncoder(nn.Module):
     side = 32
     dim = 3 * side * side
     patch_size = 1
+    has_class_token = False  # the one there is, is the patch too
 
     def forward(self, images: Tensor) -> Features:
         """uint8 (B, 3, H, W) -> Features."""

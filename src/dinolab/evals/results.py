@@ -91,23 +91,40 @@ def names(source: Source) -> list[str]:
     return ["/".join([os.path.relpath(file, root), *inside[-1:]]) for file, (_, *inside) in zip(files, parts)]
 
 
+def summarise(seed: int, accuracies: list[float]) -> dict[str, Any]:
+    """Of the accuracies of seeds `seed`, `seed` + 1, ...: mean, and standard deviation of the sample (n - 1)."""
+    seeds = [*range(seed, seed + len(accuracies))]
+    return {
+        "seed": seeds, "accuracy": accuracies, "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1))
+    }  # fmt: skip
+
+
 def write(
     folder: Path,
     result: dict[str, Any],
     images: list[str],
+    kept: np.ndarray,
     classes: list[str],
     predicted: np.ndarray,
     probability: np.ndarray,
     truth: np.ndarray | None,
 ) -> None:
-    """predictions.csv, and with labels result.json and confusion.png."""
+    """result.json, predictions.csv, and with labels confusion.png; what an earlier evaluation left of these is replaced.
+
+    images: names (N,); kept: positions (M,) in them of those that could be read. Without labels, predictions.csv has a line for
+    every image, as a submission needs it, with no label where the image could not be read.
+    """
+    (folder / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
     said = [classes[c] if c >= 0 else "" for c in predicted]
     if truth is None:
-        write_csv(folder / "predictions.csv", ["filename", "label"], zip(images, said))
+        (folder / "confusion.png").unlink(missing_ok=True)
+        label = dict(zip(kept.tolist(), said))
+        rows = ((name, label.get(i, "")) for i, name in enumerate(images))
+        write_csv(folder / "predictions.csv", ["filename", "label"], rows)
         return
-    rows = zip(images, (classes[c] for c in truth), said, (f"{p:.6f}" for p in probability))
-    write_csv(folder / "predictions.csv", ["filename", "label", "predicted", "probability"], rows)
-    (folder / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
+    right = (classes[c] for c in truth)
+    scored = zip((images[i] for i in kept), right, said, (f"{p:.6f}" for p in probability))
+    write_csv(folder / "predictions.csv", ["filename", "label", "predicted", "probability"], scored)
     title = f"{result['encoder']['name']}\n{result['protocol']['name']}: {result['accuracy']:.1%}"
     draw_confusion(count_confusions(predicted, truth, len(classes)), classes, title, folder / "confusion.png")
 
@@ -128,6 +145,9 @@ def table(result: dict[str, Any]) -> Table:
         shown.add_column(heading, justify="left" if not heading else "right")
     images = f"{result['data']['test_images']:,}"
     shown.add_row("[bold]all", f"[bold]{result['accuracy']:.1%} ({low:.1%} to {high:.1%})", images)
+    if "seeds" in result:
+        over = result["seeds"]
+        shown.add_row(f"mean of {len(over['seed'])} seeds", f"{over['mean']:.1%} ± {over['std']:.1%}", images)
     for name, accuracy in result["also"].items():
         shown.add_row(name, f"{accuracy:.1%}", images)
     if result["leaks"]:

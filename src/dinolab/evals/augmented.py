@@ -1,0 +1,98 @@
+"""Training images in another view each time they are seen, for the evaluations that augment.
+
+Sample n belongs to epoch n // images, and its view is a function of (seed, n) alone: the number of workers changes nothing.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dinolab.data import draws
+from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.loader import start_worker
+from dinolab.errors import UserError
+
+# an image, uint8 (H, W, 3), and its draws -> uint8 (3, h, w)
+View = Callable[[np.ndarray, np.random.Generator], Tensor]
+Item = tuple[Tensor, int] | str  # a view and its label, or why there is none
+
+
+class Training(NamedTuple):
+    """How long, in batches of what size, and how fast."""
+
+    epochs: int
+    batch_size: int
+    rates: tuple[float, ...]  # learning rates for batches of 256, to be scaled by their size
+
+    def but(self, epochs: int | None, batch_size: int | None, lr: float | Sequence[float] | None) -> "Training":
+        """With what is not None in place of its own. Raises UserError where that makes no sense."""
+        rates = self.rates if lr is None else (float(lr),) if isinstance(lr, (int, float)) else tuple(map(float, lr))
+        length = self.epochs if epochs is None else epochs
+        chosen = Training(length, self.batch_size if batch_size is None else batch_size, rates)
+        if chosen.epochs < 1 or chosen.batch_size < 1:
+            raise UserError("epochs and batch size are whole numbers of 1 or more")
+        if not rates or not all(0 < rate < math.inf for rate in rates):
+            raise UserError(f"learning rates are larger than 0, not {lr}")
+        return chosen
+
+    def steps(self, images: int, batch_size: int) -> int:
+        return max(1, self.epochs * images // batch_size)
+
+
+class Augmented(Dataset[Item]):
+    """Item n is the n-th sample of the training."""
+
+    def __init__(self, paths: list[str], labels: Tensor, view: View, seed: int) -> None:
+        self.paths, self.labels, self.view, self.seed = paths, labels, view, seed
+        self.epoch, self.order = -1, np.empty(0, int)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Item:
+        epoch, place = divmod(number, len(self))
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, draws.rng(self.seed, draws.EPOCH, epoch).permutation(len(self))
+        position = self.order[place]
+        try:
+            image = read_image(self.paths[position])
+        except BrokenImage as error:
+            return str(error)
+        return self.view(image, draws.rng(self.seed, draws.SAMPLE, number)), int(self.labels[position])
+
+
+def batches(
+    images: Augmented, steps: int, batch_size: int, device: str | torch.device, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views uint8 (B, 3, h, w) and labels int64 (B,) of each step, on the device. A batch may span two epochs.
+
+    Raises UserError where an image cannot be read any more.
+    """
+    on_cuda = torch.device(device).type == "cuda"
+    loader = DataLoader(
+        images,
+        batch_size,
+        sampler=range(steps * batch_size),
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=start_worker,
+        pin_memory=on_cuda,
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise UserError(f"{batch}; it could be read before")
+        views, labels = batch
+        yield views.to(device, non_blocking=on_cuda), labels.to(device, non_blocking=on_cuda)
+
+
+def collate(items: list[Item]) -> tuple[Tensor, Tensor] | str:
+    """The batch, or what is wrong with one of its images."""
+    good = [item for item in items if not isinstance(item, str)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, str))
+    return torch.stack([view for view, _ in good]), torch.tensor([label for _, label in good])

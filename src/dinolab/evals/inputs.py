@@ -1,0 +1,78 @@
+"""What an evaluation is given, opened: an encoder, labelled images to learn from, and images to be asked of."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dinolab.data.sources import open_source, take
+from dinolab.data.types import Source
+from dinolab.errors import UserError
+from dinolab.evals.features import FeatureSet
+from dinolab.evals.pixels import PixelEncoder
+from dinolab.evals.splits import held_out
+from dinolab.models.weights import load
+
+
+class Sides(NamedTuple):
+    """Images to learn from and images to be asked of, with features of those that can be read."""
+
+    learn: Source
+    learned: FeatureSet
+    ask: Source
+    asked: FeatureSet
+    split: str  # where the test images come from
+
+
+def refuse_unknown(what: str, given: str, known: Any) -> None:
+    if given not in known:
+        raise UserError(f"{what} {given!r} is not one of {', '.join(known)}")
+
+
+def open_encoder(
+    encoder: str | Path | nn.Module, size: int | tuple[int, int] | None
+) -> tuple[str, Any, tuple[int, int]]:
+    """Name, encoder, and height and width that it is to see, from a module, "pixels", or what `load` takes."""
+    name = type(encoder).__name__ if isinstance(encoder, nn.Module) else str(encoder)
+    if not isinstance(encoder, nn.Module):
+        encoder = PixelEncoder() if encoder == "pixels" else load(encoder)
+    size = size or int(getattr(encoder, "image_size", 224))
+    return name, encoder, (size, size) if isinstance(size, int) else size
+
+
+def open_images(train: str | Source, test: str | Source | None) -> list[Source]:
+    """Images to learn from, labelled, and images to be asked of, which may have no labels; or the former alone."""
+    learn = open_source(train, need_labels=True, option="--train") if isinstance(train, str) else train
+    if learn.labels is None:
+        raise UserError(f"{learn.name} has no labels, and the training images need some")
+    if test is None:
+        return [learn]
+    return [learn, open_source(test, option="--test") if isinstance(test, str) else test]
+
+
+def pair(sources: list[Source], features: list[FeatureSet], seed: int, out: str | Path | None, progress: bool) -> Sides:
+    """Both sides as they were given; or of a single source, by the split that is kept beside it, or in `out`."""
+    if len(sources) == 2:
+        return Sides(sources[0], features[0], sources[1], features[1], "given")
+    held, split = held_out(sources[0], seed, Path(out) if out else None, progress)
+    learn, ask = np.flatnonzero(~held), np.flatnonzero(held)
+    learned, asked = (features[0].part(torch.from_numpy(index)) for index in (learn, ask))
+    return Sides(take(sources[0], learn), learned, take(sources[0], ask), asked, split)
+
+
+def describe(sides: Sides) -> dict[str, Any]:
+    """Of a result."""
+    return {
+        "train": sides.learn.name,
+        "test": sides.ask.name,
+        "split": sides.split,
+        "train_images": len(sides.learned),
+        "test_images": len(sides.asked),
+        "unreadable": {
+            "train": len(sides.learn) - len(sides.learned),
+            "test": len(sides.ask) - len(sides.asked),
+        },
+        "classes": sides.learn.classes,
+    }

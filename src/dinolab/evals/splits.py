@@ -1,0 +1,126 @@
+"""The split of a labelled source that comes without test images: drawn once, by class, near-duplicates on one side, and kept.
+
+N images.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinolab.data import draws
+from dinolab.data.types import Source
+from dinolab.errors import UserError
+from dinolab.evals.duplicates import NEAR, find_groups
+from dinolab.evals.results import names
+from dinolab.models.weights import write_whole
+
+log = logging.getLogger(__name__)
+SHARE = 0.2
+FORMAT = "dinolab split 1"
+
+
+def held_out(source: Source, seed: int, out: Path | None, progress: bool = True) -> tuple[np.ndarray, str]:
+    """bool (N,), True for test images, and where the split is kept: beside the data, or in `out` where that cannot be written.
+
+    A split that is kept there is used. Raises UserError if it is of other images or labels, or damaged, or if none can be drawn.
+    """
+    places = [place for place in (beside(source, seed), out / f"split-{seed}.json" if out else None) if place]
+    for place in places:
+        if place.is_file():
+            return read(place, source), f"{SHARE:.0%} held out, {place}"
+    groups = find_groups(source, progress)
+    held = draw(source, groups, SHARE, seed)
+    facts = {
+        "format": FORMAT,
+        "seed": seed,
+        "share": SHARE,
+        "near_duplicates": f"pHash of 64 bits, {NEAR} may differ",
+        "images": len(source),
+        "images_with_near_duplicates": int((np.unique(groups, return_counts=True)[1] - 1).clip(0).sum()),
+        "fingerprint": fingerprint(source),
+        "test": [name for name, out_of in zip(names(source), held) if out_of],
+    }
+    return held, f"{SHARE:.0%} held out, {keep(facts, places)}"
+
+
+def beside(source: Source, seed: int) -> Path | None:
+    """DIR.split-0.json beside the folder or file that the source is named after; none for patterns and remote storage."""
+    path = Path(os.path.abspath(os.path.expanduser(source.name)))
+    return path.with_name(f"{path.name}.split-{seed}.json") if path.exists() else None
+
+
+def keep(facts: dict[str, Any], places: list[Path]) -> str:
+    """Write the split to the first place that can be written, and say in which."""
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, (json.dumps(facts, indent=1) + "\n").encode(errors="surrogateescape"))
+        except OSError as error:
+            log.warning("%s: the split cannot be kept there (%s)", place, error.strerror)
+        else:
+            log.info("%s: the split is kept here, and used the next time", place)
+            return str(place)
+    return "not kept"
+
+
+def read(place: Path, source: Source) -> np.ndarray:
+    way_out = "delete it to have a new split drawn, or name test images by --test"
+    try:
+        kept = json.loads(place.read_bytes())
+        of, test = kept["fingerprint"], set(kept["test"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{place}: not a split of dinolab's ({error}); {way_out}") from error
+    if of != fingerprint(source):
+        raise UserError(
+            f"{place}: the split of {kept.get('images')} images, and {source.name} has other images or labels by now "
+            f"({len(source)} images); results of the two cannot be compared: {way_out}"
+        )
+    return np.array([name in test for name in names(source)])
+
+
+def fingerprint(source: Source) -> str:
+    """Of the images' names and labels: the same wherever the folder lies and whatever the files' sizes."""
+    labels = [] if source.labels is None else [source.classes[label] for label in source.labels]
+    lines = (f"{name}\0{label}\n" for name, label in sorted(zip(names(source), labels)))
+    return hashlib.blake2b("".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def draw(source: Source, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """bool (N,): of each class about `share` and at least one image, in whole groups, but never all.
+
+    Images are asked in random order, class by class: an image's group is held out if no class that it has images of would
+    lose more than its share. Classes of which no image can be held out are named in a warning; raises UserError if that is all.
+    """
+    assert source.labels is not None
+    labels = source.labels
+    sizes = np.bincount(labels, minlength=len(source.classes))
+    room = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1).astype(int)  # a single image leaves none
+    members: dict[int, list[int]] = {}
+    for image, number in enumerate(groups.tolist()):
+        members.setdefault(number, []).append(image)
+    held = np.zeros(len(source), bool)
+    for label in range(len(source.classes)):
+        for image in draws.rng(seed, draws.SPLIT, label).permutation(np.flatnonzero(labels == label)):
+            if room[label] < 1:
+                break
+            group = members[groups[image]]
+            takes = np.bincount(labels[group], minlength=len(room)) if len(group) > 1 else None
+            if not held[image] and (takes is None or (takes <= room).all()):
+                held[group] = True
+                room[label] -= 1 if takes is None else 0
+                room -= 0 if takes is None else takes
+    without = [name for label, name in enumerate(source.classes) if not held[labels == label].any()]
+    if not held.any():
+        raise UserError(
+            f"{source.name}: no images can be held out: each class has one image, or near-duplicates alone; name --test"
+        )
+    if without:
+        log.warning(
+            "%s: no image of %s is held out: a single one, or near-duplicates alone", source.name, ", ".join(without)
+        )
+    return held

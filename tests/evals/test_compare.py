@@ -1,0 +1,222 @@
+"""Several encoders side by side, on small folders of coloured squares."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dinolab.cli import main
+from dinolab.config import Model
+from dinolab.errors import UserError
+from dinolab.evals import compare as module
+from dinolab.evals.compare import compare, labels, untrained
+from dinolab.evals.plots import draw_accuracies, draw_speeds
+from dinolab.evals.tables import cells, markdown, notes
+from dinolab.evals.throughput import throughput
+from dinolab.models.encoder import Encoder
+from dinolab.models.vit import ViT
+from dinolab.models.weights import load, save_encoder
+from tests.pictures import make_folder
+
+PICTURES = ("accuracy.png", "accuracy_over_throughput.png")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 10)
+    monkeypatch.setattr("dinolab.evals.throughput.SECONDS", 0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    train = make_folder(tmp_path / "train", per_class=10, classes=3, seed=0)
+    return str(train), str(make_folder(tmp_path / "test", per_class=4, classes=3, seed=1))
+
+
+@pytest.fixture
+def run(tmp_path):
+    torch.manual_seed(5)  # not that of `untrained`
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    save_encoder(ViT(Model(dim=12, depth=2, heads=2, patch_size=4, init="scaled"), 16), folder, {"step": 3})
+    return str(folder)
+
+
+def test_all_encoders_by_all_protocols(folders, run, tmp_path):
+    out = tmp_path / "out"
+    options = {"protocols": ["knn", "linear"], "size": 32, "cache": None, "environment": {"x": 1}}
+    found = compare(run, ["pixels", "untrained"], *folders, out, **options)
+    assert json.loads((out / "all.json").read_text()) == json.loads(json.dumps(found))
+    assert [row["name"] for row in found["encoders"]] == ["mine", "pixels", "untrained"]
+    for row in found["encoders"]:
+        assert row["throughput"]["images_per_s"] > 0 and row["size"] == (32, 32)
+        for protocol in ("knn", "linear"):
+            alone = json.loads((out / row["name"] / protocol / "result.json").read_text())
+            assert row["results"][protocol]["accuracy"] == alone["accuracy"]
+            assert row["results"][protocol]["interval"] == alone["interval"]
+            assert alone["encoder"]["name"] == row["name"]
+    assert found["encoders"][1]["results"]["knn"]["accuracy"] == 1
+    table = (out / "table.md").read_text().splitlines()
+    assert table[0] == "|  | knn, % | linear, % | images/s |"
+    assert table[3].startswith("| pixels | 100.0 (100.0-100.0) | 100.0 (100.0-100.0) |")
+    for name in PICTURES:
+        picture = cv2.imread(str(out / name))
+        assert min(picture.shape[:2]) > 400
+        assert len(np.unique(picture @ [1, 256, 65536])) > 50
+
+
+def test_what_fails_gets_its_reason_and_loses_nothing_else(folders, run, tmp_path, monkeypatch, caplog):
+    def fail(protocol, *args, **options):
+        if protocol == "logreg":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return evaluate(protocol, *args, **options)
+
+    evaluate = module.evaluate
+    monkeypatch.setattr(module, "evaluate", fail)
+    against = ["nowhere", "timm:no_such_model", "pixels"]
+    found = compare(run, against, *folders, tmp_path / "out", protocols=["knn", "logreg"], size=32, cache=None)
+    mine, nowhere, timm, pixels = found["encoders"]
+    assert "nowhere" in nowhere["failure"] and "no_such_model" in timm["failure"] and "failure" not in mine
+    assert pixels["results"]["knn"]["accuracy"] == 1 and pixels["results"]["logreg"] == {"failure": "out of memory"}
+    said = notes(found)
+    assert f"Failed: nowhere: {nowhere['failure']}" in said and "Failed: pixels, logreg: out of memory" in said
+    assert cells(found)[2] == ["nowhere", "-", "-", "-"]
+    assert "timm:no_such_model" in caplog.text
+
+
+def test_a_leak_is_told_once(folders, tmp_path, caplog):
+    shutil.copy(f"{folders[0]}/class0/000.png", f"{folders[1]}/class0/leak.png")
+    options = {"protocols": ["knn", "logreg"], "size": 16, "cache": None}
+    for _ in range(2):
+        caplog.clear()
+        compare("pixels", [], *folders, tmp_path / str(len(list(tmp_path.iterdir()))), **options)
+        assert caplog.text.count("LEAK") == 1
+
+
+def test_nothing_but_failures_is_an_error(folders, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.*neither"):
+        compare("nowhere", ["neither"], *folders, tmp_path / "out", cache=None)
+
+
+def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, monkeypatch):
+    done = []
+    evaluate = module.evaluate
+
+    def noted(protocol, *args, **options):
+        done.append((options["name"], protocol))
+        return evaluate(protocol, *args, **options)
+
+    monkeypatch.setattr(module, "evaluate", noted)
+    options = {"protocols": ["knn", "logreg"], "size": 16, "cache": None}
+
+    def again(encoder=run, against=("pixels",), train=folders[0], **changed):
+        done.clear()
+        found = compare(encoder, against, train, folders[1], tmp_path / "out", **options | changed)
+        return found, list(done)
+
+    first, all_four = again()
+    assert len(all_four) == 4
+    second, none = again()
+    results = [json.loads(json.dumps([row["results"] for row in found["encoders"]])) for found in (first, second)]
+    assert none == [] and results[0] == results[1]
+    assert again(against=["pixels", "untrained"])[1] == [("untrained", "knn"), ("untrained", "logreg")]
+    (tmp_path / "out" / "mine" / "knn" / "result.json").unlink()
+    assert again()[1] == [("mine", "knn")]
+    assert len(again(seed=1)[1]) == 4
+    again()
+    weights = load(run)
+    weights.vit.cls_token.data += 1
+    save_encoder(weights.vit, tmp_path / "runs" / "mine", {})
+    assert again()[1] == [("mine", "knn"), ("mine", "logreg")]
+    make_folder(tmp_path / "train", per_class=11, classes=3)
+    assert len(again()[1]) == 4
+
+
+def test_untrained_is_the_architecture_with_other_weights(run):
+    fresh, trained = untrained(run, seed=0), load(run)
+    assert isinstance(fresh, Encoder) and fresh.vit.cfg == trained.vit.cfg and fresh.image_size == trained.image_size
+    assert not torch.equal(fresh.vit.patch_embed.proj.weight, trained.vit.patch_embed.proj.weight)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    state = torch.get_rng_state()
+    again, other = untrained(run, seed=0), untrained(run, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again(images).cls, fresh(images).cls) and not torch.equal(other(images).cls, fresh(images).cls)
+
+
+def test_untrained_of_what_is_not_dinolab_s_says_so(folders, tmp_path):
+    found = compare("pixels", ["untrained"], *folders, tmp_path / "out", protocols=["knn"], size=32, cache=None)
+    assert "dinolab cannot build that of pixels anew" in found["encoders"][1]["failure"]
+
+
+def test_images_without_labels_are_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="no labels"):
+        compare("pixels", [], folders[0], f"{folders[1]}/class0", tmp_path / "out", cache=None)
+
+
+def test_throughput_is_of_the_bare_forward():
+    calls = []
+
+    class Counted(Encoder):
+        def forward(self, images):
+            calls.append((images.shape, torch.is_inference_mode_enabled(), self.training))
+            return super().forward(images)
+
+    encoder = Counted(ViT(Model(dim=12, depth=1, heads=2, patch_size=4), 16)).train()
+    found = throughput(encoder, (16, 24), torch.device("cpu"))
+    assert set(calls) == {((8, 3, 16, 24), True, False)} and len(calls) == found["repeats"] + 1
+    assert found["batch_size"] == 8 and found["repeats"] >= 5 and found["device"].startswith("cpu (")
+    assert encoder.training
+
+
+def test_names_are_as_short_as_tells_them_apart(tmp_path):
+    for name in ("a/run", "b/run", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    given = [str(tmp_path / name) for name in ("a/run", "b/run", "other")] + ["timm:a/b", "pixels"]
+    assert labels(given) == ["a/run", "b/run", "other", "timm:a/b", "pixels"]
+
+
+def make_rows(**results):
+    at = {"images_per_s": 30.0, "batch_size": 8, "device": "cpu", "precision": "fp32"}
+    return [
+        {"name": "$a|b^", "results": results, "size": [16, 16], "throughput": at},
+        {"name": "c", "results": {}, "failure": "no"},
+    ]
+
+
+def test_the_table_tells_seeds_and_escapes_names():
+    over = {"seed": [0, 1], "mean": 0.55, "std": 0.0125}
+    rows = make_rows(knn={"accuracy": 0.5, "interval": [0.4, 0.6], "seeds": over})
+    settings = {"protocols": ["knn", "linear"], "seeds": 2}
+    summary = {"settings": settings, "data": {"train": "x", "test": None}, "encoders": rows}
+    assert cells(summary)[1] == ["$a|b^", "50.0 (40.0-60.0); 55.0 ± 1.2", "-", "30"]
+    assert "| $a\\|b^ |" in markdown(summary) and "- Failed: c: no" in markdown(summary)
+    assert "over 2 seeds" in notes(summary)[0]
+
+
+def test_pictures_leave_out_what_is_missing(tmp_path):
+    draw_speeds(make_rows(), "knn", "k-NN", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    rows = make_rows(linear={"accuracy": 0.0, "interval": [0.0, 0.0]})
+    draw_accuracies(rows, ["knn", "linear"], "$title", tmp_path / "bars.png")
+    draw_speeds(rows, "linear", "linear", tmp_path / "points.png")
+    assert min(cv2.imread(str(tmp_path / "bars.png")).shape[:2]) > 200
+    assert min(cv2.imread(str(tmp_path / "points.png")).shape[:2]) > 400
+
+
+def test_the_command_line(folders, run, tmp_path, capsys):
+    where = ["--cache", str(tmp_path / "kept"), "--device", "cpu", "--workers", "0", "--size", "16"]
+    words = ["eval", "all", run, "--train", folders[0], "--against", "pixels", "--protocols", "knn", "--seeds", "2"]
+    assert main([*words, *where]) == 0
+    out = tmp_path / "runs" / "mine" / "eval" / "all"
+    found = json.loads((out / "all.json").read_text())
+    assert found["settings"] == {"protocols": ["knn"], "precision": "fp32", "seed": 0, "seeds": 2}
+    assert found["environment"]["packages"]["torch"] == torch.__version__ and found["data"]["test"] is None
+    assert all(len(row["results"]["knn"]["seeds"]["accuracy"]) == 2 for row in found["encoders"])
+    said = capsys.readouterr().out
+    assert "pixels" in said and "images/s" in said and "±" in said
+    assert all((out / name).is_file() for name in ("table.md", *PICTURES))
+    assert main(["eval", "all", "nowhere", "--train", folders[0], "--out", str(tmp_path / "o"), *where]) == 2
+    assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith("dinolab: nowhere")
