@@ -1,0 +1,174 @@
+"""What the network learned, on images where the data is at hand: nearest neighbours, attention and PCA over training."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.sources import subset
+from dinolab.data.types import Source
+from dinolab.data.views import eval_view
+from dinolab.errors import UserError
+from dinolab.models.encoder import Encoder, evaluating
+from dinolab.models.weights import load
+from dinolab.report.facts import Run
+from dinolab.report.pictures import Grid, Picture, from_cells, picture
+from dinolab.setup import choose_device
+from dinolab.training.checkpoint import checkpoints, step_of
+from dinolab.visuals.attention import attention_maps, overlay, rows_of
+from dinolab.visuals.images import spread
+from dinolab.visuals.neighbours import cell, neighbours
+from dinolab.visuals.pca import fit, paint
+from dinolab.visuals.sheet import Cell, crop_to_patches, enlarge, stretch
+
+IMAGES = 5  # rows of a grid
+EARLIER = 4  # checkpoints shown before the final network
+AMONG = {"cuda": 5000, "mps": 1000, "cpu": 300}  # images that neighbours are looked for in
+NEAREST = 6
+MASS = 0.6  # of attention, inside the line
+
+
+class Shown(NamedTuple):
+    """An image that the grids have a row for."""
+
+    pixels: np.ndarray  # uint8 (H, W, 3)
+    view: Tensor  # uint8 (3, S, S), what the network sees
+    path: str
+    label: str
+
+
+def learned(run: Run, votes: Source, asked: Source) -> list[Grid]:
+    """Neighbours of some images of `asked` among `votes`, and attention and PCA of the same images over training.
+
+    Raises UserError if the network or all of the images cannot be read.
+    """
+    assert run.config
+    size = run.config.eval.size or run.config.views.global_size
+    final = load(run.folder, choose_device("auto"))
+    images = readable(asked, size)
+    if not images:
+        raise UserError(f"{asked.name}: none of its images can be read")
+    networks = over_training(run, final)
+    grids = [neighbours_grid(final, images, votes, size)]
+    if final.has_class_token:
+        grids += [attention_grid(networks, images), heads_grid(final, images)]
+    return [*grids, pca_grid(networks, images)]
+
+
+def readable(source: Source, size: int) -> list[Shown]:
+    """The first few of some images drawn from the source that can be read: the same at every call."""
+    found: list[Shown] = []
+    chosen = subset(source, 4 * IMAGES, seed=0)
+    for n, path in enumerate(chosen.paths):
+        try:
+            pixels = read_image(path)
+        except BrokenImage:
+            continue
+        view = torch.from_numpy(eval_view(pixels, size))
+        found.append(Shown(pixels, view, path, name_of(chosen, n)))
+    return spread(found, IMAGES)
+
+
+def name_of(source: Source, position: int) -> str:
+    return "" if source.labels is None else source.classes[source.labels[position]]
+
+
+def over_training(run: Run, final: Encoder) -> list[tuple[str, Encoder]]:
+    """Networks by step: those of some kept checkpoints, and the final one. A checkpoint that cannot be read is a problem."""
+    steps = {step_of(place): place for place in checkpoints(run.folder / "checkpoints")}
+    earlier = spread([step for step in steps if run.step is None or step < run.step], EARLIER)
+    networks = []
+    for step in earlier:
+        try:
+            networks.append((f"step {step:,}", teacher_of(steps[step], final)))
+        except (Exception, CheckpointException) as error:  # the second derives from BaseException
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            run.problems.append(f"checkpoints/{steps[step].name}: left out, cannot be read: {reason}")
+    return [*networks, ("final" if run.step is None else f"step {run.step:,}", final)]
+
+
+def teacher_of(place: Path, like: Encoder) -> Encoder:
+    """The teacher's backbone alone of a checkpoint: nothing else of it is read."""
+    encoder = copy.deepcopy(like)
+    own = {name: tensor.cpu() for name, tensor in encoder.backbone.state_dict().items()}
+    state = {"method": {f"teacher.backbone.{name}": tensor for name, tensor in own.items()}}
+    dcp.load(state, checkpoint_id=place)
+    encoder.backbone.load_state_dict(own)
+    return encoder
+
+
+def neighbours_grid(encoder: Encoder, images: Sequence[Shown], votes: Source, size: int) -> Grid:
+    among = subset(votes, AMONG[next(encoder.parameters()).device.type], seed=0)
+    found = neighbours(encoder, [image.pixels for image in images], among, NEAREST + 1, size)
+    rows = []
+    for image, near in zip(images, found):
+        row = [picture(enlarge(image.view), f"query {image.label}".strip(), image.label or "query")]
+        for n in [n for n in near if among.paths[n.position] != image.path][:NEAREST]:
+            drawn, label = cell(among, n, size), name_of(among, n.position)
+            mark = ("right" if label == image.label else "wrong") if label and image.label else ""
+            row.append(picture(drawn.picture, f"neighbour, {drawn.title}", drawn.title, mark))
+        rows.append(row)
+    note = f"The first of each row is asked; then its nearest of {len(among):,} images, by cosine similarity of the class token."
+    return Grid("Nearest neighbours", note, rows)
+
+
+def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -> Grid:
+    rows = []
+    for image in images:
+        view = crop_to_patches(image.view, networks[-1][1].patch_size)
+        cells = [Cell(enlarge(view), image.label or "image")]
+        for name, encoder in networks:
+            with evaluating(encoder):
+                attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
+            cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
+        rows.append(from_cells(cells, f"attention {image.label}".strip()))
+    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest patches with {MASS:.0%} of it."
+    return over_time("Attention", note, rows, networks)
+
+
+def heads_grid(encoder: Encoder, images: Sequence[Shown]) -> Grid:
+    rows: list[list[Picture]] = []
+    for n, image in enumerate(images):
+        view = crop_to_patches(image.view, encoder.patch_size)
+        with evaluating(encoder):
+            maps = attention_maps(encoder, view[None])[0].float().cpu()
+        for cells in rows_of(enlarge(view), maps, MASS, None, None, n):
+            rows.append(from_cells(cells, f"attention {image.label}".strip()))
+    return Grid("Attention, head by head", "Of the final network. Each map has its own scale.", rows)
+
+
+def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -> Grid:
+    """A column a network, its colours shared by all images; of the final one also the foreground's own components."""
+    views = [crop_to_patches(image.view, networks[-1][1].patch_size) for image in images]
+    columns: list[list[Cell]] = [[Cell(enlarge(v), i.label or "image") for v, i in zip(views, images)]]
+    for name, encoder in networks:
+        with evaluating(encoder):
+            patches = [encoder(view[None]).patches[0].float().cpu() for view in views]
+        pca = fit(patches)
+        maps = [paint(features, pca) for features in patches]
+        columns.append([draw(m.rgb, view, name) for m, view in zip(maps, views)])
+    columns.append([draw(m.foreground_rgb, view, "foreground") for m, view in zip(maps, views)])
+    note = (
+        "First three principal components of the patch features as red, green and blue; one basis for all images of a step, so "
+        "colours can be compared down a column, not across. Last: those of the foreground's patches alone."
+    )
+    rows = [from_cells(cells, f"PCA {image.label}".strip()) for cells, image in zip(zip(*columns), images)]
+    return over_time("PCA", note, rows, networks)
+
+
+def over_time(what: str, note: str, rows: list[list[Picture]], networks: Sequence[tuple[str, Encoder]]) -> Grid:
+    if len(networks) > 1:
+        return Grid(f"{what} over training", note, rows)
+    return Grid(what, f"{note} Of the final network alone: run.keep or run.keep_every keep more checkpoints.", rows)
+
+
+def draw(rgb: Tensor, view: Tensor, title: str) -> Cell:
+    like: Any = enlarge(view).shape[:2]
+    return Cell(stretch(rgb, like, "nearest"), title)

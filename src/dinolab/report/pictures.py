@@ -1,0 +1,58 @@
+"""Pictures in the page: small JPEGs as data URIs, each with its alt text, in grids."""
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dinolab.visuals.sheet import Cell
+
+SIDE = 200  # pixels of the longer side, at most
+LEAST = 96  # below, pictures are enlarged by a whole factor, or the browser would blur them
+QUALITY = 82  # of JPEGs
+
+
+class Picture(NamedTuple):
+    uri: str
+    alt: str
+    caption: str = ""
+    mark: str = ""  # "right" or "wrong" frames it
+    width: int = 0
+    height: int = 0
+
+
+class Grid(NamedTuple):
+    """Rows of pictures under a heading and a note; without columns they flow."""
+
+    title: str
+    note: str
+    rows: list[list[Picture]]
+    flows: bool = False
+
+
+def picture(pixels: np.ndarray, alt: str, caption: str = "", mark: str = "") -> Picture:
+    """Of uint8, or floats in [0, 1], (H, W, 3)."""
+    if pixels.dtype != np.uint8:
+        pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    height, width = pixels.shape[:2]
+    if max(height, width) > SIDE:
+        factor = SIDE / max(height, width)
+        sides = max(1, round(width * factor)), max(1, round(height * factor))
+        pixels = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA)
+    elif max(height, width) < LEAST:
+        factor = -(-LEAST // max(height, width))
+        pixels = pixels.repeat(factor, 0).repeat(factor, 1)
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    height, width = pixels.shape[:2]
+    return Picture(data_uri(jpeg.tobytes(), "image/jpeg"), alt, caption, mark, width, height)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def from_cells(cells: Sequence[Cell | None], of: str) -> list[Picture]:
+    """The cells of a sheet's row (visuals/sheet.py); `of` begins their alt texts."""
+    return [picture(cell.picture, f"{of}: {cell.title}", cell.title) for cell in cells if cell]

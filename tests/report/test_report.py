@@ -1,0 +1,210 @@
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dinolab.errors import UserError
+from dinolab.report import report
+from tests.pictures import make_folder
+
+
+class Page(HTMLParser):
+    """What a page refers to, its pictures and its headings."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.html = file.read_text(encoding="utf-8")
+        self.references: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.headings: list[str] = []
+        self.words: list[str] = []
+        self._heading = False
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.references += [
+            value for key, value in attrs if key in ("src", "href", "srcset", "poster", "action", "data")
+        ]
+        if tag == "img":
+            self.pictures.append(found)
+        self._heading = tag in ("h1", "h2", "h3", "h4")
+
+    def handle_data(self, data):
+        if data.strip():
+            self.words.append(data.strip())
+            if self._heading:
+                self.headings.append(data.strip())
+        self._heading = False
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(report([run]))
+
+
+def copy(run: Path, to: Path, *without: str) -> Path:
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns(*without))
+    return to
+
+
+def test_all_parts_are_there(page):
+    parts = [
+        "What was trained on what", "A sample", "Configuration", "Loss and accuracy", "Health", "Schedules", "Evaluations",
+        "Who is taken for whom", "Best and worst classes", "Published figures beside it", "Nearest neighbours",
+        "Attention over training", "Attention, head by head", "PCA over training", "Speed and memory", "Environment",
+        "To do it again",
+    ]  # fmt: skip
+    assert [h for h in parts if h not in page.headings] == []
+    assert 'class="missing"' not in page.html
+
+
+def test_nothing_is_asked_of_the_network(page):
+    assert page.references
+    assert [r[:80] for r in page.references if not r.startswith(("data:", "#"))] == []
+    assert "@import" not in page.html and "url(" not in page.html
+
+
+def test_every_picture_is_within_and_described(page):
+    assert len(page.pictures) > 40
+    assert all(p["src"].startswith("data:image/") and p["alt"] for p in page.pictures)
+    assert len(page.html) < 3e6
+
+
+def test_figures_are_those_of_the_files(run, page):
+    for protocol in ("knn", "logreg"):
+        result = json.loads((run / "eval" / protocol / "result.json").read_text())
+        low, high = result["interval"]
+        assert f"{100 * result['accuracy']:.1f} %" in page.words
+        assert f"{100 * low:.1f} to {100 * high:.1f}" in page.words
+    assert f"{json.loads((run / 'environment.json').read_text())['names_crc32']:08x}" in page.words
+    assert "step 4" in page.words and "step 8" in page.words and "step 12" in page.words
+
+
+def test_alarms_and_leaks_are_shown(run, tmp_path):
+    changed = copy(run, tmp_path / "changed", "checkpoints")
+    with (changed / "log.txt").open("a") as log:
+        log.write("2026-01-01 10:00:00 ALARM at step 8: collapse: all images go to one prototype <b>\n")
+    file = changed / "eval" / "knn" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"leaks": [["a", "b"]]}))
+    shown = Page(report([changed]))
+    assert "2026-01-01 10:00:00 ALARM at step 8: collapse: all images go to one prototype <b>" in shown.words
+    assert "k-NN: 1 test images are byte-identical to training images" in shown.words
+
+
+def test_broken_files_are_named_and_the_rest_is_shown(run, tmp_path, caplog):
+    broken = copy(run, tmp_path / "broken")
+    lines = (broken / "metrics.jsonl").read_text().splitlines()
+    (broken / "metrics.jsonl").write_text("\n".join([*lines[:2], '{"loss": 1.', *lines[2:]]))
+    (broken / "eval" / "knn" / "result.json").write_text("{")
+    (broken / "speed" / "attention.json").write_text("[1, 2")
+    next((broken / "checkpoints" / "step_00000004").glob("*.distcp")).write_bytes(b"")
+    (broken / "eval" / "logreg" / "predictions.csv").write_text("filename,label\n1.png,a\n")
+    shown = Page(report([broken]))
+    for words in (
+        "metrics.jsonl, line 3: left out",
+        "knn/result.json: left out, not valid JSON",
+        "speed/attention.json: left out, not valid JSON",
+        "checkpoints/step_00000004: left out, cannot be read",
+        "logreg/predictions.csv: left out",
+    ):
+        assert words in shown.text
+        assert any(words in record.getMessage() for record in caplog.records)
+    assert "Loss and accuracy" in shown.headings and "Evaluations" in shown.headings
+    assert "step 8" in shown.words and "step 4" not in shown.words
+
+
+@pytest.mark.parametrize("kept", ["config.yaml", "metrics.jsonl", "model.json", "eval", "speed"])
+def test_any_piece_alone_is_enough(run, tmp_path, kept):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (shutil.copytree if (run / kept).is_dir() else shutil.copy)(run / kept, alone / kept)
+    shown = Page(report([alone]))
+    assert 'class="missing"' in shown.html
+    assert ("No evaluation in this folder yet: dinolab eval knn" in shown.text) == (kept != "eval")
+    assert ("dinolab bench attention --out" in shown.text) == (kept != "speed")
+
+
+def test_images_that_are_gone_are_a_quiet_line(run, tmp_path):
+    moved = copy(run, tmp_path / "moved", "checkpoints", "sources.json.gz")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parent / "images"), "/nowhere"))
+    file = moved / "eval" / "logreg" / "result.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"data": result["data"] | {"test": "/nowhere"}}))
+    (moved / "eval" / "knn" / "result.json").unlink()
+    shown = Page(report([moved]))
+    assert "No sample: the images are not at hand: data.path=/nowhere" in shown.text
+    assert "No pictures of what was learned: the images are not at hand: data.path=/nowhere" in shown.text
+    assert "No examples of the classes: the test images are not at hand" in shown.text
+    assert "Who is taken for whom" in shown.headings
+
+
+def test_two_runs_side_by_side(run, tmp_path):
+    other = copy(run, tmp_path / "mine", "checkpoints", "speed")  # the same name
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("  lr: 0.004\n", "  lr: 0.001\n"))
+    file = report([run, other])
+    shown = Page(file)
+    assert file == run / "report_with_mine.html"
+    assert "mine (1) and mine (2)" in shown.headings
+    row = shown.html.split("<code>optim.lr</code>")
+    assert row[0].endswith('<tr class="differs"><td>') and ">0.001</td>" in row[1].split("</tr>")[0]
+    assert shown.html.split("<code>model.dim</code>")[0].endswith("<tr><td>")
+    assert "loss: DINO" in shown.words and "loss: KoLeo" in shown.words
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    images = make_folder(tmp_path / "images", classes=2)
+    (images / "class0").rename(images / "<script>alert(1)<!--")
+    (images / "class1").rename(images / b"caf\xe9".decode(errors="surrogateescape"))
+    folder = tmp_path / "a & <b>"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"data:\n  path: {images}\n")
+    shown = Page(report([folder]))
+    assert shown.headings[0] == "a & <b>"
+    assert "<script>alert" not in shown.html and "&lt;script&gt;alert" in shown.html
+
+
+def test_what_is_no_run_is_refused(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for runs, words in (
+        ([tmp_path / "nowhere"], "no such folder"),
+        ([tmp_path / "empty"], "not a run's folder"),
+        ([run, run, run], "one run or of two, not of 3"),
+    ):
+        with pytest.raises(UserError, match=words):
+            report(runs)
+
+
+def test_only_reports_are_written_over(run, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    shutil.copy(run / "metrics.jsonl", small)
+    theirs = tmp_path / "theirs.html"
+    theirs.write_text("<p>my notes</p>")
+    with pytest.raises(UserError, match="is no report"):
+        report([small], theirs)
+    assert theirs.read_text() == "<p>my notes</p>"
+    with pytest.raises(UserError, match="there is no folder"):
+        report([small], tmp_path / "nowhere" / "a.html")
+    ours = report([small], tmp_path / "ours.html")
+    assert report([small], ours) == ours
+
+
+def test_command_line(run, tmp_path, capsys):
+    from dinolab.cli import main
+
+    small = tmp_path / "small"
+    small.mkdir()
+    shutil.copy(run / "metrics.jsonl", small)
+    assert main(["report", str(small)]) == 0
+    assert capsys.readouterr().out == f"{small / 'report.html'}\n"
+    assert main(["report", str(small), "--out", str(tmp_path / "a.pdf")]) == 2
+    assert "must end in .html" in capsys.readouterr().err
