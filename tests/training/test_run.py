@@ -426,3 +426,23 @@ def test_compiled_blocks_train_the_same(pictures: Path, tmp_path: Path) -> None:
     plain, compiled = (train(pictures, tmp_path / str(on), *short, f"run.compile={on}") for on in ("false", "true"))
     for name, tensor in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stays(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run", "eval.every=0 steps", "optim.length=60 steps", "run.save_every=30 steps")
+    for place in checkpoint.checkpoints(run / "checkpoints")[1:]:
+        shutil.rmtree(place)
+    (largest,) = sorted((run / "checkpoints").glob("*/*.distcp"), key=lambda f: f.stat().st_size)[-1:]
+    code = (
+        "import resource, signal, sys; from dinolab.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (n := {largest.stat().st_size // 2}, n)); sys.exit(main(sys.argv[1:]))"
+    )
+    more = ["eval.every=0 steps", "optim.length=60 steps", "run.save_every=30 steps"]
+    full = subprocess.run(
+        [sys.executable, "-c", code, "train", *words(pictures, run, *more)], capture_output=True, text=True, timeout=120
+    )
+    assert full.returncode == 2 and "Traceback" not in full.stderr
+    assert "step_00000060: cannot be written, is the disk full?" in full.stderr
+    assert "The last good checkpoint is" in full.stderr and "step_00000030" in full.stderr
+    train(pictures, run, *more)  # with room again
+    assert checkpoint.step_of(checkpoint.checkpoints(run / "checkpoints")[-1]) == 60

@@ -64,6 +64,13 @@ def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
     return [Kept(a, m, kept, scale) for a, m in zip(of_branch[::2], of_branch[1::2])]
 
 
+class LayerNorm(nn.LayerNorm):
+    """In the precision of what it is given, also where its weights have been sent in a lower one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class LayerScale(nn.Module):
     """A learned factor a channel (arXiv 2103.17239)."""
 
@@ -120,10 +127,10 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, ffn: str, layerscale: float):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.ls1 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim) if ffn == "mlp" else SwiGLU(dim)
         self.ls2 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
 
@@ -193,7 +200,7 @@ class ViT(nn.Module):
             self.register_tokens = nn.Parameter(torch.zeros(1, cfg.registers, self.dim))
         self.mask_token = nn.Parameter(torch.zeros(1, self.dim))
         self.blocks = nn.ModuleList(Block(self.dim, heads, cfg.ffn, cfg.layerscale) for _ in range(depth))
-        self.norm = nn.LayerNorm(self.dim, eps=1e-6)
+        self.norm = LayerNorm(self.dim, eps=1e-6)
         self.initialise()
 
     def describe(self) -> str:

@@ -21,7 +21,6 @@ from dinolab.training.optim import optimizer_step
 from dinolab.training.profile import span
 from dinolab.training.schedules import Schedules, Values
 
-
 MOST_SKIPPED = 10  # steps in a row, with optim.nan=skip
 
 
