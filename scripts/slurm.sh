@@ -20,13 +20,14 @@ srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id
     --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
 step=$!
 
-# The time is nearly up (USR1), or the job is preempted (TERM): every rank saves and ends, and the job waits in the queue again.
+# The time is nearly up (USR1), or the job is preempted or cancelled (TERM): every rank saves and ends. In the first case the job
+# puts itself into the queue again; what is preempted SLURM puts there by itself.
 again=0
 stop() {
-    again=1
     kill -TERM "$step"
 }
-trap stop USR1 TERM
+trap 'again=1; stop' USR1
+trap stop TERM
 
 wait "$step"
 status=$?

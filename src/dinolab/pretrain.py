@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from dinolab.training.log import NoLog, RunLog
 from dinolab.training.loop import Interrupted, StopSignals, train_loop
 from dinolab.training.optim import make_optimizer
 from dinolab.training.profile import profiled
-from dinolab.training.schedules import Schedules, phases
+from dinolab.training.schedules import Schedules, plan_phases
 from dinolab.visuals.attention import attention_sheet
 from dinolab.visuals.curves import plot_metrics
 from dinolab.visuals.pca import pca_sheet
@@ -77,24 +77,24 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
     with parallel.first_rank_first():
         places = check_run(folder, cfg, resume)
         source = open_data(cfg, folder / "sources.json.gz")
-        plan = phases(cfg, len(source))
-        for schedules in plan:
+        phases = plan_phases(cfg, len(source))
+        for schedules in phases:
             micro_batch(schedules.cfg, parallel.world())
         if parallel.rank() == 0:
             describe_run(folder, cfg, source, resumed=bool(places))
-    state = restore(places, plan, device) if places else begin(plan[0], source, device)
+    state = restore(places, phases, device) if places else begin(phases[0], source, device)
 
-    log = RunLog(folder, cfg, plan[-1].last, state.step) if parallel.rank() == 0 else NoLog()
-    run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, plan, state)
+    log = RunLog(folder, cfg, phases[-1].last, state.step) if parallel.rank() == 0 else NoLog()
+    run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)
     try:
-        log.say(describe(cfg, source, plan[0], state.method, device))
+        log.say(describe(cfg, source, phases[0], state.method, device))
         for sentence in state.said:
             log.say(sentence)
         if state.step == 0 or run.evaluation_missed():
             run.evaluate(state.step)
         profile = profiled(cfg.run.profile if parallel.rank() == 0 else 0, folder / "profile", device, log.say)
         with StopSignals() as signals, profile as run.end_of_step:
-            for schedules in plan[plan.index(state.schedules) :]:
+            for schedules in phases[phases.index(state.schedules) :]:
                 if schedules is not state.schedules:
                     grow(state, schedules, device)
                     log.say(
@@ -116,9 +116,7 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
                 )
                 state.step = schedules.last
         run.checkpoints.finish()
-        run.export(
-            state.step
-        )  # again, in case that an earlier process died between the last checkpoint and the product
+        run.export(state.step)  # again: an earlier process may have died between the last checkpoint and the product
         if parallel.rank() == 0 and cfg.run.pictures:
             draw_pictures(folder, run.cfg, run.monitor[1] if run.monitor else source)
         log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
@@ -127,6 +125,8 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
         raise
     except (UserError, torch.OutOfMemoryError) as caught:
         error = out_of_memory(run.cfg) if isinstance(caught, torch.OutOfMemoryError) else caught
+        with suppress(UserError):
+            run.checkpoints.finish()
         last = checkpoint.checkpoints(folder / "checkpoints")
         reason = f"{error}. The last good checkpoint is {last[-1]}" if last else str(error)
         log.note(f"stopped: {reason}")
@@ -155,12 +155,12 @@ def begin(schedules: Schedules, source: Source, device: torch.device) -> State:
     return State(schedules, method, make_optimizer(method.student, cfg.optim))
 
 
-def restore(places: list[Path], plan: list[Schedules], device: torch.device) -> State:
+def restore(places: list[Path], phases: list[Schedules], device: torch.device) -> State:
     """The newest checkpoint that can be read; those that cannot are set aside."""
     unreadable: dict[Path, str] = {}
     for place in reversed(places):
         step = checkpoint.step_of(place)
-        schedules = next(phase for phase in plan if step <= phase.last)
+        schedules = next(phase for phase in phases if step <= phase.last)
         method = build_method(schedules.cfg, device, fresh=False)
         state = State(schedules, method, make_optimizer(method.student, schedules.cfg.optim), step)
         try:
@@ -171,7 +171,7 @@ def restore(places: list[Path], plan: list[Schedules], device: torch.device) -> 
         for bad, reason in unreadable.items():
             aside = checkpoint.set_aside(bad) if parallel.rank() == 0 else bad
             state.said.append(f"{reason}; it is now {aside.name}, and an earlier one is used")
-        state.said.append(f"resumed from {place}, step {step} of {plan[-1].last}")
+        state.said.append(f"resumed from {place}, step {step} of {phases[-1].last}")
         return state
     raise UserError("; ".join(unreadable.values()) + "; delete them to start the run anew")
 
@@ -195,15 +195,15 @@ class Run:
     log: RunLog | NoLog
     monitor: tuple[Source, Source] | None  # labelled images for k-NN: those that vote, those that are asked
     device: torch.device
-    plan: list[Schedules]
+    phases: list[Schedules]
     state: State
     end_of_step: Callable[[], None] = lambda: None  # the profiler's
 
     def __post_init__(self) -> None:
-        cfg, steps = self.whole_cfg, self.plan[-1].last
+        cfg, steps = self.whole_cfg, self.phases[-1].last
         self.log_k = math.log(cfg.head.prototypes)
         self.alarms = Alarms(self.log_k, patience=max(20 * cfg.run.log_every, steps // 10))
-        kept = self.plan[0].steps(cfg.run.keep_every, "run.keep_every")
+        kept = self.phases[0].steps(cfg.run.keep_every, "run.keep_every")
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.run.keep, kept)
 
     @property

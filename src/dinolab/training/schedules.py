@@ -104,7 +104,7 @@ def cosine(start: float, end: float, step: int, steps: int) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
-def phases(cfg: Config, images: int) -> list[Schedules]:
+def plan_phases(cfg: Config, images: int) -> list[Schedules]:
     """The run's phases, in order: all of it but for `highres`; then that, if it has a length."""
     run = [Schedules(cfg, images)]
     if has_highres(cfg):

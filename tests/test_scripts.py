@@ -1,0 +1,63 @@
+"""scripts/slurm.sh, with stand-ins for SLURM's own commands."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm.sh"
+SRUN = """#!/usr/bin/env bash
+echo "$@" > srun.txt
+trap 'echo saved > saved.txt; exit 143' TERM
+[ -e quick ] && exit 3
+while :; do sleep 0.05; done
+"""
+SCONTROL = """#!/usr/bin/env bash
+if [ "$1" = show ]; then echo first; echo second; else echo "$@" > scontrol.txt; fi
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def submit(folder: Path) -> subprocess.Popen:
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "[a-b]", "SLURM_GPUS_ON_NODE": "4"}
+    env = os.environ | slurm | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.Popen(["bash", str(SCRIPT), "small_1k", "data.path=my photos"], cwd=folder, env=env)
+
+
+def wait_for(path: Path) -> str:
+    end = time.monotonic() + 20
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < end, path.name
+        time.sleep(0.02)
+    return path.read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_time_nearly_up(cluster: Path, signum: int) -> None:
+    job = submit(cluster)
+    command = wait_for(cluster / "srun.txt")
+    assert "torchrun --nnodes 2 --nproc-per-node 4 " in command and "--rdzv-endpoint first:29500" in command
+    assert command.endswith("-m dinolab train small_1k data.path=my photos\n")
+    time.sleep(0.2)  # past srun's own trap
+    job.send_signal(signum)
+    assert job.wait(timeout=20) == 143
+    assert (cluster / "saved.txt").exists()
+    assert (cluster / "scontrol.txt").exists() == (signum == signal.SIGUSR1)  # what is preempted SLURM requeues by itself
+    if signum == signal.SIGUSR1:
+        assert (cluster / "scontrol.txt").read_text() == "requeue 7\n"
+
+
+def test_a_failure_is_not_tried_again(cluster: Path) -> None:
+    (cluster / "quick").touch()
+    assert submit(cluster).wait(timeout=20) == 3
+    assert not (cluster / "scontrol.txt").exists()
