@@ -281,6 +281,19 @@ def test_high_resolution_phase_resumes_exactly(
     assert max(line["lr"] for line in lines[12:]) <= 5e-5 * 4 / 256  # a tenth, by its own batch
 
 
+def test_any_checkpoint_opens_as_an_encoder(pictures: Path, tmp_path: Path) -> None:
+    run = train(pictures, tmp_path / "run", "highres.length=4 steps", "run.keep=9", "run.save_every=4 steps")
+    images = torch.rand(2, 3, 32, 32)
+    places = {checkpoint.step_of(place): place for place in checkpoint.checkpoints(run / "checkpoints")}
+    assert dinolab.load(places[12]).image_size == 16 and dinolab.load(places[16]).image_size == 32
+    torch.testing.assert_close(dinolab.load(places[16])(images).cls, dinolab.load(run)(images).cls, rtol=0, atol=0)
+    assert dinolab.load(places[4]).info["step"] == 4
+    assert (dinolab.load(places[4])(images).cls - dinolab.load(places[16])(images).cls).abs().max() > 1e-5
+    (places[8] / ".metadata").write_bytes(b"")
+    with pytest.raises(UserError, match="step_00000008: this checkpoint cannot be read"):
+        dinolab.load(places[8])
+
+
 def test_a_finished_run_can_be_given_a_high_resolution_phase(pictures: Path, tmp_path: Path) -> None:
     high = ["highres.length=4 steps", "highres.global_size=24"]
     whole = train(pictures, tmp_path / "whole", *high)

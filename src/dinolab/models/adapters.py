@@ -40,7 +40,9 @@ class TimmEncoder(Encoder):
         """The features after each of the last n blocks, first to last, through the final norm."""
         x = self._prepare(images)
         if self.has_class_token:
-            found = self._run(x, indices=min(n, len(self.model.blocks)), norm=True, return_prefix_tokens=True, intermediates_only=True)
+            found = self._run(
+                x, indices=min(n, len(self.model.blocks)), norm=True, return_prefix_tokens=True, intermediates_only=True
+            )
             return [Features(prefix[:, 0], prefix[:, 1:], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
         if n > 1:
             raise UserError(

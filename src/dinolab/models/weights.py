@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.adapters import load_timm
 from dinolab.models.backbone import Backbone, make_backbone
+from dinolab.models.checkpointed import is_checkpoint, read_checkpoint
 from dinolab.models.encoder import Encoder
 from dinolab.models.huggingface import load_huggingface
 from dinolab.models.published import load_published
@@ -39,7 +41,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """An encoder, frozen and in evaluation mode, from
 
-    - a run's folder, or its model.safetensors;
+    - a run's folder, or its model.safetensors, or one of its checkpoints/step_N;
     - a file as Meta published them for DINO and DINOv2 (.pth, .pt, .safetensors), ViTs and the ResNet-50;
     - `hf:NAME` or `hf:FOLDER`, of Hugging Face: Dinov2Model, Dinov2WithRegistersModel, ViTModel;
     - `timm:NAME`, or `timm:NAME=FILE` for timm's model with a file's weights.
@@ -59,7 +61,9 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
 
 
 def load_run(folder: Path) -> Encoder:
-    for name in ("model.json", "model.safetensors"):
+    if is_checkpoint(folder):
+        return open_product(*read_checkpoint(folder), str(folder))
+    for name in PRODUCT:
         if not (folder / name).is_file():
             theirs = f"; for Hugging Face's own, say hf:{folder}" if (folder / "config.json").is_file() else ""
             raise UserError(
@@ -67,12 +71,20 @@ def load_run(folder: Path) -> Encoder:
             )
     try:
         card = json.loads((folder / "model.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / 'model.json'}: not a dinolab model card ({error})") from error
+    weights = folder / "model.safetensors"
+    return open_product(card, read_backbone(weights), str(weights))
+
+
+def open_product(card: Any, tensors: dict[str, Tensor], name: str) -> Encoder:
+    """The encoder that a model card describes, with the tensors that are called `name` in errors."""
+    try:
         if card.get("format") != FORMAT:
-            raise UserError(f"{folder / 'model.json'}: format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
+            raise UserError(f"{name}: the model.json has format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
         with torch.device("meta"):
             backbone = make_backbone(Model(**card["model"]), card["image_size"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'model.json'}: not a dinolab model card ({error})") from error
-    weights = folder / "model.safetensors"
-    fit(backbone, read_backbone(weights), f"{weights} does not fit its model.json")
+        raise UserError(f"{name}: its model.json is not a dinolab model card ({error})") from error
+    fit(backbone, tensors, f"{name} does not fit its model.json")
     return Encoder(backbone, card.get("info", {}))

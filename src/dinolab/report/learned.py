@@ -1,15 +1,11 @@
 """What the network learned, on images where the data is at hand: nearest neighbours, attention and PCA over training."""
 
-import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import subset
@@ -87,21 +83,10 @@ def over_training(run: Run, final: Encoder) -> list[tuple[str, Encoder]]:
     networks = []
     for step in earlier:
         try:
-            networks.append((f"step {step:,}", teacher_of(steps[step], final)))
-        except (Exception, CheckpointException) as error:  # the second derives from BaseException
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            run.problems.append(f"checkpoints/{steps[step].name}: left out, cannot be read: {reason}")
+            networks.append((f"step {step:,}", load(steps[step], next(final.parameters()).device)))
+        except UserError as error:
+            run.problems.append(f"left out: {error}")
     return [*networks, ("final" if run.step is None else f"step {run.step:,}", final)]
-
-
-def teacher_of(place: Path, like: Encoder) -> Encoder:
-    """The teacher's backbone alone of a checkpoint: nothing else of it is read."""
-    encoder = copy.deepcopy(like)
-    own = {name: tensor.cpu() for name, tensor in encoder.backbone.state_dict().items()}
-    state = {"method": {f"teacher.backbone.{name}": tensor for name, tensor in own.items()}}
-    dcp.load(state, checkpoint_id=place)
-    encoder.backbone.load_state_dict(own)
-    return encoder
 
 
 def neighbours_grid(encoder: Encoder, images: Sequence[Shown], votes: Source, size: int) -> Grid:
