@@ -1,4 +1,4 @@
-"""dinolab show attention, pca, similarity, neighbours and video."""
+"""dinolab show attention, pca, similarity, neighbours, video and action."""
 
 import argparse
 import sys
@@ -21,8 +21,9 @@ def add(verbs: Any) -> None:
         "similarity": "which patches of all images are like one of the first",
         "neighbours": "the images of --data that are most like each",
         "video": "one of the first three over a clip, beside it",
+        "action": "a clip beside attention and PCA, with the class that it is taken for over time",
     }
-    attention, pca, similarity, neighbours, video = parsers = [
+    attention, pca, similarity, neighbours, video, action = parsers = [
         whats.add_parser(name, help=text, description=text) for name, text in about.items()
     ]
     for what in parsers:
@@ -31,7 +32,7 @@ def add(verbs: Any) -> None:
         what.add_argument("images", nargs="+", metavar="IMAGE", help="image files and folders of images")
         what.set_defaults(verb=run_show)
     for name, what in zip(about, parsers):
-        ending = ".mp4" if what is video else ".png"
+        ending = ".mp4" if what in (video, action) else ".png"
         what.add_argument("--out", type=Path, metavar=f"FILE{ending}", help=f"default show_{name}{ending} in RUN")
         what.add_argument("--size", type=at_least(1), help="short side in pixels that the encoder sees")
         what.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
@@ -53,6 +54,10 @@ def add(verbs: Any) -> None:
     video.add_argument("--what", dest="map", choices=MAPS, default=MAPS[0], help="default attention")
     video.add_argument("--head", type=at_least(1), help="of attention, from 1 (default: the mean of all)")
     video.set_defaults(verb=run_video)
+    action.add_argument("clip", metavar="CLIP", help="a video file, or a folder of images, each shown for a second")
+    action.add_argument("--train", required=True, metavar="DIR|CSV", help="labelled images to learn the classes from")
+    action.add_argument("--title", default="", help="of the video (default: the clip's name)")
+    action.set_defaults(verb=run_action, precision="fp32", workers=None, cache=None)  # of the labelled images' features
 
 
 def share(text: str) -> float:
@@ -123,6 +128,35 @@ def run_video(args: argparse.Namespace) -> int:
     out = choose_out(args)
     encoder = open_encoder(args)
     frames = make_video(encoder, Path(args.clip), out, args.map, args.size, args.head, args.at, sys.stderr.isatty())
+    print(f"{out}: {frames:,} frames")
+    return 0
+
+
+def run_action(args: argparse.Namespace) -> int:
+    import torch
+
+    from dinolab.cli.evaluate import feature_options
+    from dinolab.data.sources import open_source
+    from dinolab.evals.embed import embed
+    from dinolab.evals.logreg import logreg
+    from dinolab.visuals.action_video import action_video
+    from dinolab.visuals.clip import import_av, open_photos
+
+    out = choose_out(args)
+    import_av()
+    open_photos(args.clip)  # or say that it is none before the features are computed
+    source = open_source(args.train, need_labels=True, option="--train")
+    if len(source.classes) < 2:
+        raise UserError(f"--train {args.train}: images of two classes or more are needed, these are of one")
+    encoder, options = open_encoder(args), feature_options(args)
+    found = embed(encoder, source, **options)
+    features, labels = torch.from_numpy(found["cls"]), torch.from_numpy(found["labels"])
+
+    def classify(tokens: torch.Tensor) -> torch.Tensor:
+        classes, progress = len(source.classes), options["progress"]
+        return logreg(features, labels, tokens, classes, progress=progress, device=options["device"])[0]
+
+    frames = action_video(encoder, classify, source.classes, args.clip, out, args.title, args.size, options["progress"])
     print(f"{out}: {frames:,} frames")
     return 0
 

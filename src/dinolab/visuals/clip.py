@@ -1,6 +1,6 @@
-"""Clips in and out: a video file by PyAV, or a folder of frames, to uint8 (H, W, 3) frames, and such frames to H.264."""
+"""Clips in and out: a video file by PyAV, a folder of frames, or photos, to uint8 (H, W, 3) frames, and such frames to H.264."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +12,7 @@ from dinolab.errors import UserError
 from dinolab.visuals.images import find_images, read_picture
 
 FOLDER_RATE = Fraction(24)  # frames a second of a folder, whose own rate nobody knows
+PHOTO_RATE = Fraction(1)  # each stands for a second: long enough to be looked at
 ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of an album's cover, which is no video
 QUALITY = "18"  # x264's constant rate factor: visually lossless
 
@@ -26,7 +27,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UserError("show video needs PyAV: pip install 'dinolab[video]'") from error
+        raise UserError("videos need PyAV: pip install 'dinolab[video]'") from error
     return av
 
 
@@ -47,6 +48,16 @@ def open_clip(path: Path) -> Clip:
     except av.FFmpegError as error:
         raise UserError(f"{path}: not a video that FFmpeg reads ({error.strerror})") from error
     return Clip(path.name, rate, lambda: decoded(path))
+
+
+def open_photos(clip: str | Path | Sequence[str | Path]) -> Clip:
+    """A video; or else photos, of any sizes, from a folder or a list of paths. Raises UserError if it is neither."""
+    if isinstance(clip, str | Path) and not Path(clip).is_dir():
+        return open_clip(Path(clip))
+    words = [clip] if isinstance(clip, str | Path) else clip
+    paths = [found.path for found in find_images([str(word) for word in words])]
+    name = Path(clip).resolve().name if isinstance(clip, str | Path) else f"{len(paths)} images"
+    return Clip(name, PHOTO_RATE, lambda: (read_picture(p) for p in paths))
 
 
 def video_stream(container: Any) -> Any:

@@ -1,6 +1,7 @@
 """A clip beside what the encoder makes of it: attention, PCA or similarity, in colours that stay the same from frame to frame."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,13 @@ from dinolab.errors import UserError
 from dinolab.models.encoder import evaluating
 from dinolab.visuals import pca
 from dinolab.visuals.attention import attention_maps
-from dinolab.visuals.clip import Clip, h264_writer, import_av, open_clip
+from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
 from dinolab.visuals.images import as_fractions, fit_patches, usual_size
 from dinolab.visuals.sheet import heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
 
 SAMPLES = 8  # frames that fix the colours
-SMOOTH = 0.9  # of the scale of attention is kept from one frame to the next
+SMOOTH = 0.9  # of the scale of attention is kept after 1/24 s
 HEIGHTS = 224, 720  # pixels of a frame beside its map: smaller ones are enlarged, larger ones shrunk
 
 Paint = Callable[
@@ -63,7 +64,7 @@ def make_video(
         count, shape, samples = survey(clip, prepare)
         height, width = panel_size(*shape)
         point = as_fractions(at, *shape)
-        title, paint = painter(encoder, samples, what, head, point)
+        title, paint = painter(encoder, samples, what, head, point, clip.rate)
         bar = title_bar((clip.name, title), width, height % 2)
         console = Console(stderr=True)
         frames = track(clip.frames(), f"{what} of {clip.name}", count, console=console, disable=not progress)
@@ -96,17 +97,14 @@ def survey(clip: Clip, prepare: Callable[[np.ndarray], Tensor]) -> Survey:
 
 
 def painter(
-    encoder: Any, samples: Sequence[Tensor], what: str, head: int | None, at: tuple[float, float]
+    encoder: Any, samples: Sequence[Tensor], what: str, head: int | None, at: tuple[float, float], rate: Fraction
 ) -> tuple[str, Paint]:
     """The map's title and the function that paints it."""
     if what == "attention":
-        return paint_attention(encoder, samples, head)
-    patches = [features(encoder, sample) for sample in samples]
+        return paint_attention(encoder, samples, head, rate)
     if what == "pca":
-        fitted = pca.fit(patches)
-        return "PCA of the patches", lambda frame, picture: stretch(
-            pca.paint(features(encoder, frame), fitted).rgb, picture.shape[:2], "nearest"
-        )
+        return paint_pca(encoder, samples)
+    patches = [features(encoder, sample) for sample in samples]
     asked = patch_at(patches[0], *at)
     low, high = scale([similarity_map(one, asked) for one in patches])
     return f"similarity, {low:.2f} to {high:.2f}", lambda frame, picture: heat(
@@ -114,8 +112,21 @@ def painter(
     )
 
 
-def paint_attention(encoder: Any, samples: Sequence[Tensor], head: int | None) -> tuple[str, Paint]:
-    """The scale goes from the least to the greatest value, averaged over the samples and then slowly with the frames."""
+def paint_pca(encoder: Any, samples: Sequence[Tensor]) -> tuple[str, Paint]:
+    """One basis, that of the samples, for all frames."""
+    fitted = pca.fit([features(encoder, sample) for sample in samples])
+    return "PCA of the patches", lambda frame, picture: stretch(
+        pca.paint(features(encoder, frame), fitted).rgb, picture.shape[:2], "nearest"
+    )
+
+
+def paint_attention(
+    encoder: Any, samples: Sequence[Tensor], head: int | None, rate: Fraction = FOLDER_RATE
+) -> tuple[str, Paint]:
+    """The scale goes from the least to the greatest value, averaged over the samples and then slowly with the frames.
+
+    How slowly is a matter of time: photos that stand for a second each have nearly their own.
+    """
     heads = attention_maps(encoder, samples[0][None]).shape[1]
     if head is not None and head > heads:
         raise UserError(f"--head {head}: this encoder has {heads} heads")
@@ -125,10 +136,11 @@ def paint_attention(encoder: Any, samples: Sequence[Tensor], head: int | None) -
         return maps.mean(0) if head is None else maps[head - 1]
 
     scales = torch.stack([torch.stack(one.aminmax()) for one in map(attention, samples)]).mean(0)
+    kept = SMOOTH ** float(24 / rate)
 
     def paint(frame: Tensor, picture: np.ndarray) -> np.ndarray:
         one = attention(frame)
-        scales.lerp_(torch.stack(one.aminmax()), 1 - SMOOTH)
+        scales.lerp_(torch.stack(one.aminmax()), 1 - kept)
         return heat(picture, one, *scales.tolist())
 
     return ("attention, " + (f"mean of {heads} heads" if head is None else f"head {head}")), paint
@@ -159,11 +171,22 @@ def title_bar(titles: tuple[str, str], width: int, odd: int) -> np.ndarray:
     """
     size = min(max(12, width // 22), 24)
     height = 2 * size + odd
-    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    font = letters(size)
     bar = Image.new("RGB", (2 * width, height), (24, 24, 24))
     draw = ImageDraw.Draw(bar)
     for n, title in enumerate(titles):
-        while len(title) > 1 and draw.textlength(title, font) > width - size:
-            title = title[:-2] + "…"
-        draw.text((n * width + size // 2, height / 2), title, "white", font, anchor="lm")
+        text = shorten(title, font, width - size)
+        draw.text((n * width + size // 2, height / 2), text, "white", font, anchor="lm")
     return np.asarray(bar)
+
+
+def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """A font that matplotlib brings along, `size` in pixels."""
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf", size)
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut where it would be wider, in pixels."""
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text
