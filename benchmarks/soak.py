@@ -26,8 +26,8 @@ from dinolab.data.digits import make_scenes
 from dinolab.training import checkpoint
 from dinolab.training.log import environment
 
-WORDS = ["demo", "optim.length=400 steps", "optim.warmup=50 steps", "run.save_every=20 steps", "run.pictures=false"]
-WORDS += ["run.workers=1", "eval.every=100 steps", "eval.max_images=200"]
+WORDS = ["demo", "optim.length=240 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
+WORDS += ["run.workers=1", "run.pictures=false", "eval.every=60 steps", "eval.max_images=100"]
 
 
 def start(processes: int, words: list[str]) -> subprocess.Popen:
@@ -66,7 +66,7 @@ def main() -> None:
     while True:
         process, starts = start(args.processes, [*words, f"run.dir={run}"]), starts + 1
         # now and then while it starts; a run that is always killed before its next checkpoint would never end
-        wait = chance.uniform(0, alone / 2) * (1 + stalled)
+        wait = chance.uniform(0, 0.8 * alone) * (1 + stalled)
         try:
             process.wait(wait if len(kills) < args.kills else None)
         except subprocess.TimeoutExpired:
