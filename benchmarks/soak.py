@@ -26,8 +26,8 @@ from dinolab.data.digits import make_scenes
 from dinolab.training import checkpoint
 from dinolab.training.log import environment
 
-WORDS = ["demo", "optim.length=240 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
-WORDS += ["run.workers=1", "run.pictures=false", "eval.every=60 steps", "eval.max_images=100"]
+WORDS = ["demo", "optim.length=400 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
+WORDS += ["run.workers=1", "run.pictures=false", "eval.every=100 steps", "eval.max_images=100"]
 
 
 def start(processes: int, words: list[str]) -> subprocess.Popen:
@@ -41,6 +41,11 @@ def trainers(process: subprocess.Popen, processes: int) -> list[int]:
     if processes == 1:
         return [process.pid]
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def newest(run: Path) -> int:
+    found = checkpoint.checkpoints(run / "checkpoints")
+    return checkpoint.step_of(found[-1]) if found else 0
 
 
 def main() -> None:
@@ -61,29 +66,28 @@ def main() -> None:
     alone = time.monotonic() - began
     print(f"undisturbed: {alone:.0f} s", flush=True)
 
-    chance, kills, starts, stalled, steps = random.Random(args.seed), [], 0, 0, 0
-    run = folder / "killed"
+    chance, kills, starts, run = random.Random(args.seed), [], 0, folder / "killed"
+    pace = alone / 60  # seconds between two checkpoints, at most
     while True:
-        process, starts = start(args.processes, [*words, f"run.dir={run}"]), starts + 1
-        # now and then while it starts; a run that is always killed before its next checkpoint would never end
-        wait = chance.uniform(0, 0.8 * alone) * (1 + stalled)
-        try:
-            process.wait(wait if len(kills) < args.kills else None)
-        except subprocess.TimeoutExpired:
-            victims = trainers(process, args.processes)
-            if victims:
-                subprocess.run(["kill", "-KILL", str(chance.choice(victims))], check=False)
+        process, starts, since = start(args.processes, [*words, f"run.dir={run}"]), starts + 1, time.monotonic()
+        before = newest(run)
+        # now and then while it starts; else soon after a new checkpoint, or the run would never end
+        early, deadline = chance.random() < 0.2, chance.uniform(0, 20 * pace)
+        while len(kills) < args.kills and process.poll() is None and (early or newest(run) == before):
+            if early and time.monotonic() - since > deadline:
+                break
+            time.sleep(0.02)
+        if len(kills) < args.kills and process.poll() is None:
+            time.sleep(chance.uniform(0, pace))
+            for victim in chance.sample(trainers(process, args.processes), 1):
+                subprocess.run(["kill", "-KILL", str(victim)], check=False)
         _, said = process.communicate()
-        found = checkpoint.checkpoints(run / "checkpoints")
-        reached = checkpoint.step_of(found[-1]) if found else 0
         if process.returncode == 0:
             break
         assert args.processes > 1 or process.returncode == -signal.SIGKILL, said
-        stalled = 0 if reached > steps else stalled + 1
-        steps = reached
-        leftovers = len(list((run / "checkpoints").glob("*.tmp")))
-        kills.append({"after_s": round(wait, 2), "checkpoint": reached, "half_written": leftovers})
-        print(f"kill {len(kills)}: after {wait:.1f} s, newest checkpoint {reached}", flush=True)
+        half = len(list((run / "checkpoints").glob("*.tmp")))
+        kills.append({"after_s": round(time.monotonic() - since, 2), "checkpoint": newest(run), "half_written": half})
+        print(f"kill {len(kills)}: {kills[-1]}", flush=True)
 
     one, other = (load_file(place / "model.safetensors") for place in (folder / "whole", run))
     equal = all(torch.equal(tensor, other[name]) for name, tensor in one.items())
