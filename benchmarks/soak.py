@@ -26,7 +26,7 @@ from dinolab.data.digits import make_scenes
 from dinolab.training import checkpoint
 from dinolab.training.log import environment
 
-WORDS = ["demo", "optim.length=400 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
+WORDS = ["demo", "optim.length=800 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
 WORDS += ["run.workers=1", "run.pictures=false", "eval.every=100 steps", "eval.max_images=100"]
 
 
@@ -67,24 +67,26 @@ def main() -> None:
     print(f"undisturbed: {alone:.0f} s", flush=True)
 
     chance, kills, starts, run = random.Random(args.seed), [], 0, folder / "killed"
-    pace = alone / 60  # seconds between two checkpoints, at most
+    pace = alone / 160  # seconds between two checkpoints, at most
     while True:
         process, starts, since = start(args.processes, [*words, f"run.dir={run}"]), starts + 1, time.monotonic()
         before = newest(run)
         # now and then while it starts; else soon after a new checkpoint, or the run would never end
-        early, deadline = chance.random() < 0.2, chance.uniform(0, 20 * pace)
+        early, deadline = chance.random() < 0.2, chance.uniform(0, 40 * pace)
         while len(kills) < args.kills and process.poll() is None and (early or newest(run) == before):
             if early and time.monotonic() - since > deadline:
                 break
             time.sleep(0.02)
+        killed = False
         if len(kills) < args.kills and process.poll() is None:
             time.sleep(chance.uniform(0, pace))
-            for victim in chance.sample(trainers(process, args.processes), 1):
-                subprocess.run(["kill", "-KILL", str(victim)], check=False)
+            victims = trainers(process, args.processes)
+            if killed := bool(victims):
+                subprocess.run(["kill", "-KILL", str(chance.choice(victims))], check=False)
         _, said = process.communicate()
         if process.returncode == 0:
             break
-        assert args.processes > 1 or process.returncode == -signal.SIGKILL, said
+        assert killed and (args.processes > 1 or process.returncode == -signal.SIGKILL), said
         half = len(list((run / "checkpoints").glob("*.tmp")))
         kills.append({"after_s": round(time.monotonic() - since, 2), "checkpoint": newest(run), "half_written": half})
         print(f"kill {len(kills)}: {kills[-1]}", flush=True)

@@ -16,7 +16,8 @@ set -u
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-1}
 
-srun torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that torchrun gives the ranks to save
+srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
     --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
 step=$!
 
@@ -24,7 +25,7 @@ step=$!
 # puts itself into the queue again; what is preempted SLURM puts there by itself.
 again=0
 stop() {
-    kill -TERM "$step"
+    scancel --signal=TERM "$SLURM_JOB_ID" # to the steps, not to this script; srun itself would kill them at once
 }
 trap 'again=1; stop' USR1
 trap stop TERM

@@ -10,10 +10,14 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm.sh"
 SRUN = """#!/usr/bin/env bash
+echo $$ > srun.pid
 echo "$@" > srun.txt
 trap 'echo saved > saved.txt; exit 143' TERM
 [ -e quick ] && exit 3
 while :; do sleep 0.05; done
+"""
+SCANCEL = """#!/usr/bin/env bash
+[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat srun.pid)"
 """
 SCONTROL = """#!/usr/bin/env bash
 if [ "$1" = show ]; then echo first; echo second; else echo "$@" > scontrol.txt; fi
@@ -22,7 +26,7 @@ if [ "$1" = show ]; then echo first; echo second; else echo "$@" > scontrol.txt;
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     return tmp_path
@@ -52,7 +56,9 @@ def test_time_nearly_up(cluster: Path, signum: int) -> None:
     job.send_signal(signum)
     assert job.wait(timeout=20) == 143
     assert (cluster / "saved.txt").exists()
-    assert (cluster / "scontrol.txt").exists() == (signum == signal.SIGUSR1)  # what is preempted SLURM requeues by itself
+    assert (cluster / "scontrol.txt").exists() == (
+        signum == signal.SIGUSR1
+    )  # what is preempted SLURM requeues by itself
     if signum == signal.SIGUSR1:
         assert (cluster / "scontrol.txt").read_text() == "requeue 7\n"
 

@@ -233,7 +233,9 @@ class Run:
     log_every: int = option(10, "steps between lines of metrics.jsonl", 1, 1 << 20)
     save_every: str = duration("5%", "how often a checkpoint is written; the last step always is")
     keep: int = option(2, "newest checkpoints that are kept", 1, 10000)
-    keep_every: str = duration("0 steps", "checkpoints kept for good: those at multiples of this; 0 steps for none")
+    keep_every: str = duration(
+        "0 steps", "of the checkpoints written, those at multiples of this are kept for good; 0 steps for none"
+    )
     tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard extra)")
     wandb: str = option("", "also log to this Weights & Biases project (needs the wandb extra)")
     profile: int = option(0, "steps whose time is broken down, in profile/ of the run's folder (0: none)", 0, 1000)

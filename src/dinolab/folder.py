@@ -28,10 +28,12 @@ def hold(folder: Path) -> IO:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, these locks do not pass to loader processes
     except ImportError:  # Windows
         pass
-    except OSError as error:
+    except (BlockingIOError, PermissionError) as error:
         raise UserError(
             f"{folder}: another process trains in this folder; wait for it, or use another run.dir"
         ) from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be locked ({error}); put run.dir on a file system that has locks") from error
     return file
 
 
@@ -59,7 +61,9 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
     path = folder / "environment.json"
     facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
     if not resumed or not has_highres(load_config(folder / "config.yaml")):
-        save_config(cfg, folder / "config.yaml")
+        beside = folder / "config.yaml.tmp"
+        save_config(cfg, beside)
+        beside.replace(folder / "config.yaml")
     if not resumed:
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
         return

@@ -36,7 +36,8 @@ def world() -> int:
 
 def launched() -> int:
     """The number of processes that torchrun has started, also before they have joined."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    complete = {"WORLD_SIZE", "RANK", "MASTER_ADDR"} <= os.environ.keys()  # some clusters set the first alone
+    return int(os.environ["WORLD_SIZE"]) if complete else 1
 
 
 def local_rank() -> int:
@@ -69,9 +70,11 @@ def processes(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it would wait for processes that are gone
 
 
-def lost_contact(error: RuntimeError) -> bool:
+def lost_contact(error: BaseException) -> bool:
     """Whether an operation failed because another process ended in the middle of it."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection closed by peer" in str(error)
+    return isinstance(error, dist.DistError) or any(
+        sign in str(error) for sign in ("gloo", "Connection closed by peer")
+    )
 
 
 @contextmanager

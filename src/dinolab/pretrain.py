@@ -82,6 +82,10 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
             micro_batch(schedules.cfg, parallel.world())
         if parallel.rank() == 0:
             describe_run(folder, cfg, source, resumed=bool(places))
+    if not all(parallel.collect((folder / "config.yaml").is_file())) or len(set(parallel.collect(len(places)))) > 1:
+        raise UserError(
+            f"{folder}: not all processes see the same files there; all machines must share run.dir's file system"
+        )
     state = restore(places, phases, device) if places else begin(phases[0], source, device)
 
     log = RunLog(folder, cfg, phases[-1].last, state.step) if parallel.rank() == 0 else NoLog()
@@ -94,35 +98,12 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
             run.evaluate(state.step)
         profile = profiled(cfg.run.profile if parallel.rank() == 0 else 0, folder / "profile", device, log.say)
         with StopSignals() as signals, profile as run.end_of_step:
-            for schedules in phases[phases.index(state.schedules) :]:
-                if schedules is not state.schedules:
-                    grow(state, schedules, device)
-                    log.say(
-                        f"crops of {schedules.cfg.views.global_size} pixels from here on, for {schedules.total:,} steps"
-                    )
-                train_loop(
-                    state.method,
-                    state.optimizer,
-                    schedules,
-                    open_batches(schedules.cfg, source, state.step, schedules.last, device, log.say),
-                    state.step,
-                    signals,
-                    device=device,
-                    autocast=choose_autocast(cfg.run.precision, device),
-                    log=run.log_step,
-                    save=run.save,
-                    evaluate=run.evaluate,
-                    end_step=run.end_step,
-                )
-                state.step = schedules.last
+            run.go_on(signals)
         run.checkpoints.finish()
         run.export(state.step)  # again: an earlier process may have died between the last checkpoint and the product
         if parallel.rank() == 0 and cfg.run.pictures:
             draw_pictures(folder, run.cfg, run.monitor[1] if run.monitor else source)
         log.say(f"done: {folder} (model.safetensors, metrics.jsonl, pictures)")
-    except Interrupted:
-        run.checkpoints.finish()
-        raise
     except (UserError, torch.OutOfMemoryError) as caught:
         error = out_of_memory(run.cfg) if isinstance(caught, torch.OutOfMemoryError) else caught
         with suppress(UserError):
@@ -211,10 +192,38 @@ class Run:
         """The options of the phase that the run is in."""
         return self.state.schedules.cfg
 
+    def go_on(self, signals: StopSignals) -> None:
+        """Train to the end of the last phase."""
+        state, device, say = self.state, self.device, self.log.say
+        try:
+            for schedules in self.phases[self.phases.index(state.schedules) :]:
+                cfg = schedules.cfg
+                if schedules is not state.schedules:
+                    grow(state, schedules, device)
+                    say(f"crops of {cfg.views.global_size} pixels from here on, for {schedules.total:,} steps")
+                train_loop(
+                    state.method,
+                    state.optimizer,
+                    schedules,
+                    open_batches(cfg, self.source, state.step, schedules.last, device, say),
+                    state.step,
+                    signals,
+                    device=device,
+                    autocast=choose_autocast(cfg.run.precision, device),
+                    log=self.log_step,
+                    save=self.save,
+                    evaluate=self.evaluate,
+                    end_step=self.end_step,
+                )
+                state.step = schedules.last
+        except Interrupted:
+            self.checkpoints.finish()  # before another signal may end the process
+            raise
+
     def log_step(self, line: dict[str, float], targets: list[Targets], broken: list[tuple[int, str]]) -> None:
         self.note_broken([image for part in parallel.collect(broken) for image in part])
         if not math.isfinite(line["loss"]):  # skipped, or the loop would have stopped
-            return self.log.line({"step": line["step"], "skipped": line["skipped"]})
+            return self.log.line({"step": line["step"], "skipped": line.get("skipped", 0)})
         line |= figures(targets)
         line |= {"kl": line["dino"] - line["teacher_entropy"], "log_k": self.log_k}
         line |= {"centre_norm": self.state.method.centre.norm().item()} if self.cfg.loss.targets == "centring" else {}

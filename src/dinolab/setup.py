@@ -98,9 +98,10 @@ def whole_product(method: StudentTeacher, cfg: Config) -> Backbone:
         return method.product
     state = parallel.whole(method.product.state_dict())
     device = next(iter(state.values())).device
-    product = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
-    product.load_state_dict(state)
-    return product.to(device).requires_grad_(False)
+    with torch.device("meta"):  # the values are those of the state
+        product = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+    product.load_state_dict(state, assign=True)
+    return product.requires_grad_(False)
 
 
 def choose_device(name: str, option: str = "run.device=") -> torch.device:

@@ -7,15 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import confusion_matrix
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dinolab.cli import parser
 from dinolab.config import load_config
 from dinolab.evals.compare import compare
-from dinolab.models.weights import load
-from dinolab.report import charts, curves, images, learned, published, settings, tables
+from dinolab.report import charts, curves, images, published, settings, tables
 from dinolab.report.facts import Result, Run, read_metrics, read_run
 from dinolab.visuals import curves as pictures
 from tests.pictures import TINY
@@ -59,17 +56,6 @@ def test_metrics_are_read_as_the_curves_read_them(tmp_path):
     problems: list[str] = []
     assert read_metrics(file, problems) == pictures.read_metrics(file)
     assert problems == ['metrics.jsonl, line 5: left out, not a JSON object with a number "step"']
-
-
-def test_teacher_of_a_checkpoint(run, tmp_path):
-    place = run / "checkpoints" / "step_00000004"
-    dcp_to_torch_save(place, tmp_path / "whole.pt")
-    method = torch.load(tmp_path / "whole.pt", weights_only=False)["method"]
-    final = load(run)
-    encoder = learned.teacher_of(place, final)
-    for name, tensor in encoder.backbone.state_dict().items():
-        torch.testing.assert_close(tensor, method[f"teacher.backbone.{name}"], rtol=0, atol=0)
-    assert not torch.equal(encoder.backbone.cls_token, final.backbone.cls_token)
 
 
 def test_confusion_is_scikit_learns(run):

@@ -1,8 +1,10 @@
 """Whole runs in several processes: any number may go on with what another number saved; a process that dies is no hang."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,3 +104,16 @@ def test_mistakes_are_told_once(pictures: Path, tmp_path: Path) -> None:
     said = [p.stderr.read() for p in processes]
     assert "optim.batch_size=8 cannot be shared out equally over 3 processes" in said[0]
     assert all("shared out" not in text and "Traceback" not in text for text in said[1:])
+
+
+def test_a_signal_to_torchrun_saves_also_with_processes_that_load(pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ["optim.length=2000 steps", "run.save_every=1000 steps", "eval.every=0 steps", "run.workers=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [*torchrun, "--standalone", "-m", "dinolab", "train", *words(pictures, run, *more)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wait_for([process], lambda: (run / "metrics.jsonl").exists() and len(losses(run)) > 3)
+    process.terminate()  # torchrun signals whole sessions, with all processes that load
+    _, said = process.communicate(timeout=90)
+    assert "stopped by SIGTERM; saved" in said, said
+    assert newest(run) > 3

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import dinolab
 from dinolab.cli import main
@@ -289,6 +290,10 @@ def test_any_checkpoint_opens_as_an_encoder(pictures: Path, tmp_path: Path) -> N
     torch.testing.assert_close(dinolab.load(places[16])(images).cls, dinolab.load(run)(images).cls, rtol=0, atol=0)
     assert dinolab.load(places[4]).info["step"] == 4
     assert (dinolab.load(places[4])(images).cls - dinolab.load(places[16])(images).cls).abs().max() > 1e-5
+    dcp_to_torch_save(places[4], tmp_path / "whole.pt")
+    method = torch.load(tmp_path / "whole.pt", weights_only=False)["method"]
+    for name, tensor in dinolab.load(places[4]).backbone.state_dict().items():
+        assert torch.equal(tensor, method[f"teacher.backbone.{name}"]), name
     (places[8] / ".metadata").write_bytes(b"")
     with pytest.raises(UserError, match="step_00000008: this checkpoint cannot be read"):
         dinolab.load(places[8])
@@ -441,7 +446,9 @@ def test_compiled_blocks_train_the_same(pictures: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(weights(compiled)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stays(pictures: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stays(
+    pictures: Path, tmp_path: Path
+) -> None:
     run = train(pictures, tmp_path / "run", "eval.every=0 steps", "optim.length=60 steps", "run.save_every=30 steps")
     for place in checkpoint.checkpoints(run / "checkpoints")[1:]:
         shutil.rmtree(place)

@@ -81,14 +81,21 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 def show_schedules(cfg: Config, out: Path) -> int:
     from dinolab.setup import open_data
-    from dinolab.training.schedules import Schedules
+    from dinolab.training.schedules import plan_phases
     from dinolab.visuals.curves import plot_schedules
 
-    schedules = Schedules(cfg, len(open_data(cfg, cache=None)))
-    every = max(1, schedules.total // 1000)
-    steps = [*range(0, schedules.total, every), schedules.total - 1]
-    plot_schedules([{"step": step, **schedules(step).figures()} for step in steps], out)
-    print(f"{schedules.total} steps of {cfg.optim.batch_size}, {schedules.steps_per_epoch:.1f} steps an epoch: {out}")
+    phases = plan_phases(cfg, len(open_data(cfg, cache=None)))
+    steps, every = phases[-1].last, max(1, phases[-1].last // 1000)
+    lines = [
+        {"step": step, **phase(step).figures()}
+        for phase in phases
+        for step in range(phase.first, phase.last)
+        if step % every == 0 or step == phase.last - 1
+    ]
+    plot_schedules(lines, out)
+    print(
+        f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
+    )
     return 0
 
 

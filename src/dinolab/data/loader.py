@@ -5,7 +5,9 @@ masks come from its own generator. So batches depend neither on the number of wo
 B images in a (micro-)batch, N patches of a global crop.
 """
 
+import atexit
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -286,4 +288,12 @@ def _empty(*shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
 def start_worker(_: int) -> None:
     """How every process that loads images begins."""
     cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them: the main process alone answers it
+    for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # the main process alone answers
+        signal.signal(sent_to_all, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """They ignore SIGTERM, by which multiprocessing would end them when this process ends."""
+    for process in multiprocessing.active_children():
+        process.kill()

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
-from dinolab.parallel import rank
+from dinolab.parallel import lost_contact, rank
 
 # one process without a process group is what we mean
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
@@ -48,6 +48,9 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         self._writing: tuple[Future, Path] | None = None
+        if rank() == 0:
+            for left in self.folder.glob("step_*.tmp"):  # of processes that were killed while they wrote
+                shutil.rmtree(left, ignore_errors=True)
         # of its own: the writing thread's messages must not meet those of the training
         self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
@@ -55,12 +58,13 @@ class Checkpoints:
         """Begin to write a copy of the state; all ranks together. Waits for an earlier one that is still being written."""
         self.finish()
         place = self.folder / f"step_{state['step']:08d}"
-        if place.exists():  # resumed from it and stopped at once
+        if place in checkpoints(self.folder):  # resumed from it and stopped at once
             return
         beside = self.folder / (place.name + ".tmp")
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
+            for leftover in (place, beside):
+                shutil.rmtree(leftover, ignore_errors=True)
         alone = self._group is None
         saving = dcp.async_save(state, checkpoint_id=beside, process_group=self._group, no_dist=alone)
         self._writing = cast(Future, saving), place
@@ -78,6 +82,8 @@ class Checkpoints:
         try:
             saving.result()
         except (Exception, CheckpointException) as error:  # the second derives from BaseException
+            if lost_contact(error):
+                raise RuntimeError(str(error)) from error
             raise UserError(f"{place}: cannot be written, is the disk full? ({_reason(error)})") from error
         if rank() == 0:  # DCP ends on rank 0 last, when all have written
             place.with_name(place.name + ".tmp").rename(place)

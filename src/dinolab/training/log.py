@@ -38,7 +38,7 @@ class RunLog:
         self.console = Console(stderr=True, highlight=False)
         self._tensorboard = self._open_tensorboard(resume_step) if cfg.run.tensorboard else None
         self._wandb = self._open_wandb() if cfg.run.wandb else None
-        self._keep_lines_before(resume_step)
+        self._keep_lines_before(resume_step or -1)  # a new run keeps none, not even of its step 0
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._words = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
         self._progress = Progress(

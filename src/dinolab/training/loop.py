@@ -84,14 +84,8 @@ def train_loop(
     method.train()
     for step in range(start, last):
         asked = time.perf_counter()
-        try:
-            with span("data wait"):
-                batch = next(batches)
-        except UserError:
-            if not signals.seen or world() > 1:
-                raise
-            save(step)  # a signal to the whole process group has ended the workers too
-            raise Interrupted(signals.seen) from None
+        with span("data wait"):
+            batch = next(batches)
         waited += time.perf_counter() - asked
         broken += [b for part in batch for b in part.broken]
         with span("to device"):
