@@ -3,10 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test test-fast check format clean
+DATA ?=
+SCALE ?= full
+
+.PHONY: demo har test test-fast check format clean
 
 demo: $(READY)
 	$(BIN)/dinolab demo runs/demo
+
+har: $(READY)
+	$(BIN)/dinolab recipe har data='$(DATA)' out=runs/har scale=$(SCALE)
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -53,12 +53,21 @@ def test_it_learns_what_the_frozen_features_cannot_tell(folders, encoder):
     assert tuned["accuracy"] > 0.8
 
 
+@pytest.mark.parametrize(("info", "decay"), [({}, 0.65), ({"untrained": "runs/mine"}, 1.0)])
+def test_initial_weights_have_one_rate_in_all_layers(folders, encoder, monkeypatch, info, decay):
+    encoder.info = info
+    plain, rates = finetune.parameter_groups, []
+    monkeypatch.setattr(finetune, "parameter_groups", lambda *args: rates.append(args[2]) or plain(*args))
+    result = dinolab.evaluate("finetune", encoder, *folders, cache=None, epochs=1, batch_size=10)
+    assert rates == [decay] and result["protocol"]["layer_decay"] == decay
+
+
 @pytest.mark.parametrize("kind", ["ours", "timm"])
 def test_each_layer_has_its_factor(encoder, kind):
     """Head 1, last block and final norm 0.65, ..., embeddings 0.65^(blocks + 1)."""
     model = finetune.Classifier(encoder if kind == "ours" else timm_vit(), 16, 3)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = finetune.parameter_groups(model, rate=2.0)
+    groups = finetune.parameter_groups(model, rate=2.0, decay=finetune.LAYER_DECAY)
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert set(found) == set(names.values())
     for name, (rate, decay) in found.items():

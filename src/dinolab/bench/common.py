@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dinolab.errors import UserError
 from dinolab.setup import choose_autocast, choose_device
-from dinolab.timing import WARM_UP, describe, seconds_of
+from dinolab.timing import WARM_UP, describe, synchronise
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
 
 ROUNDS = 3  # timed at least
@@ -118,7 +118,11 @@ def measure(
             timing.peak_memory = max(0, peak_memory(fn, device) - before)
 
     def time_once(fn: Callable[[], object], timing: Timing) -> None:
-        timing.seconds.append(seconds_of(fn, device))
+        synchronise(device)
+        began = time.perf_counter()
+        fn()
+        synchronise(device)
+        timing.seconds.append(time.perf_counter() - began)
 
     each(prepare)
     began, rounds = time.perf_counter(), 0
@@ -182,7 +186,11 @@ def square_product(side: int, device: torch.device, dtype: torch.dtype) -> tuple
     """The product, and how long it takes once warm."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     a @ b
-    return lambda: a @ b, seconds_of(lambda: a @ b, device)
+    synchronise(device)
+    began = time.perf_counter()
+    a @ b
+    synchronise(device)
+    return lambda: a @ b, time.perf_counter() - began
 
 
 def share_of_matmul(timing: Timing, flops: float, matmul_timing: Timing, matmul_flops: float) -> float | None:

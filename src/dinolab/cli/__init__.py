@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from dinolab.cli import bench, data, evaluate, export, report, show, train
+from dinolab.cli import bench, data, evaluate, export, recipe, report, show, train
 from dinolab.errors import UserError
 
 
@@ -33,6 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="dinolab", description="Self-supervised vision on your own images.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for family in (train, evaluate, show, report, export, data, bench):
+    for family in (train, recipe, evaluate, show, report, export, data, bench):
         family.add(verbs)
     return top

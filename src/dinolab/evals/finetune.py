@@ -135,19 +135,22 @@ def finetune(
     device = torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed):
         torch.manual_seed(seed)  # of the device, too
+        # initial weights hold nothing that low rates would keep: then this is plain supervised training
+        decay = 1.0 if encoder.info.get("untrained") else LAYER_DECAY
         model = Classifier(encoder, train.matrix().shape[1], len(source.classes)).to(device)
-        tuned = train_weights(model, images, batch_size, steps, training, workers, precision, progress)
+        tuned = train_weights(model, decay, images, batch_size, steps, training, workers, precision, progress)
         asked = extract(
             tuned.encoder, test, size, device=device, workers=workers, progress=progress, precision=precision
         )
     with torch.inference_mode():
         probabilities = torch.cat([tuned.head(x.to(device)).softmax(1).cpu() for x in asked.matrix().split(1024)])
     facts = {"epochs": training.epochs, "steps": steps, "batch_size": batch_size, "rate": training.rates[0]}
-    return probabilities, facts | {"layer_decay": LAYER_DECAY}, asked
+    return probabilities, facts | {"layer_decay": decay}, asked
 
 
 def train_weights(
     model: Classifier,
+    decay: float,
     images: Augmented,
     batch_size: int,
     steps: int,
@@ -156,12 +159,13 @@ def train_weights(
     precision: str,
     progress: bool,
 ) -> Classifier:
-    """The running average of the weights."""
+    """The running average of the weights; each layer has `decay` times the rate of the layer above it."""
     device = model.head.weight.device
     model.set_drop_path(DROP_PATH)
     model.train()
     average = ModelEmaV3(model, decay=EMA, use_warmup=True)
-    optimizer = torch.optim.AdamW(parameter_groups(model, training.rates[0] * batch_size / BASE_BATCH), betas=BETAS)
+    rate = training.rates[0] * batch_size / BASE_BATCH
+    optimizer = torch.optim.AdamW(parameter_groups(model, rate, decay), betas=BETAS)
     warmup = round(WARMUP * steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, warmup, steps))
     mix = Mixup(MIXUP, CUTMIX, label_smoothing=SMOOTHING, num_classes=model.head.out_features)
@@ -186,9 +190,9 @@ def train_weights(
     return average.module
 
 
-def parameter_groups(model: Classifier, rate: float) -> list[dict[str, Any]]:
-    """For AdamW: layer l of L has rate * LAYER_DECAY ** (L - l), the head the rate itself."""
-    groups = param_groups_layer_decay(model, WEIGHT_DECAY, model.not_decayed(), layer_decay=LAYER_DECAY)
+def parameter_groups(model: Classifier, rate: float, decay: float) -> list[dict[str, Any]]:
+    """For AdamW: layer l of L has rate * decay ** (L - l), the head the rate itself."""
+    groups = param_groups_layer_decay(model, WEIGHT_DECAY, model.not_decayed(), layer_decay=decay)
     return [group | {"lr": rate * group.pop("lr_scale")} for group in groups]
 
 

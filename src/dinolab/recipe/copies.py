@@ -1,0 +1,118 @@
+"""Human Action Recognition in whatever form it was downloaded, found or unpacked as a folder in Kaggle's layout:
+
+Training_set.csv (filename,label) and train/; Testing_set.csv (filename) and test/; perhaps Testing_labels.csv (filename,label).
+"""
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dinolab.data.addresses import find_files
+from dinolab.data.tables import list_rows, read_row
+from dinolab.errors import UserError
+from dinolab.evals.results import write_csv
+
+TRAINING, TESTING, TEST_LABELS = "Training_set.csv", "Testing_set.csv", "Testing_labels.csv"
+LABEL_COLUMNS = ("labels", "label")  # of a Hugging Face copy
+FORMS = "the folder or zip as downloaded from Kaggle, or a Hugging Face copy: a folder of save_to_disk's or of parquet files, or hf:NAME"
+
+
+def find_layout(data: str, unpacked: Path) -> Path:
+    """The folder that holds Training_set.csv: `data` itself, one below it, or `unpacked`, made of a zip or a dataset once.
+
+    Raises UserError where `data` is none of these, or a damaged one.
+    """
+    if not data:
+        raise UserError(f"data= is not set: name {FORMS}")
+    path = Path(data).expanduser()
+    if not data.startswith("hf:") and not path.exists():
+        raise UserError(f"data={data}: no such file or folder; name {FORMS}")
+    if data.startswith("hf:"):
+        return layout_in(once(unpacked, lambda to: download(data.removeprefix("hf:"), to)), data)
+    if path.suffix.lower() == ".zip":
+        return layout_in(once(unpacked, lambda to: unzip(path, to)), data)
+    if path.is_dir() and any(path.glob("*/*.arrow")):
+        return once(unpacked, lambda to: convert({part: str(path / part) for part in ("train", "test")}, to))
+    if path.is_dir() and (parquet := next((p for p in (path, path / "data") if any(p.glob("train*.parquet"))), None)):
+        return once(unpacked, lambda to: convert({p: str(parquet / f"{p}*.parquet") for p in ("train", "test")}, to))
+    return layout_in(path, data)
+
+
+def layout_in(folder: Path, data: str) -> Path:
+    found = next((f for pattern in ("", "*/", "*/*/") for f in sorted(folder.glob(pattern + TRAINING))), None)
+    if found is None:
+        raise UserError(
+            f"data={data}: no {TRAINING} in it or below; name {FORMS}. For images of your own see docs/tutorial.md"
+        )
+    return found.parent
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made beside and renamed, so that it is whole or not there."""
+    if not folder.is_dir():
+        beside = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        make(beside)
+        beside.replace(folder)
+    return folder
+
+
+def unzip(file: Path, to: Path) -> None:
+    try:
+        with zipfile.ZipFile(file) as opened:
+            opened.extractall(to)
+        layout_in(to, str(file))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # damaged, unknown, encrypted
+        raise UserError(f"data={file}: not a whole zip ({error}); download it again") from error
+
+
+def download(name: str, to: Path) -> None:
+    """A dataset of the Hugging Face hub, in the layout."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"data=hf:{name}: needs Hugging Face's library: pip install 'dinolab[datasets]'") from error
+    try:
+        parts = datasets.load_dataset(name)
+    except Exception as error:  # of any of the libraries below it
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"data=hf:{name}: cannot be had ({reason}); download the set, and name its folder") from error
+    saved = to / "hub"
+    parts.save_to_disk(saved)
+    convert({part: str(saved / part) for part in ("train", "test")}, to)
+    shutil.rmtree(saved)
+
+
+def convert(tables: dict[str, str], to: Path) -> None:
+    """Rows of the tables at these addresses, as files named by their number."""
+    for part, sheet in (("train", TRAINING), ("test", TESTING)):
+        address, files = tables[part], find_files(tables[part], ".parquet")
+        if not (Path(address).is_dir() or Path(files[0]).is_file()):
+            if part == "train":
+                raise UserError(f"{address}: no such part of the dataset; name {FORMS}")
+            continue
+        rows, labels = labelled_rows(address, files)
+        if part == "train" and labels is None:
+            raise UserError(f"{address}: no labels; its columns {' and '.join(LABEL_COLUMNS)} were looked for")
+        names = [f"Image_{number}.jpg" for number in range(1, len(rows) + 1)]
+        (to / part).mkdir()
+        for number, name in enumerate(names):
+            (to / part / name).write_bytes(read_row(address, number))
+        if part == "train":
+            write_csv(to / sheet, ["filename", "label"], zip(names, labels or ()))
+            continue
+        write_csv(to / sheet, ["filename"], ((name,) for name in names))
+        if labels and len(set(labels)) > 1:  # a column that says the same of all stands for labels that are not public
+            write_csv(to / TEST_LABELS, ["filename", "label"], zip(names, labels))
+
+
+def labelled_rows(address: str, files: list[str]) -> tuple[list[str], list[str] | None]:
+    found: Any = None
+    for column in LABEL_COLUMNS:
+        rows, labels, _ = list_rows(address, files, column, address)
+        if labels is not None or found is None:
+            found = rows, labels
+    return found
