@@ -16,9 +16,9 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        "Only to see that everything works: ViT-S/8 is shrunk to 4 blocks of width 128, images to 48 pixels; 60 images of each class are "
+        "Only to see that everything works: ViT-S/8 is shrunk to 4 blocks of width 128, images to 48 pixels; 45 images of each class are "
         "learned from, 4 times, and 30 are asked of; speed is measured at 64 and 128 pixels, and no whole training step.",
-        most=(60, 30),
+        most=(45, 30),
         finetune_epochs=2,
         clip=1,
         attention=("--models", "small/8", "--sizes", "64", "128", "--seconds", "0.2"),
