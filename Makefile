@@ -14,8 +14,9 @@ demo: $(READY)
 har: $(READY)
 	$(BIN)/dinolab recipe har data='$(DATA)' out=runs/har scale=$(SCALE)
 
+# two processes of one thread each: most tests are small
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,4 +1,6 @@
-"""A few steps of several configurations in float64, alone or as one of several processes: `python -m tests.steps IMAGES OUT`.
+"""A few steps of several configurations in float64, alone or as one of several processes.
+
+    python -m tests.steps IMAGES OUT CASE,CASE key=value
 
 Rounding cannot hide a mistake in float64, nor can Adam, which divides what should be zero by itself, make one of it.
 """
@@ -69,8 +71,8 @@ def run_all(images: Path, cases: dict[str, list[str]], micro: int) -> dict[str, 
         torch.set_num_threads(threads)
 
 
-def main(images: str, out: str, *more: str) -> None:
-    cases = {name: [*words, *more] for name, words in (EXACT | WHOLE).items()}
+def main(images: str, out: str, names: str, *more: str) -> None:
+    cases = {name: [*words, *more] for name, words in (EXACT | WHOLE).items() if name in names.split(",")}
     with parallel.processes(torch.device("cpu")):
         parts = BATCH // (2 * parallel.world())
         made = {micro: run_all(Path(images), cases, micro) for micro in (0, parts) if micro != 1}  # too few for KoLeo

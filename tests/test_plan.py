@@ -335,7 +335,8 @@ def test_no_steps_are_refused(pictures: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_torchrun_is_refused(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="torchrun"):
         plan(config(pictures, tmp_path), steps=1)
 

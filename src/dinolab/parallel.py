@@ -40,6 +40,12 @@ def launched() -> int:
     return int(os.environ["WORLD_SIZE"]) if complete else 1
 
 
+def refuse_many(verb: str) -> None:
+    """Raises UserError in one of several processes, for what runs in one."""
+    if launched() > 1:
+        raise UserError(f"{verb} runs in one process; start it without torchrun")
+
+
 def local_rank() -> int:
     """The rank among the processes of this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))

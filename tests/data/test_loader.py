@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,15 +209,21 @@ def test_no_steps(source):
     assert list(batches(source, config(), 3, 3, 0)) == []
 
 
-def test_workers_can_be_ended(source):
-    """A worker that ignored SIGTERM would keep a main process that failed from ever ending."""
-    others = set(multiprocessing.active_children())
-    running = batches(source, config(), 0, 1000, 1)
-    next(running)
-    (worker,) = set(multiprocessing.active_children()) - others
-    worker.terminate()
-    worker.join(10)
-    assert not worker.is_alive()
+@pytest.mark.parametrize("end", ["raise ValueError('failed')", "os.kill(os.getpid(), 15)"])
+def test_workers_end_with_the_main_process(source, tmp_path, end):
+    """They ignore SIGTERM, which must not keep a main process that failed from ever ending, nor outlive it."""
+    code = (
+        "import os, multiprocessing; from dinolab.data.loader import batches; from dinolab.data.sources import open_source; "
+        f"from tests.data.test_loader import config; source = open_source({os.path.dirname(source.paths[0])!r}); "
+        "steps = batches(source, config(), 0, 1000, 1); "
+        f"next(steps); print(multiprocessing.active_children()[0].pid, flush=True); {end}"
+    )
+    main = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert main.returncode in (1, -15)
+    worker, tries = int(main.stdout), 0
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        assert (tries := tries + 1) < 200, "the worker lives on"
+        time.sleep(0.1)
 
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")

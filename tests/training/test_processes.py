@@ -57,7 +57,7 @@ def test_stopped_and_resumed_by_other_numbers_of_processes(pictures: Path, tmp_p
     more = ["optim.length=40 steps", "highres.length=6 steps"]
     whole = dinolab.train(load_config(None, words(pictures, tmp_path / "whole", *more)))
     parts = tmp_path / "parts"
-    for world, until in ((2, 4), (4, 12), (1, 20), (2, 46)):
+    for world, until in ((2, 4), (4, 12), (1, 46)):
         processes = start(world, pictures, parts, *more)
         if until < 46:
             wait_for(processes, lambda until=until: newest(parts) >= until)
@@ -67,7 +67,7 @@ def test_stopped_and_resumed_by_other_numbers_of_processes(pictures: Path, tmp_p
         said = [p.stderr.read() for p in processes]
         assert ends == [143 if until < 46 else 0] * world, said
         assert sum("saved. The same command goes on" in text for text in said) == (until < 46)
-    assert "1 processes" not in (parts / "log.txt").read_text() and "4 processes" in (parts / "log.txt").read_text()
+    assert "2 processes" in (parts / "log.txt").read_text() and "4 processes" in (parts / "log.txt").read_text()
     assert losses(parts).keys() == losses(whole).keys() == set(range(1, 47))
     assert losses(parts) == pytest.approx(losses(whole), rel=2e-3)
     end = load_file(whole / "model.safetensors")

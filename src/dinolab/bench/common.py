@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
+from dinolab.parallel import refuse_many
 from dinolab.setup import choose_autocast, choose_device
 from dinolab.timing import WARM_UP, describe, synchronise
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
@@ -47,6 +48,7 @@ class Setting:
 
 def setting(device_option: str, precision: str, seconds: float) -> Setting:
     """From the command line's words. Raises UserError for a device that is not to be had."""
+    refuse_many("dinolab bench")
     device = choose_device(device_option, "--device ")
     return Setting(device, choose_autocast(precision, device), seconds)
 

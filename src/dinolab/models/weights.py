@@ -20,7 +20,7 @@ from dinolab.models.published import load_published
 from dinolab.models.tensors import fit, read_backbone
 
 FORMAT = "dinolab 1"
-PRODUCT = ("model.safetensors", "model.json")
+PRODUCT = ("model.json", "model.safetensors")
 
 
 def save_encoder(backbone: Backbone, folder: Path, info: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from dinolab.evals.features import extract
 from dinolab.evals.knn import knn
 from dinolab.models.encoder import Encoder
 from dinolab.models.weights import save_encoder
+from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
 from dinolab.plan.rig import Rig
@@ -64,6 +65,7 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
     """
     if steps < 1:
         raise UserError("a plan needs 1 step or more to measure")
+    refuse_many("dinolab plan")
     validate(cfg)
     try:
         with TemporaryDirectory(

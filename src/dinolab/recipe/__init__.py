@@ -84,8 +84,7 @@ def check_options(options: Sequence[str]) -> None:
 
 
 def check_files(**named: str) -> None:
-    if parallel.launched() > 1:
-        raise UserError("dinolab recipe runs in one process; start it without torchrun")
+    parallel.refuse_many("dinolab recipe")
     for word, path in named.items():
         if path and not path.startswith(("hf:", "timm:")) and not Path(path).exists():
             raise UserError(f"{word}={path}: no such file")
