@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exceptions for mistakes a user can mend, and for processes that are gone."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
+
+
+class LostContact(UserError):
+    """Another process of the run is gone. Threads may still wait for it: the process had better not wait for them."""

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from dinolab.errors import UserError
+from dinolab.errors import LostContact, UserError
 
 # FSDP2's warning is of changes in place to what a module returns, of which there are none
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
@@ -59,7 +59,7 @@ def local_world() -> int:
 def processes(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started are one group, each on its device.
 
-    Raises UserError when another one has gone: torchrun names it, and ends them all.
+    Raises LostContact when another one has gone: torchrun names it, and ends them all.
     """
     if launched() == 1 or dist.is_initialized():
         yield
@@ -72,7 +72,7 @@ def processes(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not lost_contact(error):
             raise
-        raise UserError(f"rank {rank()} stops: another process is gone; torchrun's report names the first") from error
+        raise LostContact(f"rank {rank()} stops: another process is gone; torchrun's report names the first") from error
     dist.destroy_process_group()  # not after an error: it would wait for processes that are gone
 
 

@@ -82,8 +82,8 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(pictures: Path, tm
     processes = start(2, pictures, run, *more)
     wait_for(processes, lambda: newest(run) >= 10)
     processes[1].kill()  # most likely while a checkpoint is written
-    assert processes[0].wait(timeout=60) == 2
-    error = processes[0].stderr.read()
+    error = processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2, error
     assert "rank 0 stops: another process is gone" in error and "Traceback" not in error
 
     found = checkpoint.checkpoints(run / "checkpoints")

@@ -5,12 +5,13 @@ A file for each family of verbs; its `add` describes them to argparse, and what 
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from dinolab.cli import bench, data, evaluate, export, recipe, report, show, train
-from dinolab.errors import UserError
+from dinolab.errors import LostContact, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.verb(args)
     except (UserError, OSError) as error:
-        print(f"dinolab: {error}", file=sys.stderr)
+        print(f"dinolab: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, LostContact):
+            os._exit(2)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
