@@ -296,4 +296,5 @@ def start_worker(_: int) -> None:
 def end_workers() -> None:
     """They ignore SIGTERM, by which multiprocessing would end them when this process ends."""
     for process in multiprocessing.active_children():
-        process.kill()
+        if process.daemon:  # as all that load are; a caller's own that are not shall be waited for, as ever
+            process.kill()
