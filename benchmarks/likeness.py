@@ -14,12 +14,12 @@ from scipy.stats import ks_2samp
 from torchvision import transforms as T
 from torchvision.transforms import functional as F
 
-from dinolab.config import Views
 from dinolab.data import draws
 from dinolab.data.crops import BLUR_SIGMA, HUE, Crops, draw_crops, reduction
 from dinolab.data.decode import decode, read_file
 from dinolab.data.types import Source
 from dinolab.data.views import BLUR_KERNEL, blur, colour_jitter, make_views, resample, resize, turn_hue
+from dinolab.options import Views
 
 Pair = tuple[np.ndarray, np.ndarray]  # uint8 (H, W, 3): ours and theirs
 FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)

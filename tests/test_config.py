@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from dinolab.config import Config, flatten, load_config, option_lines, options, save_config, to_dict
+from dinolab.config import flatten, load_config, save_config, to_dict
 from dinolab.errors import UserError
+from dinolab.options import Config, option_lines, options
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

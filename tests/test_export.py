@@ -12,7 +12,6 @@ from torch import nn
 
 import dinolab
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.export import TARGETS, export, write
 from dinolab.export.onnx import bicubic
@@ -20,6 +19,7 @@ from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import _constants
 from dinolab.models.vit import ViT
 from dinolab.models.weights import save_encoder
+from dinolab.options import Model
 
 SIZE = 40
 CONFIG = {

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from dinolab.cli import main
-from dinolab.config import Config, load_config
+from dinolab.config import load_config
 from dinolab.data.loader import MicroBatches
 from dinolab.errors import UserError
+from dinolab.options import Config
 from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
 from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
 from dinolab.plan.words import duration

@@ -6,10 +6,11 @@ import zlib
 from pathlib import Path
 from typing import IO
 
-from dinolab.config import Config, flatten, load_config, save_config, to_dict
+from dinolab.config import flatten, load_config, save_config, to_dict
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.models.weights import write_whole
+from dinolab.options import Config
 from dinolab.training import checkpoint
 from dinolab.training.log import environment
 from dinolab.training.schedules import has_highres

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dinolab import parallel
-from dinolab.config import Config, load_config, to_dict, validate
+from dinolab.config import load_config, to_dict, validate
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.loader import batches, micro_batch
 from dinolab.data.sources import subset
@@ -24,6 +24,7 @@ from dinolab.methods.base import StudentTeacher, Targets
 from dinolab.models.encoder import Encoder
 from dinolab.models.initial import resized
 from dinolab.models.weights import load, save_encoder
+from dinolab.options import Config
 from dinolab.setup import (
     build_method,
     choose_autocast,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dinolab import parallel
-from dinolab.config import Config
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_batches
 from dinolab.data.sources import open_source, stratified_split, subset
@@ -19,6 +18,7 @@ from dinolab.methods.base import StudentTeacher
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.initial import start_from
+from dinolab.options import Config
 from dinolab.training.optim import make_optimizer
 from dinolab.training.schedules import Schedules, parse_duration
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory

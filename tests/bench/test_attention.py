@@ -9,9 +9,9 @@ from dinolab.bench import attention
 from dinolab.bench.attention import bench, parse_model, sides
 from dinolab.bench.common import Setting
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 
 FP32 = Setting(torch.device("cpu"), None, 0.0)
 

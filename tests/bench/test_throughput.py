@@ -8,8 +8,8 @@ import torch
 from dinolab.bench.common import Setting
 from dinolab.bench.throughput import bench, flops_of_forward
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.errors import UserError
+from dinolab.options import Model
 
 FP32 = Setting(torch.device("cpu"), None, 0.0)
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare, ks_2samp
 from torchvision.transforms import ColorJitter, GaussianBlur, RandomResizedCrop
 
-from dinolab import config
+from dinolab import options
 from dinolab.data.crops import Crops, draw_boxes, draw_crops, reduction, shrunk
 
 ASPECT = [0.75, 4 / 3]
@@ -17,7 +17,7 @@ ASPECT = [0.75, 4 / 3]
 
 def draw(number: int, **changes) -> Crops:
     """The draws for `number` images of 120 x 160, stacked: each field (number, V, ...)."""
-    cfg, rng = config.Views(**changes), np.random.default_rng(0)
+    cfg, rng = options.Views(**changes), np.random.default_rng(0)
     return Crops(*map(np.stack, zip(*(draw_crops(120, 160, cfg, rng) for _ in range(number)))))
 
 
@@ -72,7 +72,7 @@ def test_boxes_of_tiny_images_lie_inside(height, width, aspect):
 
 
 def test_shapes_and_determinism():
-    cfg = config.Views(locals=3)
+    cfg = options.Views(locals=3)
     crops = draw_crops(30, 40, cfg, np.random.default_rng(1))
     again, other = (draw_crops(30, 40, cfg, np.random.default_rng(seed)) for seed in (1, 2))
     shapes = [field.shape for field in crops]
@@ -81,7 +81,7 @@ def test_shapes_and_determinism():
     assert all(np.array_equal(a, b) for a, b in zip(crops, again))
     assert not np.array_equal(crops.boxes, other.boxes)
     assert not np.array_equal(crops.factors, other.factors)
-    alone = draw_crops(30, 40, config.Views(locals=0), np.random.default_rng(1))
+    alone = draw_crops(30, 40, options.Views(locals=0), np.random.default_rng(1))
     assert alone.boxes.shape == (2, 4)
 
 
@@ -164,12 +164,12 @@ def crops_of(*sides: tuple[int, int]) -> Crops:
     ],
 )
 def test_reduction_is_the_largest_that_enlarges_no_crop(sides, expected):
-    assert reduction(crops_of(*sides), config.Views(locals=len(sides) - 2)) == expected
+    assert reduction(crops_of(*sides), options.Views(locals=len(sides) - 2)) == expected
 
 
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (1080, 1919), (3001, 4003), (64, 5000)])
 def test_reduction_of_drawn_crops(height, width):
-    cfg, rng = config.Views(), np.random.default_rng(0)
+    cfg, rng = options.Views(), np.random.default_rng(0)
     size = np.array([224] * 2 + [96] * 8)[:, None]
     for _ in range(100):
         crops = draw_crops(height, width, cfg, rng)
@@ -181,5 +181,5 @@ def test_reduction_of_drawn_crops(height, width):
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (1081, 1919), (3001, 4003), (17, 1000)])
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_how_much_an_image_was_shrunk(height, width, factor):
-    crops = draw_crops(height, width, config.Views(), np.random.default_rng(0))
+    crops = draw_crops(height, width, options.Views(), np.random.default_rng(0))
     assert shrunk(crops, math.ceil(height / factor), math.ceil(width / factor)) == factor

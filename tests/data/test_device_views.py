@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dinolab
-from dinolab.config import Config, load_config
-from dinolab.config import Views as ViewsConfig
+from dinolab.config import load_config
 from dinolab.data import device_views
 from dinolab.data.crops import Crops, draw_crops, reduction
 from dinolab.data.decode import read_image
@@ -24,6 +23,8 @@ from dinolab.data.device_views import Photos
 from dinolab.data.loader import batches, pack, photo_batches
 from dinolab.data.types import Source, Views
 from dinolab.data.views import make_views, resize
+from dinolab.options import Config
+from dinolab.options import Views as ViewsConfig
 from tests.pictures import TINY, make_folder
 
 CPU = torch.device("cpu")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from dinolab.config import Config
 from dinolab.data import loader, masks
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import adaptive_batches, batches, photo_batches
 from dinolab.data.types import Source, Views
 from dinolab.errors import UserError
+from dinolab.options import Config
 
 IMAGES, BATCH = 13, 4
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dinolab.config import Masks
 from dinolab.data import masks
+from dinolab.options import Masks
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (14, 14), (4, 7), (1, 5)])

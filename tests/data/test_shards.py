@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.config import Config
 from dinolab.data import listing
 from dinolab.data.loader import MicroBatches, batches
 from dinolab.data.sources import open_source
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.options import Config
 from tests.data.tars import tar_of, write_tar
 from tests.pictures import make_folder
 

@@ -12,13 +12,13 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from dinolab.config import Config
 from dinolab.data import listing, tables
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.options import Config
 from tests.pictures import make_folder
 
 datasets = pytest.importorskip("datasets")

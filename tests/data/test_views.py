@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional as F
 
-from dinolab import config
+from dinolab import options
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, HUE, SATURATION, Crops, draw_crops, reduction
 from dinolab.data.decode import decode
 from dinolab.data.views import blur, colour_jitter, eval_view, make_views, multi_crop, resample, resize
@@ -32,10 +32,10 @@ def pale(photo) -> np.ndarray:
     return (90 + photo[100:200, 200:320] * 0.3).astype(np.uint8)
 
 
-def views(**changes) -> config.Views:
+def views(**changes) -> options.Views:
     """Views with every distortion off but those named."""
     off = {"flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": [0.0, 0.0, 0.0], "solarize": 0.0}
-    return config.Views(**{"global_size": 24, "local_size": 12, "locals": 2, **off, **changes})
+    return options.Views(**{"global_size": 24, "local_size": 12, "locals": 2, **off, **changes})
 
 
 def whole(image: np.ndarray, **changes) -> Crops:
@@ -65,7 +65,7 @@ def array(image: torch.Tensor) -> np.ndarray:
 
 
 def test_shapes_and_determinism(photo):
-    cfg = config.Views(global_size=32, local_size=16, locals=3)
+    cfg = options.Views(global_size=32, local_size=16, locals=3)
     globals_, locals_ = multi_crop(photo, cfg, np.random.default_rng(1))
     assert (globals_.shape, locals_.shape) == ((2, 3, 32, 32), (3, 3, 16, 16))
     assert (globals_.dtype, locals_.dtype) == (np.uint8, np.uint8)
@@ -74,13 +74,13 @@ def test_shapes_and_determinism(photo):
     assert np.array_equal(again[1], locals_)
     assert not np.array_equal(multi_crop(photo, cfg, np.random.default_rng(2))[0], globals_)
     assert not np.array_equal(globals_[0], globals_[1])
-    assert multi_crop(photo, config.Views(locals=0), np.random.default_rng(1))[1].shape == (0, 3, 96, 96)
+    assert multi_crop(photo, options.Views(locals=0), np.random.default_rng(1))[1].shape == (0, 3, 96, 96)
 
 
 def test_a_view_is_a_copy_of_the_image_and_the_image_is_left_alone(photo):
     before = photo.copy()
     for side in (32, 427):  # at 427 x 427 a crop may need no resizing
-        cfg = config.Views(global_size=side, local_size=16, global_scale=[0.66, 0.67], flip=0.0)
+        cfg = options.Views(global_size=side, local_size=16, global_scale=[0.66, 0.67], flip=0.0)
         multi_crop(photo, cfg, np.random.default_rng(0))
     make_views(
         photo,
@@ -93,7 +93,7 @@ def test_a_view_is_a_copy_of_the_image_and_the_image_is_left_alone(photo):
         assert (crop == np.array([200, 40, 10], np.uint8)[:, None, None]).all()
 
 
-def differs(photo: np.ndarray, cfg: config.Views, draws: int) -> np.ndarray:
+def differs(photo: np.ndarray, cfg: options.Views, draws: int) -> np.ndarray:
     """Share of draws in which a view differs from the plain resized image: of the two globals, and of the locals.
 
     Crops of the whole image, so that nothing but the distortion changes.
@@ -237,7 +237,7 @@ def published(image: np.ndarray, crops: Crops, size: int) -> np.ndarray:
 
 def test_views_are_the_published_ones_with_the_same_draws(pale):
     """Each step alone is bounded above; together, where nothing clips, this shows that their order is the published one."""
-    cfg, rng = config.Views(locals=0, blur=[0.5, 0.1, 0.5]), np.random.default_rng(0)
+    cfg, rng = options.Views(locals=0, blur=[0.5, 0.1, 0.5]), np.random.default_rng(0)
     for number in range(40):
         crops = draw_crops(*pale.shape[:2], cfg, rng)
         crops = crops._replace(solarize=np.full(2, number % 4 == 0))
@@ -372,7 +372,7 @@ def test_any_image_gives_a_view(height, width):
     for size in (8, 96, 224):
         assert eval_view(image, size).shape == (3, size, size)
         assert (eval_view(image, size) == 7).all()
-    for cfg in (views(), config.Views(global_size=32, local_size=16, jitter=0.0, solarize=0.0)):
+    for cfg in (views(), options.Views(global_size=32, local_size=16, jitter=0.0, solarize=0.0)):
         for seed in range(5):
             globals_, locals_ = multi_crop(image, cfg, np.random.default_rng(seed))
             assert (globals_ == 7).all()

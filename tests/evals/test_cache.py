@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from dinolab.config import Model
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.evals.cache import key, read, write
 from dinolab.evals.features import extract
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 from tests.pictures import make_folder
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.evals import compare as module
 from dinolab.evals.compare import compare, labels, untrained
@@ -19,6 +18,7 @@ from dinolab.evals.throughput import throughput
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 from dinolab.models.weights import load, save_encoder
+from dinolab.options import Model
 from tests.pictures import make_folder
 
 PICTURES = ("accuracy.png", "accuracy_over_throughput.png")

@@ -10,13 +10,13 @@ import torch
 
 import dinolab
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 from dinolab.models.weights import save_encoder
+from dinolab.options import Model
 from tests.pictures import make_folder
 
 

@@ -11,7 +11,6 @@ import torch
 
 import dinolab
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.evals import finetune
@@ -21,6 +20,7 @@ from dinolab.models.encoder import Encoder
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
 from dinolab.models.weights import save_encoder
+from dinolab.options import Model
 from tests.pictures import make_folder
 
 ViTS = {"depth": 3, "heads": 2, "patch_size": 4, "registers": 1, "init": "scaled"}

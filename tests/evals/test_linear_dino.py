@@ -11,7 +11,6 @@ from torch import nn
 
 import dinolab
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
@@ -23,6 +22,7 @@ from dinolab.evals.linear_dino import choose_input, linear_dino, random_crop
 from dinolab.evals.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 from tests.pictures import make_folder
 
 RATES = (1e-7, 0.5, 1e30)  # learns nothing, learns, runs away

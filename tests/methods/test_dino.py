@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinolab.config import Config, load_config
+from dinolab.config import load_config
 from dinolab.data.types import Views
 from dinolab.methods import METHODS
 from dinolab.methods.base import StudentTeacher
 from dinolab.models.vit import ViT
+from dinolab.options import Config
 from dinolab.training.optim import make_optimizer, optimizer_step
 from dinolab.training.schedules import Schedules
 
@@ -189,8 +190,8 @@ def test_the_teacher_takes_no_gradient_and_no_stochastic_depth() -> None:
 
 def test_batch_norm_in_the_head_keeps_outputs_apart() -> None:
     """Without it, nearly constant features give nearly constant outputs: the flat start of small runs."""
-    from dinolab.config import Head
     from dinolab.models.heads import DINOHead
+    from dinolab.options import Head
 
     x = torch.ones(64, 16) + 1e-3 * torch.randn(64, 16)
     plain = DINOHead(16, Head(hidden=32, bottleneck=8, prototypes=20))(x)

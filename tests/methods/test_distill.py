@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import dinolab
-from dinolab.config import Config, Model, load_config
+from dinolab.config import load_config
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.losses import koleo
@@ -20,6 +20,7 @@ from dinolab.methods.distill import Distillation, Prototypes
 from dinolab.models.encoder import Features, normalise
 from dinolab.models.vit import ViT
 from dinolab.models.weights import load, save_encoder
+from dinolab.options import Config, Model
 from dinolab.pretrain import Run
 from dinolab.training.loop import Interrupted
 from dinolab.training.schedules import Schedules

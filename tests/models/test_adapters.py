@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.adapters import TimmEncoder, to_timm
 from dinolab.models.encoder import Encoder, normalise
 from dinolab.models.vit import ViT
 from dinolab.models.weights import load
+from dinolab.options import Model
 from tests.models.foreign import assert_same
 
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextModel
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder
 from dinolab.models.huggingface import from_huggingface, to_huggingface
 from dinolab.models.vit import ViT
 from dinolab.models.weights import load
+from dinolab.options import Model
 from tests.models.foreign import SIZE, assert_same, features_of, random_model
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from dinolab.config import Model, load_config
+from dinolab.config import load_config
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder
 from dinolab.models.initial import resized, start_from
 from dinolab.models.vit import ViT
 from dinolab.models.weights import load, save_encoder
+from dinolab.options import Model
 from tests.methods.test_dino import build, config
 from tests.models.foreign import DEPTH, DIM, PATCH, SIZE, assert_same, official_layout, random_model
 

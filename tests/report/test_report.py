@@ -160,6 +160,22 @@ def test_two_runs_side_by_side(run, tmp_path):
     assert "loss: DINO" in shown.words and "loss: KoLeo" in shown.words
 
 
+def test_without_photos_only_figures_are_left(run, tmp_path, page):
+    out = Page(report([run], tmp_path / "to_hand_on.html", photos=False))
+    assert out.pictures == []
+    for heading in (
+        "A sample",
+        "Best and worst classes",
+        "Nearest neighbours",
+        "Attention over training",
+        "PCA over training",
+    ):
+        assert heading in page.headings and heading not in out.headings
+    for heading in ("What was trained on what", "Loss and accuracy", "Evaluations", "Who is taken for whom"):
+        assert heading in out.headings
+    assert out.text.count("asked for without photos") == 3
+
+
 def test_names_are_text_and_never_markup(tmp_path):
     images = make_folder(tmp_path / "images", classes=2)
     (images / "class0").rename(images / "<script>alert(1)<!--")

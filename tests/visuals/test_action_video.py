@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dinolab.cli import main
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models import weights
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 from dinolab.visuals.action_video import (
     COLOURS,
     GREY,

@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 from dinolab.bench.common import Row, Setting, measure, memory_in_use
 from dinolab.bench.report import TIMES, Columns, collect, report
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS
 from dinolab.models.vit import SIZES, ViT
+from dinolab.options import Model
 from dinolab.training.loop import autocast_of
 from dinolab.visuals.curves import COLOURS, STYLES
 from dinolab.visuals.sheet import save

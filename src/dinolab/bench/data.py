@@ -17,7 +17,7 @@ import torch
 
 from dinolab.bench.common import ROUNDS, Row, Setting
 from dinolab.bench.report import Columns, bars, collect, report
-from dinolab.config import Config, load_config
+from dinolab.config import load_config
 from dinolab.data import draws
 from dinolab.data.crops import draw_crops, reduction
 from dinolab.data.decode import decode, jpeg_size, read_file
@@ -25,6 +25,7 @@ from dinolab.data.loader import MicroBatches, batches
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.data.views import make_views
+from dinolab.options import Config
 from dinolab.setup import open_data
 
 RECIPE = "dinov2_vits16"

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dinolab.bench.attention import nearest, parse_model
 from dinolab.bench.common import Row, Setting, matmul, measure, memory_in_use, share_of_matmul
 from dinolab.bench.report import TIMES, Columns, bars, collect, report
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.attention import choose_backend
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 from dinolab.training.loop import autocast_of
 
 MODELS = ("tiny/16", "small/16", "small/14", "small/8", "base/16")

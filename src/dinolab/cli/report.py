@@ -18,6 +18,9 @@ def add(verbs: Any) -> None:
     report.add_argument(
         "--out", type=Path, metavar="FILE.html", help="default report.html in RUN, or report_with_B.html in the first"
     )
+    report.add_argument(
+        "--no-photos", action="store_true", help="show no image of the data: a page that can be handed on"
+    )
     report.set_defaults(verb=run_report)
 
 
@@ -26,5 +29,5 @@ def run_report(args: argparse.Namespace) -> int:
 
     if args.out and args.out.suffix.lower() != ".html":
         raise UserError(f"--out {args.out}: must end in .html")
-    print(report(args.runs, args.out))
+    print(report(args.runs, args.out, photos=not args.no_photos))
     return 0

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.cli.words import at_least, split_config
-from dinolab.config import Config, load_config, option_lines
+from dinolab.config import load_config
 from dinolab.errors import UserError
+from dinolab.options import Config, option_lines
 
 
 def add(verbs: Any) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinolab import config
+from dinolab import options
 
 BLUR_SIGMA = (0.1, 2.0)  # as DINOv2
 TRIES = 10  # boxes drawn before the largest centred one is taken, as torchvision
@@ -32,7 +32,7 @@ class Crops(NamedTuple):
     solarize: np.ndarray  # bool (V,)
 
 
-def draw_crops(height: int, width: int, cfg: config.Views, rng: np.random.Generator) -> Crops:
+def draw_crops(height: int, width: int, cfg: options.Views, rng: np.random.Generator) -> Crops:
     """The draws for an image of this size."""
     number = 2 + cfg.locals
     is_global = np.arange(number) < 2
@@ -87,7 +87,7 @@ def largest_box(height: int, width: int, aspect: Sequence[float]) -> tuple[int, 
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def reduction(crops: Crops, cfg: config.Views) -> int:
+def reduction(crops: Crops, cfg: options.Views) -> int:
     """The largest of 1, 2, 4 and 8 by which the image may be shrunk before cropping without a crop having to be enlarged."""
     sides = crops.boxes[:, 2:].min(axis=1)
     spare = min(sides[:2].min() / cfg.global_size, sides[2:].min(initial=1 << 30) / cfg.local_size)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dinolab import config
+from dinolab import options
 from dinolab.data import draws
 from dinolab.data.crops import Crops, draw_crops, reduction, shrunk
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
@@ -36,7 +36,7 @@ WAITING = 0.1  # share of the time spent waiting for images above which crops ar
 
 def adaptive_batches(
     source: Source,
-    cfg: config.Config,
+    cfg: options.Config,
     start: int,
     stop: int,
     workers: int,
@@ -68,7 +68,7 @@ def adaptive_batches(
 
 def batches(
     source: Source,
-    cfg: config.Config,
+    cfg: options.Config,
     start: int,
     stop: int,
     workers: int,
@@ -94,7 +94,7 @@ def batches(
 
 def photo_batches(
     source: Source,
-    cfg: config.Config,
+    cfg: options.Config,
     start: int,
     stop: int,
     workers: int,
@@ -154,7 +154,7 @@ def kept_ready(per_step: int, workers: int) -> int:
     return max(2, math.ceil(per_step / workers) + 1) if workers else 0
 
 
-def micro_batch(cfg: config.Config, world: int = 1) -> int:
+def micro_batch(cfg: options.Config, world: int = 1) -> int:
     """Images of one forward and backward on each of `world` devices. Raises UserError where batch, devices and run.micro_batch
     do not go together."""
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
@@ -171,7 +171,7 @@ class MicroBatches(Dataset):
     """Item u is the u-th micro-batch of the run, of those that are this rank's."""
 
     def __init__(
-        self, source: Source, cfg: config.Config, share: tuple[int, int] = (0, 1), on_device: bool = False
+        self, source: Source, cfg: options.Config, share: tuple[int, int] = (0, 1), on_device: bool = False
     ) -> None:
         self.cfg, self.on_device = cfg, on_device
         self.rank, self.world = share
@@ -260,7 +260,7 @@ class MicroBatches(Dataset):
         raise UserError(f"{TRIES} images in a row cannot be read, the last of them {last}: look into data.path")
 
 
-def shrink(image: np.ndarray, crops: Crops, cfg: config.Views) -> np.ndarray:
+def shrink(image: np.ndarray, crops: Crops, cfg: options.Views) -> np.ndarray:
     """An image that was decoded whole, at the size that a JPEG would have been decoded at: less to hand over."""
     factor = reduction(crops, cfg)
     if factor == 1 or image.shape[:2] != tuple(crops.size):

@@ -9,14 +9,14 @@ import math
 
 import numpy as np
 
-from dinolab import config
+from dinolab import options
 from dinolab.data import draws
 
 SMALLEST = 4  # patches of a block, and
 ASPECT = 0.3  # its least height over width; the greatest is the inverse (both as BEiT, arXiv 2106.08254)
 
 
-def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: config.Masks) -> np.ndarray:
+def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: options.Masks) -> np.ndarray:
     """How many patches each global crop of a step has masked: int64 (2, B)."""
     counts = np.zeros(2 * batch_size, np.int64)
     spread = _spread(batch_size, patches, cfg)
@@ -24,7 +24,7 @@ def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: config
     return draws.rng(seed, draws.MASKS, step).permutation(counts).reshape(2, batch_size)
 
 
-def _spread(batch_size: int, patches: int, cfg: config.Masks) -> np.ndarray:
+def _spread(batch_size: int, patches: int, cfg: options.Masks) -> np.ndarray:
     """Counts of the masked crops: the middles of equal strata of [least, most], as patches."""
     masked = round(cfg.share * 2 * batch_size)
     least, most = cfg.ratio

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dinolab import config
+from dinolab import options
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, draw_crops, shrunk
 
 BLUR_KERNEL = 9  # pixels, as DINOv2
@@ -21,7 +21,7 @@ SOLARIZED = np.concatenate([np.arange(128), np.arange(127, -1, -1)]).astype(np.u
 GREY_OF_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey
 
 
-def multi_crop(image: np.ndarray, cfg: config.Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def multi_crop(image: np.ndarray, cfg: options.Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two global and L local views of one image, uint8 (H, W, 3), RGB.
 
     Returns:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dinolab.config import Model
 from dinolab.export.onnx import open_onnx, write_onnx
 from dinolab.models.adapters import TimmEncoder, to_timm
 from dinolab.models.encoder import Encoder, Features, normalise
 from dinolab.models.huggingface import to_huggingface
 from dinolab.models.weights import load, save_encoder
+from dinolab.options import Model
 
 Forward = Callable[[Tensor], Features]  # images (B, 3, H, W) in [0, 1]
 

@@ -11,12 +11,12 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from dinolab.config import Loss
 from dinolab.data.types import Views
 from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
 from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import Features, normalise
 from dinolab.models.heads import DINOHead
+from dinolab.options import Loss
 
 Logs = dict[str, Tensor]
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from dinolab.config import Config
 from dinolab.data.types import Views
 from dinolab.methods.base import Logs, Schedule, StudentTeacher, Targets
 from dinolab.models.heads import DINOHead
+from dinolab.options import Config
 
 
 class DINO(StudentTeacher):

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dinolab.config import Config
 from dinolab.data.types import Views
 from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods.base import Logs, Schedule, StudentTeacher, Targets, join
 from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
+from dinolab.options import Config
 
 
 class DINOv2(StudentTeacher):

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.config import Config
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.losses import CHUNK, at_least_fp32, prototype_cross_entropy
@@ -20,6 +19,7 @@ from dinolab.methods.dinov2 import DINOv2
 from dinolab.models.encoder import Encoder, Features
 from dinolab.models.heads import DINOHead
 from dinolab.models.weights import load
+from dinolab.options import Config
 
 PER_PROTOTYPE = 16  # features that a prototype is made from, on average
 ROUNDS = 10  # of k-means

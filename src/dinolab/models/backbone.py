@@ -1,8 +1,8 @@
 """The networks that methods train."""
 
-from dinolab.config import Model
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
+from dinolab.options import Model
 
 Backbone = ViT | ResNet50
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.config import Head
+from dinolab.options import Head
 
 
 class DINOHead(nn.Module):

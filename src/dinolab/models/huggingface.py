@@ -6,11 +6,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.published import LAYERSCALE, size_or_shape
 from dinolab.models.tensors import fit
 from dinolab.models.vit import SwiGLU, ViT
+from dinolab.options import Model
 
 RENAMES = {  # ours -> theirs; of the blocks, what the two families share
     "patch_embed.proj": "embeddings.patch_embeddings.projection",

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.adapters import TimmEncoder
 from dinolab.models.backbone import Backbone
 from dinolab.models.vit import resample_positions, shape_of
 from dinolab.models.weights import load
+from dinolab.options import Model
 
 
 def start_from(backbone: Backbone, source: str) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.tensors import fit, read_backbone
 from dinolab.models.vit import SIZES
+from dinolab.options import Model
 
 HEAD_WIDTH = 64  # of every published model; shapes do not show the number of heads
 LAYERSCALE = 1e-5  # its initial value in DINOv2, where the file has one

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.vit import Features
+from dinolab.options import Model
 
 STAGES = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4")
 

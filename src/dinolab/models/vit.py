@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.attention import Packing, attention, attention_weights, pack_runs
+from dinolab.options import Model
 
 SIZES = {  # dim, depth, heads
     "tiny": (192, 12, 3),

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dinolab.config import Model
 from dinolab.errors import UserError
 from dinolab.models.adapters import load_timm
 from dinolab.models.backbone import Backbone, make_backbone
@@ -18,6 +17,7 @@ from dinolab.models.encoder import Encoder
 from dinolab.models.huggingface import load_huggingface
 from dinolab.models.published import load_published
 from dinolab.models.tensors import fit, read_backbone
+from dinolab.options import Model
 
 FORMAT = "dinolab 1"
 PRODUCT = ("model.json", "model.safetensors")

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from dinolab.config import Config, Views, validate
+from dinolab.config import validate
 from dinolab.data.loader import WAITING
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
@@ -18,6 +18,7 @@ from dinolab.evals.features import extract
 from dinolab.evals.knn import knn
 from dinolab.models.encoder import Encoder
 from dinolab.models.weights import save_encoder
+from dinolab.options import Config, Views
 from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dinolab.config import Config
 from dinolab.errors import UserError
+from dinolab.options import Config
 from dinolab.plan.rig import Rig
 from dinolab.setup import micro_batch_sizes
 from dinolab.training.memory import can_measure, peak_memory, room

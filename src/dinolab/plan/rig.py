@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dinolab.config import Config
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.methods.base import Targets
+from dinolab.options import Config
 from dinolab.setup import assemble, choose_autocast, open_batches, open_data, workers
 from dinolab.training.loop import autocast_of, train_step
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinolab.config import Config, load_config
+from dinolab.config import load_config
+from dinolab.options import Config
 from dinolab.recipe.scales import SCALES, Scale
 from dinolab.recipe.split import Split
 from dinolab.setup import choose_autocast, choose_device, workers

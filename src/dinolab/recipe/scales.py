@@ -26,10 +26,10 @@ SCALES = {
         step=None,
     ),
     "small": Scale(
-        "ViT-S/8 is shrunk to 6 blocks of width 128, images to 96 pixels.",
+        "ViT-S/8 is shrunk to 4 blocks of width 128, images to 64 pixels.",
         finetune_epochs=20,
-        attention=("--models", "small/8", "--sizes", "96", "224"),
-        throughput=("--size", "112"),
+        attention=("--models", "small/8", "--sizes", "64", "224"),
+        throughput=("--models", "tiny/16", "small/16", "small/8", "--size", "64"),
     ),
     "full": Scale("Nothing is shrunk; photos with a short side below 224 pixels are enlarged.", clip=3),
 }

@@ -10,13 +10,14 @@ from dinolab.report.facts import read_run
 log = logging.getLogger(__name__)
 
 
-def report(runs: Sequence[Path], out: Path | None = None) -> Path:
+def report(runs: Sequence[Path], out: Path | None = None, photos: bool = True) -> Path:
     """Write the page of one run's folder, or of two side by side; returns the file.
 
     What a run lacks is left out, with a line that says which command would make it.
 
     Args:
         out: an .html file; by default report.html in the run's folder, or report_with_B.html in the first of two.
+        photos: show images of the data; without them the page may go to people who must not see these.
 
     Raises:
         UserError: no run, more than two, a folder that is none, or `out` is a file that is no report.
@@ -29,7 +30,7 @@ def report(runs: Sequence[Path], out: Path | None = None) -> Path:
     read = [read_run(Path(folder)) for folder in runs]
     file = out or Path(runs[0]) / ("report.html" if len(runs) == 1 else f"report_with_{read[1].name}.html")
     confirm(file)
-    html = render(read)
+    html = render(read, photos)
     for run in read:
         for problem in run.problems:
             log.warning("%s: %s", run.folder, problem)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinolab.config import Config
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.types import Source
 from dinolab.evals.results import count_confusions, names
+from dinolab.options import Config
 from dinolab.report.facts import Result
 from dinolab.report.pictures import Grid, Picture, picture
 from dinolab.setup import open_data

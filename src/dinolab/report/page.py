@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dinolab.config import Config
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.confusion import NUMBERS
 from dinolab.models.backbone import make_backbone
+from dinolab.options import Config
 from dinolab.report import images
 from dinolab.report.charts import Chart
 from dinolab.report.curves import attention_charts, curves, labels
@@ -27,6 +27,7 @@ from dinolab.report.settings import as_word, commands, install, settings
 from dinolab.report.tables import Cell, Table, benchmark, comparison, evaluations, percent, side_by_side
 from dinolab.visuals.curves import points
 
+NO_PHOTOS = "this page was asked for without photos"
 GENERATOR = "dinolab report"  # in the page's head: a file with it may be written over
 
 
@@ -49,9 +50,9 @@ class View:
     missing: dict[str, str] = field(default_factory=dict)  # section: why it has no pictures
 
 
-def render(runs: list[Run]) -> str:
-    """The whole page, as HTML."""
-    views = [view(run, label) for run, label in zip(runs, labels(runs))]
+def render(runs: list[Run], photos: bool) -> str:
+    """The whole page, as HTML; without `photos`, nothing that shows an image of the data."""
+    views = [view(run, label, photos) for run, label in zip(runs, labels(runs))]
     leave_out_twins(views)
     results = [(v.label, v.run, result) for v in views for result in v.run.results]
     context: dict[str, Any] = {
@@ -93,19 +94,19 @@ def lines_of(benchmarked: Json) -> list[Chart]:
     return attention_charts(benchmarked["rows"]) if benchmarked.get("benchmark") == "attention" else []
 
 
-def view(run: Run, label: str) -> View:
+def view(run: Run, label: str, photos: bool) -> View:
     shown = View(run, label)
-    source = pictures_of_data(shown)
+    source = pictures_of_data(shown, photos)
     shown.trained_on = trained_on(run, source)
     own = [result for result in run.results if run.is_own(result) and result.accuracy is not None]
     shown.best = max(own, key=lambda result: result.accuracy or 0, default=None)
     if shown.best:
-        answers(shown, shown.best)
+        answers(shown, shown.best, photos)
     shown.tiles = tiles(run, own)
     return shown
 
 
-def pictures_of_data(shown: View) -> Source | None:
+def pictures_of_data(shown: View, photos: bool) -> Source | None:
     """The sample, the classes and what was learned of them, as far as the images are at hand; they are returned."""
     run, source = shown.run, None
     if not run.config:
@@ -113,10 +114,13 @@ def pictures_of_data(shown: View) -> Source | None:
         return None
     try:
         source, votes, asked = images.open_images(run.config, run.folder)
-        shown.sample = images.sample(source)
         counts = images.class_counts(source)
         if counts:
             shown.classes = Table("Classes", "", ["class", "images"], [[Cell(n), Cell(f"{c:,}", c)] for n, c in counts])
+        if not photos:
+            shown.missing["data"] = shown.missing["learned"] = NO_PHOTOS
+            return source
+        shown.sample = images.sample(source)
     except (UserError, OSError) as error:
         shown.missing["data"] = shown.missing["learned"] = f"the images are not at hand: {error}"
         return None
@@ -127,7 +131,7 @@ def pictures_of_data(shown: View) -> Source | None:
     return source
 
 
-def answers(shown: View, result: Result) -> None:
+def answers(shown: View, result: Result, photos: bool) -> None:
     """Who was taken for whom, and the best and the worst classes."""
     predictions = images.read_predictions(result, shown.run.problems)
     if predictions and len({p.label for p in predictions}) <= NUMBERS:
@@ -140,6 +144,9 @@ def answers(shown: View, result: Result) -> None:
         for name, found in order
     ]  # fmt: skip
     shown.by_class = Table("By class", "", ["class", "accuracy", "test images"], rows) if rows else None
+    if not photos:
+        shown.missing["classes"] = NO_PHOTOS
+        return
     try:
         shown.class_grids = images.class_examples(result, predictions)
     except (UserError, OSError) as error:

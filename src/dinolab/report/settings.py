@@ -3,8 +3,9 @@
 import shlex
 from typing import Any, NamedTuple
 
-from dinolab.config import Config, flatten, options, to_dict
+from dinolab.config import flatten, to_dict
 from dinolab.evals.evaluate import PROTOCOLS
+from dinolab.options import Config, options
 from dinolab.report.facts import Json, Result, Run
 
 WHERE = ("run.dir",)  # says where, not what

@@ -14,8 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dinolab.config import Config, to_dict
+from dinolab.config import to_dict
 from dinolab.errors import UserError
+from dinolab.options import Config
 
 
 class NoLog:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
-from dinolab.config import Optim
+from dinolab.options import Optim
 from dinolab.training.schedules import Values
 
 # what lies below the first block has its learning rate

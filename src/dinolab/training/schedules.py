@@ -5,8 +5,9 @@ import re
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
-from dinolab.config import Config, validate
+from dinolab.config import validate
 from dinolab.errors import UserError
+from dinolab.options import Config
 
 UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
 

@@ -1,0 +1,282 @@
+"""Every option of dinolab, as documented dataclasses. How files and words set them: config.py.
+
+A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whole run).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """A dataclass field with its line of documentation and what values it takes."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def duration(default: str, help: str) -> Any:
+    """A field that holds a duration: "10 epochs", "500 steps" or "10%"."""
+    return field(default=default, metadata={"help": help, "duration": True})
+
+
+@dataclass
+class Data:
+    path: str = option(
+        "",
+        "images to train on: a folder (recursive), a text file of paths, a CSV, tar shards or a Hugging Face dataset: docs/data.md",
+    )
+    images: str = option("", "folder that a CSV's or text file's names are relative to; found by itself where possible")
+    filename_column: str = option("filename", "CSV column with the file names")
+    label_column: str = option(
+        "label", "column of a CSV or dataset with the labels (may be absent: training needs none)"
+    )
+    max_broken: float = option(0.01, "share of unreadable images above which the run stops", 0, 1)
+
+
+@dataclass
+class Views:
+    global_size: int = option(224, "side of the two global crops, in pixels", 8, 4096)
+    global_scale: list[float] = option(
+        [0.4, 1.0], "share of the image's area a global crop covers: [least, most]", 0, 1
+    )
+    locals: int = option(8, "number of local crops (0 for none)", 0, 64)
+    local_size: int = option(96, "side of the local crops, in pixels", 8, 4096)
+    local_scale: list[float] = option([0.05, 0.4], "share of the image's area a local crop covers: [least, most]", 0, 1)
+    aspect: list[float] = option([0.75, 4 / 3], "width over height of a crop, before resizing: [least, most]", 0.1, 10)
+    flip: float = option(0.5, "probability of a horizontal flip", 0, 1)
+    jitter: float = option(0.8, "probability of colour jitter", 0, 1)
+    jitter_strength: list[float] = option(
+        [0.4, 0.4, 0.2, 0.1], "colour jitter's strength: [brightness, contrast, saturation, hue]", 0, 1
+    )
+    grey: float = option(0.2, "probability of turning a crop grey", 0, 1)
+    blur: list[float] = option([1.0, 0.1, 0.5], "probability of blur: [first global, second global, locals]", 0, 1)
+    solarize: float = option(0.2, "probability of solarisation, on the second global crop", 0, 1)
+
+
+@dataclass
+class Masks:
+    share: float = option(0.5, "share of the global crops that are masked", 0, 1)
+    ratio: list[float] = option([0.1, 0.5], "share of a masked crop's patches that are masked: [least, most]", 0, 1)
+
+
+@dataclass
+class Model:
+    size: str = option(
+        "small",
+        "sets a ViT's dim, depth and heads; resnet50 is no ViT and takes no other option of model. (needs the timm extra)",
+        choices=("tiny", "small", "base", "large", "giant", "resnet50"),
+    )
+    dim: int = option(0, "width of the tokens (0: by size)", 0, 8192)
+    depth: int = option(0, "number of blocks (0: by size)", 0, 200)
+    heads: int = option(0, "attention heads (0: by size)", 0, 128)
+    patch_size: int = option(16, "side of a patch, in pixels", 1, 128)
+    registers: int = option(0, "number of register tokens (arXiv 2309.16588)", 0, 64)
+    layerscale: float = option(0.0, "initial value of LayerScale (0: none)", 0, 1)
+    ffn: str = option("mlp", "feed-forward network", choices=("mlp", "swiglu"))
+    drop_path: float = option(
+        0.0, "stochastic depth: share of crops each residual branch drops, the same in all blocks", 0, 0.95
+    )
+    init: str = option(
+        "published",
+        "initial weights: as published (deviation 0.02), or scaled by each layer's width with sine positions: learns sooner in small runs",
+        choices=("published", "scaled"),
+    )
+    antialias: bool = option(True, "filter position embeddings when they are shrunk to a smaller grid")
+    interpolate_offset: float = option(
+        0.0,
+        "patches by which that grid is taken for larger, unfiltered: 0.1 in DINO and in DINOv2 without registers",
+        0,
+        0.9,
+    )
+
+
+@dataclass
+class Head:
+    hidden: int = option(2048, "width of the hidden layers", 1, 65536)
+    bottleneck: int = option(256, "width before the prototypes", 1, 65536)
+    layers: int = option(3, "layers of the MLP", 1, 10)
+    prototypes: int = option(65536, "number of prototypes, K", 2, 1 << 24)
+    batch_norm: bool = option(False, "batch norm after each hidden layer: helps small runs off the flat start")
+
+
+@dataclass
+class Loss:
+    targets: str = option("centring", "what keeps teacher outputs from collapsing", choices=("centring", "sinkhorn"))
+    student_temperature: float = option(0.1, "temperature of the student's softmax", 1e-3, 10)
+    teacher_temperature: float = option(0.07, "temperature of the teacher's softmax after its warm-up", 1e-3, 10)
+    teacher_temperature_start: float = option(0.04, "temperature of the teacher's softmax at the start", 1e-3, 10)
+    teacher_temperature_warmup: str = duration("30 epochs", "linear warm-up of the teacher temperature")
+    centre_momentum: float = option(0.9, "momentum of the centre (with targets=centring)", 0, 1)
+    sinkhorn_iterations: int = option(3, "iterations of Sinkhorn-Knopp (with targets=sinkhorn)", 1, 100)
+    koleo: float = option(0.1, "weight of the KoLeo regulariser (DINOv2)", 0, 100)
+    ibot: float = option(1.0, "weight of the masked-patch loss (DINOv2)", 0, 100)
+
+
+@dataclass
+class Ema:
+    start: float = option(0.996, "momentum of the teacher at the start", 0, 1)
+    end: float = option(1.0, "momentum of the teacher at the end of the run (cosine)", 0, 1)
+
+
+@dataclass
+class Optim:
+    length: str = duration("100 epochs", "length of the whole run; an epoch is one pass over the data")
+    batch_size: int = option(64, "images in a step, over all its micro-batches", 1, 1 << 20)
+    lr: float = option(5e-4, "peak learning rate before scaling", 0, 10)
+    lr_scaling: str = option(
+        "linear",
+        "learning rate by batch size: lr x batch/256, lr x sqrt(batch/1024), or lr",
+        choices=("linear", "sqrt", "none"),
+    )
+    min_lr: float = option(1e-6, "learning rate at the end of the run (cosine)", 0, 10)
+    warmup: str = duration("10 epochs", "linear warm-up of the learning rate")
+    weight_decay: float = option(0.04, "weight decay at the start (none on biases, norms and LayerScale)", 0, 10)
+    weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
+    name: str = option("adamw", "AdamW, or SGD as is usual for ResNets", choices=("adamw", "sgd"))
+    betas: list[float] = option([0.9, 0.999], "AdamW's betas; the first is SGD's momentum", 0, 0.99999)
+    clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
+    layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
+    patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
+    freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
+    nan: str = option(
+        "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
+    )
+
+
+@dataclass
+class Init:
+    weights: str = option("", "weights the backbone starts from: a run's folder, an official .pth file or hf:NAME")
+    freeze_backbone: str = duration("1 epochs", "how long the new heads are trained alone first (with init.weights)")
+
+
+@dataclass
+class Highres:
+    """A last phase with larger crops, after optim.length (DINOv2, section 4)."""
+
+    length: str = duration("0 steps", "length of a last phase with larger crops, after optim.length; 0 steps for none")
+    global_size: int = option(
+        0, "side of its global crops (0: twice views.global_size; for patches of 14, 37/16 of it)", 0, 4096
+    )
+    local_size: int = option(0, "side of its local crops (0: views.local_size)", 0, 4096)
+    batch_size: int = option(0, "its images in a step (0: optim.batch_size)", 0, 1 << 20)
+    lr: float = option(0.0, "its peak learning rate before scaling (0: a tenth of optim.lr)", 0, 10)
+    warmup: str = duration("10%", "its linear warm-up of the learning rate")
+    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20)
+
+
+@dataclass
+class Eval:
+    train: str = option("", "labelled images the k-NN votes with (empty: four fifths of data.path, if it has labels)")
+    test: str = option("", "labelled images the k-NN is tested on (empty: the other fifth)")
+    every: str = duration("10%", "how often k-NN accuracy is measured during training; 0 steps for never")
+    max_images: int = option(10000, "images taken from each, at most, while training", 2, 1 << 30)
+    k: int = option(20, "neighbours that vote", 1, 10000)
+    size: int = option(0, "side of the evaluation images, in pixels (0: views.global_size)", 0, 4096)
+
+
+@dataclass
+class Run:
+    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours, batch norm and the draws
+    of stochastic depth; for device_views, interpolation)."""
+
+    dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto", "bf16 autocast or fp32; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
+    )
+    attention: str = option(
+        "auto", "attention kernel; auto: flash on CUDA, else sdpa", choices=("auto", "flash", "sdpa", "math")
+    )
+    compile: bool = option(
+        False,
+        "compile the transformer blocks (TorchInductor): takes a minute or two; what it gains, dinolab bench step tells",
+    )
+    workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
+    device_views: str = option(
+        "auto",
+        "make crops on the device: workers only decode; auto: on a GPU, once the loop is seen waiting for data",
+        choices=("auto", "always", "never"),
+    )
+    micro_batch: int = option(
+        0,
+        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that)",
+        0,
+        1 << 20,
+    )
+    checkpoint_activations: bool = option(
+        False, "keep only what enters each block and compute the rest again: less memory, a third more time"
+    )
+    sharding: str = option(
+        "full",
+        "with several processes, parameters are split over all of them, over those of each machine, or not",
+        choices=("full", "hybrid", "none"),
+    )
+    log_every: int = option(10, "steps between lines of metrics.jsonl", 1, 1 << 20)
+    save_every: str = duration("5%", "how often a checkpoint is written; the last step always is")
+    keep: int = option(2, "newest checkpoints that are kept", 1, 10000)
+    keep_every: str = duration(
+        "0 steps", "of the checkpoints written, those at multiples of this are kept for good; 0 steps for none"
+    )
+    tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard extra)")
+    wandb: str = option("", "also log to this Weights & Biases project (needs the wandb extra)")
+    profile: int = option(0, "steps whose time is broken down, in profile/ of the run's folder (0: none)", 0, 1000)
+    pictures: bool = option(True, "draw curves, attention and PCA maps at the end")
+
+
+@dataclass
+class Config:
+    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2", "distill"))
+    teacher: str = option(
+        "",
+        "frozen encoder that method=distill learns from: a run's folder, an official .pth file, hf:NAME or timm:NAME",
+    )
+    seed: int = option(0, "seed of every random draw of the run", 0, (1 << 63) - 1)
+    data: Data = field(default_factory=Data)
+    views: Views = field(default_factory=Views)
+    masks: Masks = field(default_factory=Masks)
+    model: Model = field(default_factory=Model)
+    head: Head = field(default_factory=Head)
+    ibot_head: Head = field(default_factory=Head)
+    loss: Loss = field(default_factory=Loss)
+    ema: Ema = field(default_factory=Ema)
+    optim: Optim = field(default_factory=Optim)
+    init: Init = field(default_factory=Init)
+    highres: Highres = field(default_factory=Highres)
+    eval: Eval = field(default_factory=Eval)
+    run: Run = field(default_factory=Run)
+
+
+def options(section: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every option by its dotted name."""
+    for f in dataclasses.fields(section):
+        if "help" in f.metadata:
+            yield prefix + f.name, f
+        else:
+            yield from options(f.type, f"{prefix}{f.name}.")
+
+
+def option_lines() -> list[str]:
+    """A line for each option: name, default, what it is, what it takes."""
+    lines = []
+    for name, f in options():
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        takes = ""
+        if f.metadata.get("choices"):
+            takes = f" ({', '.join(f.metadata['choices'])})"
+        elif f.metadata.get("low") is not None:
+            takes = f" ({in_words(f.metadata['low'])} to {in_words(f.metadata['high'])})"
+        lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}")
+    return lines
+
+
+def in_words(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
