@@ -9,6 +9,7 @@ precision, measured just before. `dinolab bench step` has what needs no data: pa
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -48,13 +49,16 @@ def run(recipe: str, words: list[str], steps: int) -> dict[str, Any]:
         ]
         cfg = load_config(recipe, [*words, *fixed, "eval.every=0 steps", "run.pictures=false"])
         device = choose_device(cfg.run.device)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
         dtype = choose_autocast(cfg.run.precision, device) or torch.float32
         product, operations = matmul(device, dtype)
         per_second = operations / measure({"matmul": product}, device, 1.0)["matmul"].median
+        del product  # its matrices are no memory of the run
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
         dinolab.train(cfg)
+        peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
         lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
         lines = [line for line in lines if steps / 2 < line["step"] < steps]  # the last line's step also saves
         images_per_s = statistics.median(line["images_per_s"] for line in lines)
@@ -64,7 +68,7 @@ def run(recipe: str, words: list[str], steps: int) -> dict[str, Any]:
             "data_wait": statistics.median(line["data_wait"] for line in lines),
             "use_of_measured_matmul": images_per_s * flops_per_image(cfg, device) / per_second,
             "matmul_tflops": per_second / 1e12,
-            "peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
+            "peak_memory_gb": peak,
         }
 
 

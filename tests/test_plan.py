@@ -96,7 +96,7 @@ def test_a_planted_slow_loader_is_the_limit(pictures: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(MicroBatches, "read", slowly)
     monkeypatch.setattr(pace, "READ", 4)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("dinolab.plan.rig.cores", lambda: 8)
     made = plan(config(pictures, tmp_path, "run.workers=1", "eval.every=0 steps"), steps=2)
     assert made.pace.limit == "loader" and made.pace.data_wait > 0.5 and made.reading.decode_share > 0.8
     text = words(made)

@@ -9,7 +9,7 @@ from typing import IO
 from dinolab.config import flatten, load_config, save_config, to_dict
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.models.weights import write_whole
+from dinolab.files import beside, write_whole
 from dinolab.options import Config
 from dinolab.training import checkpoint
 from dinolab.training.log import environment
@@ -62,9 +62,8 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
     path = folder / "environment.json"
     facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
     if not resumed or not has_highres(load_config(folder / "config.yaml")):
-        beside = folder / "config.yaml.tmp"
-        save_config(cfg, beside)
-        beside.replace(folder / "config.yaml")
+        with beside(folder / "config.yaml") as place:
+            save_config(cfg, place)
     if not resumed:
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
         return

@@ -61,11 +61,11 @@ def processes(device: torch.device) -> Iterator[None]:
 
     Raises LostContact when another one has gone: torchrun names it, and ends them all.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # page-locked memory, too, belongs to the current one
     if launched() == 1 or dist.is_initialized():
         yield
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo", timeout=PATIENCE)
     try:
         yield

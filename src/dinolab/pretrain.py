@@ -87,7 +87,10 @@ def carry_out(cfg: Config, folder: Path, device: torch.device, resume: bool) -> 
         raise UserError(
             f"{folder}: not all processes see the same files there; all machines must share run.dir's file system"
         )
-    state = restore(places, phases, device) if places else begin(phases[0], source, device)
+    try:
+        state = restore(places, phases, device) if places else begin(phases[0], source, device)
+    except torch.OutOfMemoryError as caught:
+        raise out_of_memory(cfg) from caught
 
     log = RunLog(folder, cfg, phases[-1].last, state.step) if parallel.rank() == 0 else NoLog()
     run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)

@@ -1,6 +1,5 @@
 """What a run is made of: data, device, method, optimizer, batches; put together from its configuration."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_ba
 from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.types import Source, Views
 from dinolab.errors import UserError
+from dinolab.machine import loaders
 from dinolab.methods import METHODS
 from dinolab.methods.base import StudentTeacher
 from dinolab.models.attention import choose_backend
@@ -130,11 +130,7 @@ def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def workers(cfg: Config, device: torch.device) -> int:
-    """On a GPU the cores load images; on the CPU most of them compute."""
-    if cfg.run.workers >= 0:
-        return cfg.run.workers
-    cores = (os.cpu_count() or 1) // parallel.local_world()
-    return min(16, cores) if device.type != "cpu" else max(1, cores // 4)
+    return cfg.run.workers if cfg.run.workers >= 0 else loaders(device.type, parallel.local_world())
 
 
 def micro_batch_sizes(batch_size: int) -> list[int]:

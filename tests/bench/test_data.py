@@ -109,7 +109,7 @@ def test_the_loader_warms_up_and_then_keeps_its_pace(processes, asked, monkeypat
 def test_numbers_of_workers(monkeypatch):
     monkeypatch.undo()  # the fixture's
     for cores, expected in ((1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(data, "cores", lambda cores=cores: cores)
         assert data.numbers_of_workers() == expected
 
 

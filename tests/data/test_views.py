@@ -14,10 +14,22 @@ from torchvision.transforms.v2 import functional as F
 from dinolab import options
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, HUE, SATURATION, Crops, draw_crops, reduction
 from dinolab.data.decode import decode
-from dinolab.data.views import blur, colour_jitter, eval_view, make_views, multi_crop, resample, resize
+from dinolab.data.views import blur, colour_jitter, eval_view, make_views, resample, resize
 
 ORDERS = list(itertools.permutations(range(4)))
 NOTHING = [1.0, 1.0, 1.0, 0.0]  # factors that change no colour
+
+
+def multi_crop(image: np.ndarray, cfg: options.Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two global and L local views of one image, uint8 (H, W, 3), RGB.
+
+    Returns:
+        globals uint8 (2, 3, S, S) and locals uint8 (L, 3, s, s).
+    """
+    globals_ = np.empty((2, 3, cfg.global_size, cfg.global_size), np.uint8)
+    locals_ = np.empty((cfg.locals, 3, cfg.local_size, cfg.local_size), np.uint8)
+    make_views(image, draw_crops(image.shape[0], image.shape[1], cfg, rng), [*globals_, *locals_])
+    return globals_, locals_
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,13 @@ def test_a_warm_start_goes_on_where_the_last_fit_ended():
     assert model.fit(train, labels).n_iter_[0] < cold
 
 
+def test_it_learns_for_a_caller_that_is_inferring():  # as the video is
+    with torch.inference_mode():
+        train, labels = cluster(0, 60)
+        probabilities, _ = logreg(train, labels, train, 3, progress=False, solver="torch")
+    assert (probabilities.argmax(1) == labels).float().mean() > 0.9
+
+
 def test_an_unknown_solver_is_refused():
     with pytest.raises(UserError, match="solver 'newton' is not one of auto"):
         logreg(*cluster(0, 30), torch.zeros(1, 6), 3, progress=False, solver="newton")

@@ -239,16 +239,21 @@ def test_attention_equals_a_dense_block_diagonal_mask() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length FlashAttention needs a GPU")
-def test_flash_on_a_gpu_equals_the_formula() -> None:
-    packing = pack_runs(((6, 197), (20, 37)), torch.device("cuda"))
-    q, k, v = (torch.randn(packing.tokens, 3, 64, device="cuda", requires_grad=True) for _ in range(3))
-    with torch.autocast("cuda", torch.bfloat16):
-        fast = attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), packing, "flash").float()
-    plain = attention(q, k, v, packing, "math")
+@pytest.mark.parametrize(
+    "runs", [((6, 197), (20, 37)), ((20, 37),), ((3, 192), (2, 64))]
+)  # PyTorch's kernel depends on them
+def test_flash_on_a_gpu_equals_the_formula(runs: tuple[tuple[int, int], ...]) -> None:
+    packing = pack_runs(runs, torch.device("cuda"))
+    qkv = torch.randn(
+        packing.tokens, 3, 3, 64, device="cuda", requires_grad=True
+    )  # not contiguous when parted: as in the network
+    fast = attention(*qkv.bfloat16().unbind(1), packing, "flash").float()
+    plain = attention(*qkv.unbind(1), packing, "math")
     torch.testing.assert_close(fast, plain, atol=3e-2, rtol=3e-2)
     weight = torch.randn_like(plain)
-    for a, b in zip(torch.autograd.grad(fast, (q, k, v), weight), torch.autograd.grad(plain, (q, k, v), weight)):
-        assert ((a - b).norm() / b.norm()).item() < 3e-2
+    (ours,), (theirs,) = (torch.autograd.grad(out, qkv, weight) for out in (fast, plain))
+    error = (ours - theirs).norm(dim=(0, 2, 3)) / theirs.norm(dim=(0, 2, 3))  # of queries, keys and values
+    assert error.max().item() < 3e-2
 
 
 def test_auto_backend() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.parallel import refuse_many
 from dinolab.setup import choose_autocast, choose_device
+from dinolab.text import reason
 from dinolab.timing import WARM_UP, describe, synchronise
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
 
@@ -106,7 +107,7 @@ def measure(
                 try:
                     do(fn, timings[name])
                 except (RuntimeError, UserError) as error:
-                    timings[name] = Timing(failure=in_words(error))
+                    timings[name] = Timing(failure=reason(error))
                 if timings[name].failure:  # only here, where the error no longer holds its tensors
                     release_memory(device)
 
@@ -134,14 +135,6 @@ def measure(
         if all(timing.failure for timing in timings.values()):
             break
     return timings
-
-
-def in_words(error: Exception) -> str:
-    """One line for the table."""
-    text = str(error).strip()
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return "out of memory"
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def memory_in_use(device: torch.device) -> int | None:

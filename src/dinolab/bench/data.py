@@ -25,6 +25,7 @@ from dinolab.data.loader import MicroBatches, batches
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.data.views import make_views
+from dinolab.machine import cores
 from dinolab.options import Config
 from dinolab.setup import open_data
 
@@ -66,7 +67,7 @@ def bench(path: str, recipe: str | None, words: Sequence[str], seconds: float, o
         jobs[ALONE] = loader_job(source, cfg, 0, expected)
         jobs |= {f"loader, run.workers={n}": loader_job(source, cfg, n, expected) for n in numbers_of_workers()}
         found = collect(take_turns(jobs, seconds), ("part",))
-    title = f"Loading {Path(path).name}: {len(source):,} images, {sizes}; {os.cpu_count()} cores"
+    title = f"Loading {Path(path).name}: {len(source):,} images, {sizes}; {cores()} cores"
     shown = found[1:]  # reading files is hundreds of times as fast
     panels = {key: COLUMNS[key] for key in ("core_ms", "images_per_s")}
     bars(shown, [row["part"] for row in shown], panels, title, out / "data.png")
@@ -152,8 +153,7 @@ def core_seconds() -> float:
 
 def numbers_of_workers() -> list[int]:
     """1, 2, 4, ... and the number of cores."""
-    cores = os.cpu_count() or 1
-    return sorted({cores, *(1 << n for n in range(cores.bit_length()))})
+    return sorted({cores(), *(1 << n for n in range(cores().bit_length()))})
 
 
 def take_turns(jobs: dict[str, Job], seconds: float) -> Iterator[Row]:

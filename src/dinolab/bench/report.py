@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dinolab.bench.common import Row, Setting
-from dinolab.models.weights import write_whole
+from dinolab.files import write_whole
 from dinolab.training.log import environment
 from dinolab.visuals.curves import COLOURS
 from dinolab.visuals.sheet import save

@@ -1,13 +1,14 @@
 """dinolab eval, by one protocol or by all, and dinolab embed."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from dinolab.cli.words import at_least
 from dinolab.errors import UserError
+from dinolab.files import file_name
+from dinolab.machine import loaders
 
 
 def add(verbs: Any) -> None:
@@ -132,13 +133,12 @@ def feature_options(args: argparse.Namespace) -> dict[str, Any]:
     from dinolab.evals.cache import FOLDER
     from dinolab.setup import choose_device
 
-    device, cores = choose_device(args.device, "--device "), os.cpu_count() or 1
-    by_cores = max(1, cores // 4) if device.type == "cpu" else min(16, cores)  # on a CPU most of them compute
+    device = choose_device(args.device, "--device ")
     return {
         "size": args.size,
         "precision": args.precision,
         "device": device,
-        "workers": by_cores if args.workers is None else args.workers,
+        "workers": loaders(device.type) if args.workers is None else args.workers,
         "cache": args.cache or FOLDER,
         "progress": sys.stderr.isatty(),
     }
@@ -194,7 +194,7 @@ def default_out(encoder: str) -> Path:
     run = Path(encoder)
     if run.is_dir():
         return run / "eval"
-    return Path("runs/eval") / "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in run.name)
+    return Path("runs/eval") / file_name(run.name)
 
 
 def run_embed(args: argparse.Namespace) -> int:

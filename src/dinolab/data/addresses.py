@@ -4,7 +4,6 @@ import glob
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinolab.errors import UserError
+from dinolab.files import beside
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 REQUESTS = 16  # to remote storage, at once
@@ -113,12 +113,8 @@ def local_copy(address: str) -> str:
     copy = folder / hashlib.sha256(f"{address} {fs.info(path)['size']}".encode()).hexdigest()[:32]
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = copy.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        try:
-            fs.get_file(path, str(beside))
-            beside.replace(copy)
-        finally:
-            beside.unlink(missing_ok=True)
+        with beside(copy) as place:
+            fs.get_file(path, str(place))
     return str(copy)
 
 

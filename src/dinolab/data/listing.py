@@ -24,6 +24,7 @@ from dinolab.data.addresses import IMAGES, find_files, is_remote, stamps
 from dinolab.data.shards import list_shards
 from dinolab.data.tables import is_saved, list_rows
 from dinolab.errors import UserError
+from dinolab.files import beside
 
 FILES = {
     ".txt": "text file of paths",
@@ -264,16 +265,10 @@ def read_cache(cache: Path, key: list[str]) -> Listing | None:
 
 
 def write_cache(cache: Path, key: list[str], listing: Listing) -> None:
-    """Written beside and renamed, so that it is whole or not there."""
-    beside = cache.with_name(f"{cache.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):  # without it the next start takes longer, that is all
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(beside, "wt", compresslevel=1) as file:
+        with beside(cache) as place, gzip.open(place, "wt", compresslevel=1) as file:
             json.dump({"key": key, "listing": listing}, file)
-        beside.replace(cache)
-    except OSError:  # without it the next start takes longer, that is all
-        with suppress(OSError):
-            beside.unlink()
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from dinolab.data.decode import JPEG, ORIENTATION, BrokenImage, decode, jpeg_siz
 from dinolab.data.types import Source
 from dinolab.data.views import resize
 from dinolab.errors import UserError
+from dinolab.machine import cores
+from dinolab.text import some
 
 AHEAD = 4  # images a thread may be ahead of the one that is written
 NAMED = 5  # broken images that the warning names; the rest are counted
@@ -63,7 +65,7 @@ def pack(
         UserError: `out` exists or cannot be written, or not one image can be read.
     """
     began = time.monotonic()
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     images = kept = before = 0
     broken: list[str] = []
 
@@ -96,9 +98,8 @@ def pack(
 
     if broken:
         loud = "ATTENTION: " if len(broken) > MANY * len(source) else ""
-        rest = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         count = f"{len(broken)} of {len(source)} images cannot be read and are left out"
-        log.warning("%s%s: %s: %s%s", loud, source.name, count, "; ".join(broken[:NAMED]), rest)
+        log.warning("%s%s: %s: %s", loud, source.name, count, some(broken, NAMED))
     return {
         "images": images,
         "kept": kept,

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dinolab import options
-from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, draw_crops, shrunk
+from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, shrunk
 
 BLUR_KERNEL = 9  # pixels, as DINOv2
 SPACING = 1.5  # pixels between bilinear samples when shrinking: up to there they are as near to torchvision's as the area filter
@@ -19,18 +18,6 @@ LEVELS = np.arange(256.0)
 CUT = 1e-3  # against products that come out just below a whole number
 SOLARIZED = np.concatenate([np.arange(128), np.arange(127, -1, -1)]).astype(np.uint8)
 GREY_OF_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey
-
-
-def multi_crop(image: np.ndarray, cfg: options.Views, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two global and L local views of one image, uint8 (H, W, 3), RGB.
-
-    Returns:
-        globals uint8 (2, 3, S, S) and locals uint8 (L, 3, s, s).
-    """
-    globals_ = np.empty((2, 3, cfg.global_size, cfg.global_size), np.uint8)
-    locals_ = np.empty((cfg.locals, 3, cfg.local_size, cfg.local_size), np.uint8)
-    make_views(image, draw_crops(image.shape[0], image.shape[1], cfg, rng), [*globals_, *locals_])
-    return globals_, locals_
 
 
 def make_views(image: np.ndarray, crops: Crops, out: list[np.ndarray]) -> None:

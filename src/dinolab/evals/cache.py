@@ -2,11 +2,9 @@
 
 import hashlib
 import logging
-import os
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from dinolab.data.addresses import REQUESTS, stamp
 from dinolab.data.types import Source
+from dinolab.files import beside
 
 log = logging.getLogger(__name__)
 FOLDER = Path("~/.cache/dinolab/features").expanduser()
@@ -85,13 +84,9 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
 
 
 def write(file: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Written beside and renamed, so that it is whole or not there."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, beside, {**notes, "crc32": checksum(tensors)})
-        beside.replace(file)
+        with beside(file) as place:
+            save_file(tensors, place, {**notes, "crc32": checksum(tensors)})
     except (OSError, SafetensorError) as error:  # without it the next evaluation takes longer, that is all
         log.warning("features are not kept: %s", error)
-        with suppress(OSError):
-            beside.unlink()

@@ -24,9 +24,11 @@ from dinolab.evals.inputs import open_encoder, open_images, refuse_unknown
 from dinolab.evals.plots import draw_accuracies, draw_speeds
 from dinolab.evals.tables import failures, markdown
 from dinolab.evals.throughput import throughput
+from dinolab.files import file_name, write_whole
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import Encoder
-from dinolab.models.weights import load, write_whole
+from dinolab.models.weights import load
+from dinolab.text import reason
 
 log = logging.getLogger(__name__)
 DEFAULT = ("knn", "logreg", "linear")
@@ -116,12 +118,12 @@ def compare(
             row |= {"size": sides, "dim": getattr(opened, "dim", None)}
             row["throughput"] = throughput(opened, sides, torch.device(device), precision)
         except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, sizes that it does not take
-            row["failure"] = in_words(error)
+            row["failure"] = reason(error)
             log.warning("%s: %s", which, row["failure"])
         else:
             for protocol in sorted(protocols, key=lambda name: name != "linear"):  # whose features serve for the others
                 key = fingerprint(opened, sources, (protocol, sides, precision, seed, seeds))
-                folder = out / "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in label) / protocol
+                folder = out / file_name(label) / protocol
                 row["results"][protocol] = before.get(key) or run_one(
                     protocol, opened, sources, folder, key, size=sides, precision=precision, seed=seed, seeds=seeds,
                     device=device, workers=workers, cache=cache, progress=progress, name=label, environment=environment,
@@ -163,8 +165,8 @@ def run_one(
     try:
         result = evaluate(protocol, encoder, sources[0], sources[1] if sources[1:] else None, folder, **options)
     except (UserError, RuntimeError) as error:
-        log.warning("%s, %s: %s", options["name"], protocol, in_words(error))
-        return {"failure": in_words(error)}
+        log.warning("%s, %s: %s", options["name"], protocol, reason(error))
+        return {"failure": reason(error)}
     return {fact: result[fact] for fact in FACTS if fact in result} | {"folder": str(folder), "key": key}
 
 
@@ -200,9 +202,3 @@ def labels(encoders: list[str]) -> list[str]:
         length = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), len(parts))
         found.append("/".join(parts[-length:]))
     return found
-
-
-def in_words(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError):
-        return "out of memory"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -3,7 +3,6 @@
 N images.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
 from dinolab.data.types import Source
 from dinolab.evals.features import COLUMNS
+from dinolab.machine import cores
 
 SIDE, LOW = 32, 8  # of the picture that is transformed, and of the low frequencies that are kept
 NEAR = 6  # bits of 64 that may differ; hashes of unrelated photographs differ in about 32
@@ -30,7 +30,7 @@ def find_groups(source: Source, progress: bool = True) -> np.ndarray:
     hashes = np.zeros(len(paths), np.uint64)
     readable = np.zeros(len(paths), bool)
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar,
     ):
         found = bar.track(

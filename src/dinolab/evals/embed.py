@@ -14,6 +14,7 @@ from dinolab.evals.cache import FOLDER
 from dinolab.evals.features import PRECISIONS, extract
 from dinolab.evals.inputs import open_encoder, refuse_unknown
 from dinolab.evals.results import names
+from dinolab.files import beside
 
 
 def embed(
@@ -52,7 +53,6 @@ def embed(
     arrays |= {"labels": found.labels.numpy(), "classes": np.array(source.classes, str)}
     arrays["names"] = np.array(names(source), str)[found.kept.numpy()]
     if file:
-        beside = file.with_suffix(".tmp.npz")
-        np.savez(beside, **arrays)  # type: ignore[arg-type]
-        beside.replace(file)
+        with beside(file) as place, place.open("wb") as opened:
+            np.savez(opened, **arrays)  # type: ignore[arg-type]
     return arrays

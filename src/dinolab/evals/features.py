@@ -25,6 +25,7 @@ from dinolab.data.views import resize
 from dinolab.errors import UserError
 from dinolab.evals import cache as kept_features
 from dinolab.models.encoder import evaluating
+from dinolab.text import some
 
 log = logging.getLogger(__name__)
 NAMED = 5  # broken images that the warning names; the rest are counted
@@ -112,9 +113,8 @@ def extract(
 
     broken = json.loads(notes["broken"])
     if broken:
-        rest = f"; and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
         count = f"{len(broken)} of {len(source)} images cannot be read and are left out"
-        log.warning("%s: %s: %s%s", source.name, count, "; ".join(broken[:NAMED]), rest)
+        log.warning("%s: %s: %s", source.name, count, some(broken, NAMED))
     kept = tensors["kept"]
     labels = torch.full((len(kept),), -1) if source.labels is None else torch.as_tensor(source.labels).long()[kept]
     tokens = [tensors[name] for name in sorted(name for name in tensors if name.startswith("block"))][-blocks:]

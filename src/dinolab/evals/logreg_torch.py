@@ -27,6 +27,7 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.C, self.tol, self.max_iter, self.warm_start, self.device = C, tol, max_iter, warm_start, device
 
+    @torch.inference_mode(False)  # the caller may be inferring, as the video is
     def fit(self, x: np.ndarray, y: np.ndarray) -> "TorchLogisticRegression":
         """From features float32 (N, D) and labels (N,) of two classes or more."""
         self.classes_, numbers = np.unique(y, return_inverse=True)

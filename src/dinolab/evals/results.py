@@ -19,6 +19,8 @@ from scipy.stats import binom
 from dinolab.data.types import Source
 from dinolab.evals.confusion import draw_confusion
 from dinolab.evals.features import FeatureSet
+from dinolab.files import beside, write_whole
+from dinolab.text import some
 
 log = logging.getLogger(__name__)
 LEVEL = 0.95
@@ -72,13 +74,12 @@ def warn_of_leaks(
     test_names, train_names = names(test), names(train)
     named = [[test_names[asked.kept[row]], train_names[learned.kept[twin]]] for row, twin in leaks]
     log.warning(
-        "LEAK: %d of %d test images (%s) are byte-identical to training images (%s): %s%s",
+        "LEAK: %d of %d test images (%s) are byte-identical to training images (%s): %s",
         len(leaks),
         len(asked),
         test.name,
         train.name,
-        "; ".join(" = ".join(pair) for pair in named[:NAMED]),
-        "; ..." if len(named) > NAMED else "",
+        some([" = ".join(pair) for pair in named], NAMED),
     )
     return named
 
@@ -114,23 +115,24 @@ def write(
     images: names (N,); kept: positions (M,) in them of those that could be read. Without labels, predictions.csv has a line for
     every image, as a submission needs it, with no label where the image could not be read.
     """
-    (folder / "result.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
     said = [classes[c] if c >= 0 else "" for c in predicted]
     if truth is None:
         (folder / "confusion.png").unlink(missing_ok=True)
         label = dict(zip(kept.tolist(), said))
         rows = ((name, label.get(i, "")) for i, name in enumerate(images))
         write_csv(folder / "predictions.csv", ["filename", "label"], rows)
-        return
-    right = (classes[c] for c in truth)
-    scored = zip((images[i] for i in kept), right, said, (f"{p:.6f}" for p in probability))
-    write_csv(folder / "predictions.csv", ["filename", "label", "predicted", "probability"], scored)
-    title = f"{result['encoder']['name']}\n{result['protocol']['name']}: {result['accuracy']:.1%}"
-    draw_confusion(count_confusions(predicted, truth, len(classes)), classes, title, folder / "confusion.png")
+    else:
+        right = (classes[c] for c in truth)
+        scored = zip((images[i] for i in kept), right, said, (f"{p:.6f}" for p in probability))
+        write_csv(folder / "predictions.csv", ["filename", "label", "predicted", "probability"], scored)
+        title = f"{result['encoder']['name']}\n{result['protocol']['name']}: {result['accuracy']:.1%}"
+        draw_confusion(count_confusions(predicted, truth, len(classes)), classes, title, folder / "confusion.png")
+    content = json.dumps(result, indent=2, default=str) + "\n"
+    write_whole(folder / "result.json", content.encode(errors="surrogateescape"))  # last: what has one is complete
 
 
 def write_csv(file: Path, columns: list[str], rows: Iterable[Sequence[str]]) -> None:
-    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+    with beside(file) as place, place.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -17,7 +17,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.duplicates import NEAR, find_groups
 from dinolab.evals.results import names
-from dinolab.models.weights import write_whole
+from dinolab.files import write_whole
 
 log = logging.getLogger(__name__)
 SHARE = 0.2

@@ -55,8 +55,9 @@ def choose_backend(name: str, device: torch.device) -> str:
 def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, backend: str = "sdpa") -> Tensor:
     """Softmax attention within each crop of a packed sequence, (T, N, H). The only place that chooses a kernel.
 
-    `flash`: on CUDA one variable-length FlashAttention call for all crops, elsewhere SDPA's flash kernel, run by run;
-    what FlashAttention does not take (fp32 on CUDA, H above 256 or no multiple of 8, MPS) falls to `sdpa`.
+    `flash`: on CUDA one variable-length call for all crops, which is FlashAttention, or cuDNN's own kernel where PyTorch prefers
+    that (Hopper, more than 128 tokens a crop); elsewhere SDPA's flash kernel, run by run; what FlashAttention does not take
+    (fp32 on CUDA, H above 256 or no multiple of 8, MPS) falls to `sdpa`.
     `sdpa`: one fused call a run, PyTorch chooses the kernel. `math`: the plain formula.
     """
     if backend == "flash" and q_TNH.is_cuda and fits_flash(q_TNH):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
+from dinolab.text import some
 
 NAMED = 12  # tensors that a message names; the rest are counted
 
@@ -48,8 +49,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         if tensors[name].shape != own[name].shape
     ]
     if problems:
-        rest = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise UserError(f"{where}: {'; '.join(sorted(problems)[:NAMED])}{rest}")
+        raise UserError(f"{where}: {some(sorted(problems), NAMED)}")
     exact = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     module.load_state_dict(exact, assign=True)  # assign: the module may be on the meta device
 

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dinolab.errors import UserError
+from dinolab.files import write_whole
 from dinolab.models.adapters import load_timm
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.checkpointed import is_checkpoint, read_checkpoint
@@ -29,13 +30,6 @@ def save_encoder(backbone: Backbone, folder: Path, info: dict[str, Any]) -> None
     card = {"format": FORMAT, "image_size": backbone.image_size, "model": asdict(backbone.cfg), "info": info}
     write_whole(folder / "model.safetensors", save(weights))
     write_whole(folder / "model.json", json.dumps(card, indent=2).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside and rename: a kill leaves the old file or the new one."""
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    beside.replace(path)
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:

@@ -1,11 +1,11 @@
 """A run put together as `train` does, to take single steps with."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
+from dinolab.machine import cores
 from dinolab.methods.base import Targets
 from dinolab.options import Config
 from dinolab.setup import assemble, choose_autocast, open_batches, open_data, workers
@@ -22,7 +22,7 @@ class Rig:
         self.source = open_data(cfg, cache=None)
         self.schedules, self.device, self.method, self.optimizer = assemble(cfg, self.source)
         self.method.train()
-        self.cores, self.workers = os.cpu_count() or 1, workers(cfg, self.device)
+        self.cores, self.workers = cores(), workers(cfg, self.device)
         self.autocast = choose_autocast(cfg.run.precision, self.device)
         self.device_views = cfg.run.device_views == "always"  # "auto" begins without
         # the first step on which everything is trained, while the learning rate is still low

@@ -12,8 +12,8 @@ from typing import Any
 from dinolab import parallel
 from dinolab.config import load_config
 from dinolab.errors import UserError
+from dinolab.files import write_whole
 from dinolab.folder import hold
-from dinolab.models.weights import write_whole
 from dinolab.recipe.job import Job
 from dinolab.recipe.scales import SCALES
 from dinolab.recipe.split import prepare

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from dinolab.data.types import Source
+from dinolab.text import some
 
 CLASSES = (
     "calling", "clapping", "cycling", "dancing", "drinking", "eating", "fighting", "hugging", "laughing",
@@ -30,9 +31,9 @@ def differences(labelled: list[Source], unlabelled: int) -> list[str]:
     )
     said = []
     if strange := sorted(counts.keys() - set(CLASSES)):
-        said.append(f"classes that the known set does not have: {some(strange)}")
+        said.append(f"classes that the known set does not have: {some(strange, NAMED)}")
     if missing := sorted(set(CLASSES) - counts.keys()):
-        said.append(f"classes of the known set that are not there: {some(missing)}")
+        said.append(f"classes of the known set that are not there: {some(missing, NAMED)}")
     total = sum(counts.values())
     if total != LABELLED * len(CLASSES):
         said.append(f"{total:,} labelled images, {LABELLED * len(CLASSES):,} are known")
@@ -45,7 +46,9 @@ def differences(labelled: list[Source], unlabelled: int) -> list[str]:
     files = {name: path for source in labelled for path in source.paths if (name := Path(path).name) in SHA256}
     others = [name for name, path in files.items() if digest(path) != SHA256[name]]
     if others:
-        said.append(f"{len(others)} of {len(files)} images with a known checksum have another content: {some(others)}")
+        said.append(
+            f"{len(others)} of {len(files)} images with a known checksum have another content: {some(others, NAMED)}"
+        )
     if not files:
         said.append("none of the images whose checksums are known is there by name")
     return said
@@ -54,7 +57,3 @@ def differences(labelled: list[Source], unlabelled: int) -> list[str]:
 def digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")

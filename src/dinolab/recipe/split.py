@@ -15,9 +15,10 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.results import write_csv
 from dinolab.evals.splits import fingerprint, held_out
-from dinolab.models.weights import write_whole
+from dinolab.files import write_whole
 from dinolab.recipe.copies import TEST_LABELS, TESTING, TRAINING, find_layout
-from dinolab.recipe.known import differences, some
+from dinolab.recipe.known import NAMED, differences
+from dinolab.text import some
 
 SEED = 0
 
@@ -78,7 +79,7 @@ def without_missing(source: Source, said: list[str]) -> Source:
     if there.all():
         return source
     missing = [Path(path).name for path, found in zip(source.paths, there) if not found]
-    said.append(f"{Path(source.name).name} names {len(missing):,} images that are not there: {some(missing)}")
+    said.append(f"{Path(source.name).name} names {len(missing):,} images that are not there: {some(missing, NAMED)}")
     return take(source, np.flatnonzero(there))
 
 

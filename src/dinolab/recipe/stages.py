@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 
 from dinolab.errors import UserError
-from dinolab.models.weights import load, save_encoder, write_whole
+from dinolab.files import write_whole
+from dinolab.models.weights import load, save_encoder
 from dinolab.recipe.job import Job
 from dinolab.recipe.table import write_table
 from dinolab.setup import choose_device
@@ -65,21 +66,30 @@ def evaluate(job: Job) -> None:
     )  # fmt: skip
     finetune(job, job.out, job.scale.finetune_epochs, "finetuned")
     submission = job.out / "submission"
-    if job.split.unlabelled and not (submission / "predictions.csv").is_file():
+    if job.split.unlabelled and not is_of(submission, job.out):
         evaluate_one("linear", job.out, sources[0], str(job.split.unlabelled), submission, **job.features())
     write_table(job.out)
 
 
 def finetune(job: Job, encoder: Path, epochs: int, name: str) -> None:
-    """Into eval/NAME, unless it is there."""
+    """Into eval/NAME, unless it is there and of this encoder."""
     from dinolab.evals.evaluate import evaluate as evaluate_one
 
     folder = job.out / "eval" / name
-    if not (folder / "predictions.csv").is_file():  # the last that is written
+    if not is_of(folder, encoder):
         train, test = str(job.split.train), str(job.split.test)
         evaluate_one(
             "finetune", encoder, train, test, folder, epochs=epochs, environment=environment(), **job.features()
         )  # fmt: skip
+
+
+def is_of(evaluation: Path, encoder: Path) -> bool:
+    """Whether the evaluation is complete, and of the encoder that is there now."""
+    result = evaluation / "result.json"  # the last file of an evaluation that is written
+    if not result.is_file():
+        return False
+    info: dict = json.loads((encoder / "model.json").read_bytes())["info"]
+    return json.loads(result.read_bytes())["encoder"].get("info") == info
 
 
 def measure_speed(job: Job) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dinolab.evals import tables
-from dinolab.models.weights import write_whole
+from dinolab.files import write_whole
 
 COLUMNS = ("linear", "knn", "logreg", "finetune")
 

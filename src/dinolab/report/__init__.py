@@ -22,7 +22,7 @@ def report(runs: Sequence[Path], out: Path | None = None, photos: bool = True) -
     Raises:
         UserError: no run, more than two, a folder that is none, or `out` is a file that is no report.
     """
-    from dinolab.models.weights import write_whole
+    from dinolab.files import write_whole
     from dinolab.report.page import confirm, render
 
     if not 1 <= len(runs) <= 2:

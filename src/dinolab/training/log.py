@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dinolab.config import to_dict
 from dinolab.errors import UserError
+from dinolab.files import write_whole
 from dinolab.options import Config
 
 
@@ -103,9 +104,7 @@ class RunLog:
                     kept.append(line)
             except (ValueError, KeyError):  # the half line of a killed process
                 continue
-        beside = path.with_suffix(".tmp")
-        beside.write_text("".join(line + "\n" for line in kept))
-        beside.replace(path)
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
 
     def _open_tensorboard(self, resume_step: int) -> Any:
         try:

@@ -256,7 +256,7 @@ class Strip:
     def draw_chart(self, width: int) -> tuple[np.ndarray, float, float]:
         """uint8 (STRIP, width, 3), and where in it, from the left, time begins and ends."""
         figure = Figure((width / 72, STRIP / 72), dpi=72, facecolor=to_fractions(DARK))
-        start, end, bottom, top = 72, width - 32, TICKS, STRIP - 10
+        start, end, bottom, top = 72, width - 44, TICKS, STRIP - 10
         axes = figure.add_axes(
             (start / width, bottom / STRIP, (end - start) / width, (top - bottom) / STRIP),
             facecolor=to_fractions((44, 44, 44)),

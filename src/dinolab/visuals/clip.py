@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinolab.errors import UserError
+from dinolab.files import beside
 from dinolab.visuals.images import find_images, read_picture
 
 FOLDER_RATE = Fraction(24)  # frames a second of a folder, whose own rate nobody knows
@@ -88,17 +89,12 @@ def h264_writer(out: Path, rate: Fraction, height: int, width: int) -> Iterator[
     """
     av = import_av()
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp")
-    try:
-        with av.open(str(beside), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    with beside(out) as place, av.open(str(place), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": QUALITY})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
 
-            def add(frame: np.ndarray) -> None:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        def add(frame: np.ndarray) -> None:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
-            yield add
-            container.mux(stream.encode())
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield add
+        container.mux(stream.encode())

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from dinolab.evals.results import write, write_csv
+from dinolab.files import beside, file_name, write_whole
+
+
+def divided_after(_: int) -> float:
+    return 1 / 0
+
+
+def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "figures.json"
+    write_whole(file, b"old")
+    with pytest.raises(ZeroDivisionError), beside(file) as place:
+        divided_after(place.write_bytes(b"half"))
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+    write_whole(file, b"new")
+    assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
+
+
+def test_half_a_table_is_never_there(tmp_path):
+    def rows():
+        yield "a.jpg", "cat"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_csv(tmp_path / "predictions.csv", ["filename", "label"], rows())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_with_its_result_is_complete(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    result = {"encoder": {"name": "it"}, "protocol": {"name": "k-NN"}, "accuracy": 1.0}
+    answers = ["a.png", "b.png"], np.arange(2), ["cat", "dog"], np.array([0, 1]), np.ones(2), np.array([0, 1])
+    monkeypatch.setattr("dinolab.evals.results.draw_confusion", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, result, *answers)
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.undo()
+    write(tmp_path, result, *answers)
+    assert {file.name for file in tmp_path.iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
+
+
+def test_file_names():
+    assert file_name("hf:facebook/dinov2 große.v2-b_1") == "hf_facebook_dinov2_große.v2-b_1"
