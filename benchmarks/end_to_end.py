@@ -26,7 +26,8 @@ from dinolab.bench.common import matmul, measure
 from dinolab.bench.step import flops_per_image
 from dinolab.config import load_config
 from dinolab.errors import UserError
-from dinolab.setup import choose_autocast, choose_device
+from dinolab.parallel import choose_device
+from dinolab.setup import choose_autocast
 from dinolab.training.log import environment
 
 CHANGES: dict[str, list[str]] = {

@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from dinolab.config import flatten, load_config, save_config, to_dict
+from dinolab.config import flatten, load_config, parse_duration, save_config, to_dict
 from dinolab.errors import UserError
 from dinolab.options import Config, option_lines, options
 
@@ -34,11 +35,35 @@ def test_precedence_and_round_trip(tmp_path: Path) -> None:
     (["eval.size=8"], r"eval\.size=8 is smaller than model\.patch_size=16"),
     (["run.micro_batch=1"], r"run\.micro_batch=1: KoLeo"),
     (["optim.betas=[0.9,1.0]"], r"optim\.betas=1\.0"),
+    (["run.save_every=500"], r"run\.save_every='500' is no duration; write \"10 epochs\", \"500 steps\" or \"10%\""),
+    (["run.keep_every=7"], r"run\.keep_every='7' is no duration"),
+    (["optim.length=50%"], r"optim\.length is the length of the run itself; give it in epochs or steps"),
+    (["highres.length=10%"], r"highres\.length is the length of its phase itself"),
 ])  # fmt: skip
 def test_mistakes_are_named(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_config(None, words)
     assert "\n" not in str(error.value)
+
+
+DURATIONS = [name for name, f in options() if f.metadata.get("duration")]
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_every_duration_is_checked_at_once(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(name)}='abc' is no duration"):
+        load_config(None, [f"{name}=abc"])
+
+
+def test_durations() -> None:
+    units = re.compile(r"[\d.]+ ?(steps|epochs|%)")  # whatever looks like one is one
+    assert {name for name, value in flatten(to_dict(Config())).items() if units.fullmatch(str(value))} == set(DURATIONS)
+    assert parse_duration("10 epochs", "x") == (10, "epochs")
+    assert parse_duration("500steps", "x") == (500, "steps")
+    assert parse_duration(" 2.5% ", "x") == (2.5, "%")
+    for bad in ("10", "ten epochs", "10 weeks", "-1 steps", ""):
+        with pytest.raises(UserError, match=r"optim\.warmup"):
+            parse_duration(bad, "optim.warmup")
 
 
 @pytest.mark.parametrize(

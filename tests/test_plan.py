@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,14 @@ import torch
 from dinolab.cli import main
 from dinolab.config import load_config
 from dinolab.data.loader import MicroBatches
+from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.options import Config
 from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
 from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
 from dinolab.plan.words import duration
 from dinolab.setup import micro_batch_sizes, out_of_memory
+from dinolab.training.schedules import plan_phases
 from tests.pictures import TINY, make_folder
 
 
@@ -76,6 +78,52 @@ def test_nothing_is_left_behind_and_all_is_said(
         assert f"\n{head} " in text
     assert "12 steps of 8" in text and "(12 x " in text and "evaluations" not in text
     assert f"the {figures['limit']};" in text and all(line in text for line in figures["advice"])
+
+
+def test_both_phases_are_measured_each_with_its_own_crops(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = rig.train_step, []
+
+    def noted(method: object, optimizer: object, views: list[Views], *rest: object) -> object:
+        seen.append(views[0].globals.shape[-1])
+        return step(method, optimizer, views, *rest)
+
+    monkeypatch.setattr(rig, "train_step", noted)
+    made = plan(config(pictures, tmp_path, "highres.length=5 steps", "highres.batch_size=4"), steps=1)
+    assert set(seen) == {16, 32} and seen == sorted(seen, reverse=True)  # that of the most memory first
+    then = made.then
+    assert then is not None and then.then is None and then.cfg.views.global_size == 32
+    assert (made.steps, made.evaluations, made.checkpoints) == (12, 3, 3)
+    assert (then.steps, then.evaluations, then.checkpoints) == (5, 2, 2)  # of steps 15 and 17, 16 and 17
+    for phase in (made, then):
+        extra = phase.evaluations * phase.evaluation_seconds + phase.checkpoints * phase.checkpoint_seconds
+        assert phase.phase_seconds == pytest.approx(phase.steps_seconds + extra)
+    assert made.total_seconds == pytest.approx(made.phase_seconds + then.phase_seconds)
+    assert made.needed_side == then.needed_side == 51  # pixels, 32 of 40 % of the area
+    assert made.memory is None and then.memory is not None and then.memory.option == "highres.batch_size"
+    text = words(made)
+    assert f"\nBoth     {duration(made.total_seconds)}\n" in text
+    assert f"\nthen crops of 32 pixels, for 5 steps (highres)\nTime     {duration(then.phase_seconds)}\n" in text
+    assert [text.count(f"\n{head} ") for head in ("Time", "Speed", "Memory", "Advice")] == [2, 2, 2, 1]
+    assert json.loads(json.dumps(asdict(made)))["then"]["steps"] == 5
+
+
+def test_what_is_due_in_each_phase() -> None:
+    cfg = load_config(None, [*TINY, "highres.length=5 steps", "highres.batch_size=2"])
+    phases = plan_phases(cfg, 24)
+    for phase in phases:
+        for every in range(1, 20):
+            due = [n % every == 0 or n == phase.last for n in range(phase.first + 1, phase.last + 1)]  # as in the loop
+            assert forecast.times_due(phase, every) == sum(due)
+    first, last = (forecast.pixels(phase.cfg) for phase in phases)
+    assert (first, last) == (8 * 2 * (16**2 + 8**2), 2 * 2 * (32**2 + 8**2))
+
+
+def test_what_is_not_counted_is_said(made: Plan) -> None:
+    distilled = replace(made, cfg=replace(made.cfg, method="distill"))
+    assert "clusters the teacher's features, which no time here counts" in words(distilled)
+    assert "clusters" not in words(made) and "Both" not in words(made)
 
 
 def test_an_existing_run_is_not_touched(pictures: Path, tmp_path: Path) -> None:
@@ -214,7 +262,8 @@ def fake_memory(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def stand_in(device: str, *options: str) -> SimpleNamespace:
     optimizer = SimpleNamespace(zero_grad=lambda set_to_none: None)
     cfg = load_config(None, [*TINY, *options])
-    return SimpleNamespace(device=torch.device(device), cfg=cfg, optimizer=optimizer)
+    names = {"batch_option": "optim.batch_size", "micro_option": "run.micro_batch"}
+    return SimpleNamespace(device=torch.device(device), cfg=cfg, optimizer=optimizer, **names)
 
 
 def test_on_a_gpu_the_prediction_is_tried_and_stepped_down(fake_memory: list[tuple[int, int]]) -> None:
@@ -278,6 +327,7 @@ def test_advice_follows_from_figures(made: Plan) -> None:
     assert advice(changed(on_gpu, device_views=True)) == []
     bf16 = changed(quiet, bf16_step_seconds=0.05)
     assert advice(bf16) == ["run.precision=bf16: a step took 0.05 s instead of 0.1 s"]
+    assert advice(replace(slow, then=bf16)) == [*advice(slow), f"for highres: {advice(bf16)[0]}"]
     assert advice(changed(bf16, bf16_step_seconds=0.2)) == []
     tight = changed(quiet, peak=95, room=100)
     assert "a smaller optim.batch_size: a step takes 95%" in advice(tight)[0]
@@ -316,6 +366,7 @@ def test_large_photos_are_measured_upright(tmp_path: Path) -> None:
     (["run.device=cuda:7"], "run.device=cuda:7"),
     (["optim.lrr=1"], "did you mean optim.lr?"),
     (["eval.train=somewhere"], "eval.train and eval.test go together"),
+    (["highres.length=4 steps", "highres.global_size=30"], "in the phase of highres.length=4 steps: views.global_size=30"),
     (["--json", "/no/such/folder/plan.json"], "there is no folder /no/such/folder"),
     (["run.dir=/proc/none"], "/proc"),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ This is the only file that imports OmegaConf. Order of precedence, lowest first:
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dinolab.errors import UserError
 from dinolab.options import Config, in_words, options
+
+UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
 
 
 def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
@@ -96,6 +99,14 @@ def _check_keys(tree: Any, where: str) -> None:
         raise UserError(f"{where}: there is no option {key}; {hint}")
 
 
+def parse_duration(text: str, option: str) -> tuple[float, str]:
+    """ "10 epochs" -> (10.0, "epochs"); units are steps, epochs and %."""
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]+|%)\s*", text)
+    if not match or match[2] not in UNITS:
+        raise UserError(f'{option}={text!r} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)')
+    return float(match[1]), UNITS[match[2]]
+
+
 def validate(cfg: Config) -> None:
     """Ranges of single options, then what options ask of each other."""
     values = flatten(to_dict(cfg))
@@ -106,12 +117,17 @@ def validate(cfg: Config) -> None:
             raise UserError(f"{name}={value}: takes {len(default)} numbers, like {default}")
         if choices and value not in choices:
             raise UserError(f"{name}={value}: one of {', '.join(choices)}")
+        if f.metadata.get("duration"):
+            parse_duration(value, name)
         for number in value if isinstance(value, list) else [value]:
             if low is not None and high is not None and not low <= number <= high:
                 raise UserError(f"{name}={number}: out of range, {in_words(low)} to {in_words(high)}")
     for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
         if values[name][0] > values[name][1]:
             raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")
+    for name, of in (("optim.length", "the run"), ("highres.length", "its phase")):
+        if parse_duration(values[name], name)[1] == "%":
+            raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
     if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
         raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
     resnet = cfg.model.size == "resnet50"

@@ -19,6 +19,8 @@ from dinolab.pretrain import train
 from dinolab.setup import build_method
 from dinolab.visuals.attention import attention_maps, best_head_jaccard
 
+ASKED = 100  # scenes whose attention is compared with their masks
+
 
 def demo(folder: Path) -> dict[str, float]:
     """Scenes, training, evaluation and pictures in `folder`; prints and returns k-NN accuracies of held-out digits."""
@@ -27,8 +29,7 @@ def demo(folder: Path) -> dict[str, float]:
     words = [f"data.path={scenes / 'train'}", f"eval.train={scenes / 'train'}", f"eval.test={scenes / 'test'}"]
     cfg = load_config("demo", [*words, f"run.dir={folder / 'run'}"])
 
-    torch.manual_seed(cfg.seed)  # what the run itself begins with
-    before = Encoder(build_method(cfg, torch.device("cpu")).product)
+    before = Encoder(build_method(cfg, torch.device("cpu")).product)  # what the run itself begins with
     train(cfg)
     after = load(folder / "run")
 
@@ -50,10 +51,10 @@ def demo(folder: Path) -> dict[str, float]:
     return accuracy
 
 
-def digit_overlap(encoder: Encoder, scenes: Path, images: int = 100) -> float:
+def digit_overlap(encoder: Encoder, scenes: Path) -> float:
     """Jaccard index of the best head's attention mask with the digits' true masks, over some held-out scenes."""
     paths = sorted((scenes / "test").glob("*/*.png"))
-    paths = paths[:: max(1, len(paths) // images)]
+    paths = paths[:: max(1, len(paths) // ASKED)]
     pictures = np.stack([read_image(p).transpose(2, 0, 1) for p in paths])
     masks = np.stack([read_image(scenes / "masks" / p.relative_to(scenes))[..., 0] > 0 for p in paths])
     maps = attention_maps(encoder, torch.from_numpy(pictures))

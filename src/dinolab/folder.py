@@ -16,7 +16,7 @@ from dinolab.training.log import environment
 from dinolab.training.schedules import has_highres
 
 # options that a resumed run may change; the images themselves are compared by number and names
-MAY_CHANGE = ("run.", "eval.", "data.")
+MAY_CHANGE = ("run.", "eval.", "data.", "highres.micro_batch")
 
 
 def hold(folder: Path) -> IO:
@@ -61,21 +61,20 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
     """Write config.yaml and environment.json; refuses to go on with other images than the run began with."""
     path = folder / "environment.json"
     facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
-    if not resumed or not has_highres(load_config(folder / "config.yaml")):
-        with beside(folder / "config.yaml") as place:
-            save_config(cfg, place)
-    if not resumed:
+    if resumed:
+        try:
+            began = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); the run's data cannot be checked") from error
+        for key, what in (("images", "images"), ("names_crc32", "as the checksum of their names")):
+            if began.get(key) != facts[key]:
+                raise UserError(
+                    f"{source.name} has {facts[key]} {what}, the run in {folder} began with {began.get(key)}; use another run.dir"
+                )
+    else:
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
-        return
-    try:
-        began = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); the run's data cannot be checked") from error
-    for key, what in (("images", "images"), ("names_crc32", "as the checksum of their names")):
-        if began.get(key) != facts[key]:
-            raise UserError(
-                f"{source.name} has {facts[key]} {what}, the run in {folder} began with {began.get(key)}; use another run.dir"
-            )
+    with beside(folder / "config.yaml") as place:  # last: a refused run leaves the folder's as it was
+        save_config(cfg, place)
 
 
 def crc32(source: Source) -> int:

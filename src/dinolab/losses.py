@@ -13,6 +13,7 @@ from torch import Tensor
 from dinolab.parallel import gather_over_ranks, max_over_ranks, rank, sum_over_ranks, world
 
 CHUNK = 1 << 25  # logits that a loss holds at a time: 128 MiB in fp32
+EPS = 1e-8  # of KoLeo, as DINOv2's code
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
         return q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))  # by a sum, which is nearer to the truth than a product
 
 
-def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
+def koleo(features: Tensor) -> Tensor:
     """-mean_i log min_{j != i} |x_i - x_j| over L2-normalised features (n, D). DINOv2, section 4; arXiv 1806.03198.
 
     Spreads the batch over the sphere. Neighbours are looked for among all ranks' features; the mean is over this rank's.
@@ -143,10 +144,10 @@ def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
     if n * world() < 2:
         return features.sum() * 0
     with torch.autocast(features.device.type, enabled=False):  # half precision would pick the wrong neighbours
-        x = F.normalize(at_least_fp32(features), dim=-1, eps=eps)
+        x = F.normalize(at_least_fp32(features), dim=-1, eps=EPS)
         everyone = gather_over_ranks(x)
         with torch.no_grad():
             similarity = x @ everyone.T
             similarity.diagonal(rank() * n).fill_(-2)  # itself
             nearest = similarity.argmax(1)
-        return -(F.pairwise_distance(x, everyone[nearest], eps=eps) + eps).log().mean()
+        return -(F.pairwise_distance(x, everyone[nearest], eps=EPS) + EPS).log().mean()

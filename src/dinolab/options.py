@@ -87,7 +87,8 @@ class Model:
     )
     init: str = option(
         "published",
-        "initial weights: as published (deviation 0.02), or scaled by each layer's width with sine positions: learns sooner in small runs",
+        "initial weights: as published (linear layers and positions: deviation 0.02), or scaled by each layer's width with sine positions: "
+        "learns sooner in small runs",
         choices=("published", "scaled"),
     )
     antialias: bool = option(True, "filter position embeddings when they are shrunk to a smaller grid")

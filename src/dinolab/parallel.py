@@ -55,6 +55,24 @@ def local_world() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def choose_device(name: str, option: str = "run.device=") -> torch.device:
+    """The device that is named; "auto" and "cuda" are this process's own of several. Raises UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if launched() > 1 and name != "cpu":
+        if name != "cuda":
+            raise UserError(f"{option}{name}: torchrun gives each process its own device; say cuda, cpu or auto")
+        name = f"cuda:{local_rank()}"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("one of auto, cpu, cuda, mps")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"{option}{name}: not to be had here ({str(error).splitlines()[0]})") from error
+    return device
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started are one group, each on its device.

@@ -28,7 +28,6 @@ from dinolab.options import Config
 from dinolab.setup import (
     build_method,
     choose_autocast,
-    choose_device,
     describe,
     monitor_sources,
     open_batches,
@@ -67,7 +66,7 @@ def train(config: Config | str | Path, *words: str, resume: bool = False) -> Pat
     folder = Path(cfg.run.dir or Path("runs") / cfg.method)
     if resume and not folder.is_dir():
         raise UserError(f"{folder}: no such run to resume")
-    device = choose_device(cfg.run.device)
+    device = parallel.choose_device(cfg.run.device)
     with parallel.processes(device), hold(folder) if parallel.rank() == 0 else nullcontext():
         carry_out(cfg, folder, device, resume)
     return folder

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dinolab import parallel
+from dinolab.config import parse_duration
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_batches
 from dinolab.data.sources import open_source, stratified_split, subset
@@ -20,7 +21,7 @@ from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.initial import start_from
 from dinolab.options import Config
 from dinolab.training.optim import make_optimizer
-from dinolab.training.schedules import Schedules, parse_duration
+from dinolab.training.schedules import Schedules
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
 
 
@@ -57,7 +58,7 @@ def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> 
 def assemble(cfg: Config, source: Source) -> tuple[Schedules, torch.device, StudentTeacher, torch.optim.Optimizer]:
     """What is trained and what it is trained with, as it is before the first step."""
     schedules = Schedules(cfg, len(source))
-    device = choose_device(cfg.run.device)
+    device = parallel.choose_device(cfg.run.device)
     method = build_method(cfg, device)
     return schedules, device, method, make_optimizer(method.student, cfg.optim)
 
@@ -102,24 +103,6 @@ def whole_product(method: StudentTeacher, cfg: Config) -> Backbone:
         product = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
     product.load_state_dict(state, assign=True)
     return product.requires_grad_(False)
-
-
-def choose_device(name: str, option: str = "run.device=") -> torch.device:
-    """The device that is named; "auto" and "cuda" are this process's own of several. Raises UserError if it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if parallel.launched() > 1 and name != "cpu":
-        if name != "cuda":
-            raise UserError(f"{option}{name}: torchrun gives each process its own device; say cuda, cpu or auto")
-        name = f"cuda:{parallel.local_rank()}"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("one of auto, cpu, cuda, mps")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"{option}{name}: not to be had here ({str(error).splitlines()[0]})") from error
-    return device
 
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:

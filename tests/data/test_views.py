@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -374,6 +375,19 @@ def test_eval_view_is_torchvisions(photo):
     # an area filter against a triangle one: sharper, so edges differ, but nothing is shifted by as much as a pixel
     assert np.abs(eval_view(photo, 112).astype(int) - expected).mean() < 5
     assert np.abs(np.roll(eval_view(photo, 112), 1, axis=2).astype(int) - expected).mean() > 8
+
+
+def test_eval_view_of_a_wide_shape_keeps_proportions():
+    """A circle stays one, and no border is made up."""
+    image = np.full((200, 200, 3), 50, np.uint8)
+    cv2.circle(image, (100, 100), 30, (250, 250, 250), -1)
+    view = eval_view(image, (70, 140))
+    assert view.shape == (3, 70, 140)
+    bright = view[0] > 150
+    assert abs(int(bright.any(0).sum()) - int(bright.any(1).sum())) <= 1
+    assert bright.any(0).sum() == pytest.approx(60 * 160 / 200, abs=2)  # 140 is 7/8 of 160, to which the width goes
+    assert view.min() >= 45
+    assert np.array_equal(eval_view(image, (70, 70)), eval_view(image, 70))
 
 
 @pytest.mark.parametrize(

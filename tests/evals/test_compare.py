@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from dinolab.cli import main
 from dinolab.errors import UserError
 from dinolab.evals import compare as module
 from dinolab.evals.compare import compare, labels, untrained
+from dinolab.evals.pixels import PixelEncoder
 from dinolab.evals.plots import draw_accuracies, draw_speeds
 from dinolab.evals.tables import cells, markdown, notes
 from dinolab.evals.throughput import throughput
@@ -94,6 +96,23 @@ def test_a_leak_is_told_once(folders, tmp_path, caplog):
         caplog.clear()
         compare("pixels", [], *folders, tmp_path / str(len(list(tmp_path.iterdir()))), **options)
         assert caplog.text.count("LEAK") == 1
+
+
+def test_encoders_themselves_are_compared_and_nothing_is_written(folders, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    other = PixelEncoder()
+    against = [other, load(run), "untrained", "pixels", other]
+    found = compare(load(run), against, *folders, protocols=["knn"], size=32, cache=None)
+    names = ["Encoder 1", "PixelEncoder", "Encoder 2", "untrained", "pixels"]
+    assert [row["name"] for row in found["encoders"]] == [row["encoder"] for row in found["encoders"]] == names
+    results = {row["name"]: row["results"]["knn"] for row in found["encoders"]}
+    assert results["Encoder 1"]["accuracy"] == results["Encoder 2"]["accuracy"]
+    assert results["PixelEncoder"]["accuracy"] == results["pixels"]["accuracy"] == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    again = compare(load(run), [other], *map(Path, folders), tmp_path / "out", protocols=["knn"], size=32, cache=None)
+    assert json.loads((tmp_path / "out" / "all.json").read_text()) == json.loads(json.dumps(again))
+    assert (tmp_path / "out" / "PixelEncoder" / "knn" / "result.json").is_file()
 
 
 def test_nothing_but_failures_is_an_error(folders, tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dinolab.cli import main
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.evals.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 from dinolab.models.weights import save_encoder
@@ -265,6 +268,84 @@ def test_a_wrong_size_is_refused(size, capsys):
 def test_a_wrong_word_in_python_is_refused(wrong):
     with pytest.raises(UserError, match=f"{next(iter(wrong.values()))!r} is not one of"):
         dinolab.evaluate(**{"protocol": "knn", "encoder": "pixels", "train": "x", **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"k": 0}, {"k": -1}, {"k": 2.5}, {"blocks": 0}, {"seeds": 0}, {"seed": -1}, {"workers": -1}]
+    + [{"size": size} for size in (0, -5, (16, 0), (16,), 16.5)],
+)
+def test_a_wrong_number_in_python_is_refused(wrong):
+    with pytest.raises(UserError, match=rf"^{next(iter(wrong))}=.*: takes whole numbers of [01] or more$"):
+        dinolab.evaluate("knn", "pixels", "x", **wrong)
+    if wrong.keys() & {"size", "workers"}:
+        with pytest.raises(UserError, match="takes whole numbers"):
+            dinolab.embed("pixels", "x", **wrong)
+    if wrong.keys() & {"size", "workers", "seed", "seeds"}:
+        with pytest.raises(UserError, match="takes whole numbers"):
+            dinolab.compare("pixels", [], "x", **wrong)
+
+
+def test_folders_may_be_paths(folders):
+    train, test = map(Path, folders)
+    found = dinolab.evaluate("knn", "pixels", train, test, size=32, cache=None)
+    assert found["accuracy"] == 1 and found["data"]["train"] == str(train)
+    assert len(dinolab.embed("pixels", test, size=32, cache=None)["cls"]) == 12
+
+
+class Asked(Exception):
+    """The device that features were asked for on."""
+
+
+def test_an_encoder_stays_where_it_is_unless_a_device_is_named(folders, run, monkeypatch):
+    def ask(*args, **options):
+        raise Asked(options["device"])
+
+    monkeypatch.setattr("dinolab.evals.embed.extract", ask)
+    monkeypatch.setattr("dinolab.evals.evaluate.extract", ask)
+    encoder = dinolab.load(run).to("meta")
+    for verb in (dinolab.embed, partial(dinolab.evaluate, "knn")):
+        with pytest.raises(Asked, match="meta"):
+            verb(encoder, folders[0])
+        for named in (run, "pixels", PixelEncoder()):
+            with pytest.raises(Asked, match="cpu"):
+                verb(named, folders[0])
+        with pytest.raises(Asked, match=r"cpu|cuda|mps"):
+            verb(encoder, folders[0], device="auto")
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_python_too(device, folders):
+    for verb in (dinolab.embed, partial(dinolab.evaluate, "knn"), partial(dinolab.compare, against=[])):
+        with pytest.raises(UserError, match=f"^device={device}: not to be had here"):
+            verb("pixels", **{"data" if verb is dinolab.embed else "train": folders[0]}, device=device)
+
+
+def test_out_of_memory_is_one_line_with_a_way_out(monkeypatch, capsys):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+
+    for place in ("evaluate.evaluate", "embed.embed"):
+        monkeypatch.setattr(f"dinolab.evals.{place}", full)
+    monkeypatch.setattr("dinolab.models.weights.load", full)
+    smaller = "dinolab: out of memory: try a smaller --size or another --device\n"
+    for words, said in (
+        (["eval", "knn", "pixels", "--train", "x"], smaller),
+        (["eval", "finetune", "pixels", "--train", "x"], smaller.replace(" or", " or a smaller --batch-size or")),
+        (["embed", "pixels", "--data", "x", "--out", "x.npz"], smaller),
+        (["show", "video", "x", "x"], smaller),
+    ):
+        assert main([*words, "--device", "cpu"]) == 2
+        assert capsys.readouterr().err == said
+
+
+def test_another_error_of_the_device_keeps_its_traceback(monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("dinolab.evals.embed.embed", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["embed", "pixels", "--data", "x", "--out", "x.npz", "--device", "cpu"])
 
 
 def test_an_encoder_without_blocks_is_evaluated_by_its_last_layer(folders, monkeypatch):

@@ -1,6 +1,9 @@
 """Extraction with a tiny encoder on images written for the test."""
 
 import logging
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -10,9 +13,9 @@ import torch
 from torch import nn
 
 from dinolab.data.types import Source
-from dinolab.data.views import eval_view
 from dinolab.errors import UserError
-from dinolab.evals.features import Rows, centre_view, extract
+from dinolab.evals.augmented import Augmented, batches
+from dinolab.evals.features import Rows, extract
 from dinolab.evals.pixels import PixelEncoder
 from dinolab.models.encoder import Features
 
@@ -66,6 +69,9 @@ def test_blocks_and_patches(source):
     torch.testing.assert_close(found.matrix("patches"), last + 2)  # the mean of 1 and 3 more
     torch.testing.assert_close(found.matrix("cls", 2), torch.cat([last + 1, last], 1))
     torch.testing.assert_close(found.matrix("both", 2), torch.cat([last + 1, last, last + 2], 1))
+    index = torch.tensor([5, 0, 5])
+    for tokens, blocks in (("cls", 1), ("patches", 1), ("cls", 2), ("both", 2)):
+        assert torch.equal(found.matrix(tokens, blocks, index), found.matrix(tokens, blocks)[index])
 
 
 def test_rows_survive_many_flushes(monkeypatch):
@@ -95,23 +101,22 @@ def test_bf16_is_near_fp32_and_kept_as_float32(source):
     assert not torch.equal(rough, exact)
 
 
-@pytest.mark.parametrize("shape", [(100, 150, 3), (301, 40, 3), (64, 64, 3)])
-@pytest.mark.parametrize("size", [16, 70])
-def test_the_square_view_is_that_of_the_data_side(shape, size):
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(centre_view(image, size, size), eval_view(image, size))
+def deadly(path):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_wide_view_keeps_proportions():
-    """A circle stays one, and no border is made up."""
-    image = np.full((200, 200, 3), 50, np.uint8)
-    cv2.circle(image, (100, 100), 30, (250, 250, 250), -1)
-    view = centre_view(image, 70, 140)
-    assert view.shape == (3, 70, 140)
-    bright = view[0] > 150
-    assert abs(int(bright.any(0).sum()) - int(bright.any(1).sum())) <= 1
-    assert bright.any(0).sum() == pytest.approx(60 * 160 / 200, abs=2)  # 140 is 7/8 of 160, to which the width goes
-    assert view.min() >= 45
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")
+def test_a_worker_that_dies_costs_one_line(source, monkeypatch):
+    monkeypatch.setattr("dinolab.evals.features.read_file", deadly)
+    monkeypatch.setattr("dinolab.evals.augmented.read_image", deadly)
+    images = Augmented(source.paths, torch.as_tensor(source.labels), lambda image, rng: None, 0)
+    for way in (
+        lambda: extract(MeanColour(), source, 8, workers=1, progress=False),
+        lambda: next(batches(images, 1, 2, "cpu", workers=1)),
+    ):
+        with pytest.raises(UserError, match=r"process that loads images died.*fewer workers \(now 1\)") as caught:
+            way()
+        assert "\n" not in str(caught.value)
 
 
 def test_broken_images_are_dropped_from_both_and_named(source, caplog):

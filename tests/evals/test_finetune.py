@@ -136,6 +136,43 @@ def test_the_caller_s_encoder_stays_and_a_seed_says_it_all(folders, encoder, kin
     assert first["interval"] and first["per_class"] and first["leaks"] == [] and other["seed"] == 1
 
 
+@pytest.mark.parametrize("damage", [None, b"no state"])
+def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, encoder, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
+    options = {"cache": None, "epochs": 4, "batch_size": 10, "lr": 0.1}
+    whole = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "whole", **options)
+    assert {file.name for file in (tmp_path / "whole").iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
+
+    plain, steps = finetune.SoftTargetCrossEntropy.forward, []
+
+    def counting(*args):
+        steps.append(1)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    monkeypatch.setattr(finetune.SoftTargetCrossEntropy, "forward", counting)
+    with pytest.raises(KeyboardInterrupt):
+        dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
+    if damage:
+        (tmp_path / "stopped" / "finetune_0.pt").write_bytes(damage)
+    again = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
+    assert again["protocol"]["steps"] == 12
+    assert len(steps) == (7 + 12 if damage else 7 + 6)
+    same = [(tmp_path / name / "predictions.csv").read_text() for name in ("whole", "stopped")]
+    assert same[0] == same[1] and again["accuracy"] == whole["accuracy"]
+    assert not list((tmp_path / "stopped").glob("*.pt"))
+
+
+def test_the_state_of_another_training_is_not_taken(folders, encoder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
+    monkeypatch.setattr("dinolab.evals.evaluate.write", lambda *_: 1 / 0)
+    for rate in (0.1, 0.2):
+        with pytest.raises(ZeroDivisionError):
+            dinolab.evaluate("finetune", encoder, *folders, tmp_path, cache=None, epochs=1, batch_size=10, lr=rate)
+    assert "of another training; this one begins anew" in caplog.text
+
+
 def test_draws_inside_are_the_seed_s_and_those_after_as_if_nothing_had_been():
     def draw():
         return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002

@@ -97,6 +97,15 @@ def test_a_class_with_one_image_is_learned():
     assert probabilities.argmax().item() == 3
 
 
+@pytest.mark.parametrize("of_each", [[1, 1, 1], [5, 1], [1, 2]])
+def test_too_few_images_to_choose_by(of_each):
+    labels = torch.repeat_interleave(torch.arange(len(of_each)), torch.tensor(of_each))
+    train = 10.0 * torch.eye(6)[labels]
+    probabilities, chosen = logreg(train, labels, train, len(of_each), progress=False)
+    assert chosen["folds"] == 0 and chosen["C"] == 1 and chosen["cross_validation"] == {}
+    assert probabilities.argmax(1).equal(labels)
+
+
 def test_what_cannot_be_fitted_is_refused():
     train, labels = cluster(0, 30)
     with pytest.raises(UserError, match="two classes"):

@@ -1,5 +1,6 @@
 """Distillation: targets and losses against their formulas in float64, prototypes, grids, and what is not trained."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -219,7 +220,9 @@ def test_without_patches_crops_stay_as_they_are_and_a_resnet_will_do(tmp_path: P
     assert "patch_head.mean" not in method.state_dict()
     views, s = make_views(cfg, 0), Schedules(cfg, 20)(0)
     (made,) = method.targets([views], s)
-    torch.testing.assert_close(made.features_2BD.flatten(0, 1), load(name).double()(views.globals.flatten(0, 1)).cls)
+    said = load(name).double()(views.globals.flatten(0, 1)).cls
+    logits = F.normalize(said - method.cls_head.mean, dim=-1) @ method.cls_head.directions.T
+    torch.testing.assert_close(made.cls_2BK.flatten(0, 1), (logits / s.teacher_temperature).softmax(-1))
     loss, logs = method.loss(views, made, s)
     loss.backward()
     assert set(logs) == {"loss", "dino", "koleo"} and loss.isfinite()
@@ -316,4 +319,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert len(prepared) == 2  # not when it was resumed: prototypes come from the checkpoint
     a, b = (load_file(folder / "model.safetensors") for folder in (whole, parts))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    logged_keys = set().union(*map(json.loads, (parts / "metrics.jsonl").read_text().splitlines()))
+    assert "prototypes_used" in logged_keys and "effective_rank" not in logged_keys  # it would be the frozen encoder's
     assert load(parts).dim == 16  # the product is the student's kind, not the teacher's

@@ -53,7 +53,12 @@ def test_it_computes_what_the_given_model_computes(kind: str, tmp_path: Path) ->
 
 def test_a_size_by_name_is_the_same_as_by_numbers(tmp_path: Path) -> None:
     given = run(tmp_path / "given", dim=192, depth=0, heads=0, size="tiny")
-    start_from(ViT(Model(size="small", dim=192, depth=12, heads=3, patch_size=8), SIZE), str(given))
+    vit = ViT(Model(size="small", dim=192, depth=12, heads=3, patch_size=8), SIZE)
+    start_from(vit, str(given))
+    before = load(given).backbone.state_dict()
+    assert before.keys() == vit.state_dict().keys()
+    for name, tensor in vit.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize(

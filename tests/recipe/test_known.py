@@ -23,7 +23,7 @@ def test_classes_are_named():
     source = Source("mine", ["/a.jpg", "/b.jpg"], np.array([0, 1]), ["calling", "juggling"])
     said = differences([source], 5400)
     assert said[0] == "classes that the known set does not have: juggling"
-    assert said[1] == "classes of the known set that are not there: clapping, cycling, dancing and 11 more"
+    assert said[1] == "classes of the known set that are not there: clapping; cycling; dancing; and 11 more"
 
 
 def test_real_photos_have_the_known_checksums(har, monkeypatch):

@@ -172,6 +172,7 @@ def test_the_table_has_linear_first_and_the_figures_of_the_results(tmp_path):
     [
         (["scale=big"], r"scale 'big' is not one of smoke, small, full"),
         (["trian"], r"stage 'trian' is not one of train, baselines"),
+        ([str(Path(__file__).parent)], r"did you mean data=.*recipe\?"),
         (["data.path=x"], r"data.path=x: the job sets this option itself"),
         (["optim.lenght=1 steps"], r"optim.lenght.*optim.length"),
         (["official=nowhere.pth"], r"official=nowhere.pth: no such file"),
@@ -197,6 +198,15 @@ def test_a_folder_of_something_else_or_of_another_scale_is_left_alone(small_har,
     assert main(words(small_har, tmp_path / "job", "speed", "optim.lr=1")) == 2
     assert "began with options" in capsys.readouterr().err
     assert main(words(small_har, tmp_path / "job", "speed", "run.micro_batch=4")) == 0
+
+
+def test_a_mistake_in_the_first_call_pins_nothing(small_har, tmp_path, benchmarks, capsys):
+    out = tmp_path / "job"
+    assert main(["recipe", "har", f"data={tmp_path / 'nowhere'}", f"out={out}"]) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert main(words(small_har, out, "speed")) == 0
+    other_order = [*words(small_har, out, "speed")[:4], *reversed(words(small_har, out, "speed")[4:]), "eval.k=5"]
+    assert main(other_order) == 0
 
 
 def test_packages_that_are_missing_are_named_first(small_har, tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ def test_a_zip_is_unpacked_once(small_har, tmp_path, below):
     split = prepare(zipped, tmp_path / "out")
     assert len(names(split.train)) == 24
     shutil.rmtree(root)
-    (tmp_path / "archive.zip").write_bytes(b"")  # not read again
+    archive = tmp_path / "archive.zip"
+    archive.write_bytes(bytes(archive.stat().st_size))  # not read again
     assert prepare(zipped, tmp_path / "out").facts["train"] == split.facts["train"]
 
 
@@ -129,6 +130,7 @@ def test_a_hugging_face_copy_on_disk_or_by_name(small_har, tmp_path):
         assert sorted(path.name for path in folder.iterdir()) == [
             "Testing_set.csv",
             "Training_set.csv",
+            "origin.txt",
             "test",
             "train",
         ]
@@ -151,5 +153,47 @@ def test_what_is_no_copy_is_refused_in_a_line(small_har, tmp_path):
         prepare(str(tmp_path / "other.zip"), out)
     assert not (out / "images").exists()
     write_sheet(small_har / "Training_set.csv", [(r["filename"],) for r in read_sheet(small_har / "Training_set.csv")])
-    with pytest.raises(UserError, match=r"data=.*Training_set.csv has no labels"):
+    with pytest.raises(
+        UserError, match=r"Training_set.csv: its first line is 'filename'; the set's is 'filename,label'"
+    ):
         prepare(str(small_har), out)
+
+
+def test_labels_that_nothing_can_be_learned_of_are_refused(small_har, tmp_path):
+    sheets = {name: read_sheet(small_har / f"{name}.csv") for name in ("Training_set", "Testing_labels")}
+
+    def relabel(name, label):
+        write_sheet(small_har / f"{name}.csv", [(r["filename"], label(r)) for r in sheets[name]])
+
+    relabel("Testing_labels", lambda row: row["label"].upper())
+    with pytest.raises(UserError, match=r"Testing_labels.csv has none of Training_set.csv's classes, but [A-Z]"):
+        prepare(str(small_har), tmp_path / "a")
+    relabel("Testing_labels", lambda row: row["label"].replace("sleeping", "snoring"))
+    assert (
+        "classes to be asked of that no image to learn from has: snoring"
+        in prepare(str(small_har), tmp_path / "b").facts["differences"]
+    )
+    relabel("Training_set", lambda row: "running")
+    with pytest.raises(UserError, match=r"all labels are 'running'; two classes are needed"):
+        prepare(str(small_har), tmp_path / "c")
+
+
+def test_images_named_twice_are_said(small_har, tmp_path):
+    rows = read_sheet(small_har / "Training_set.csv")
+    twice = {**rows[0], "label": rows[1]["label"]}
+    write_sheet(small_har / "Training_set.csv", [(r["filename"], r["label"]) for r in [*rows, twice]])
+    split = prepare(str(small_har), tmp_path / "out")
+    assert f"Training_set.csv names 1 images more than once: {rows[0]['filename']}" in split.facts["differences"]
+
+
+def test_another_zip_is_not_taken_for_the_first(small_har, tmp_path):
+    for name in ("first", "second"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as packed:
+            for file in sorted(small_har.rglob("*.*")):
+                packed.write(file, file.relative_to(small_har))
+    prepare(str(tmp_path / "first.zip"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds the images of first.zip, .* bytes, not of second.zip"):
+        prepare(str(tmp_path / "second.zip"), tmp_path / "out")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "first.zip").rename(tmp_path / "moved" / "first.zip")
+    prepare(str(tmp_path / "moved" / "first.zip"), tmp_path / "out")

@@ -14,8 +14,9 @@ from dinolab.config import load_config
 from dinolab.evals.compare import compare
 from dinolab.report import charts, curves, images, published, settings, tables
 from dinolab.report.facts import Result, Run, read_metrics, read_run
+from dinolab.setup import monitor_sources
 from dinolab.visuals import curves as pictures
-from tests.pictures import TINY
+from tests.pictures import TINY, make_folder
 
 
 def test_the_train_command_makes_the_configuration_again(run):
@@ -75,10 +76,21 @@ def test_examples_are_the_surest_right_and_wrong(run):
     found = [images.Prediction(n, "class0", s, p) for n, s, p in zip(names, said, (0.5, 0.6, 0.9, 0.7, 0.1))]
     shown = images.examples(found, names)
     assert [(p.caption, p.mark) for p in shown] == [
-        ("✓ class0 90%", "right"), ("✓ class0 50%", "right"),
-        ("✗ class2 70%", "wrong"), ("✗ class1 60%", "wrong"), ("✗ nothing 10%", "wrong"),
+        ("✓ class0 90 %", "right"), ("✓ class0 50 %", "right"),
+        ("✗ class2 70 %", "wrong"), ("✗ class1 60 %", "wrong"), ("✗ nothing 10 %", "wrong"),
     ]  # fmt: skip
     assert shown[2].alt == "003.png: a class0, taken for class2"
+
+
+def test_images_that_vote_and_are_asked_are_those_of_the_training(tmp_path):
+    folder = make_folder(tmp_path / "images", per_class=10)
+    words = [*TINY, f"data.path={folder}", "eval.max_images=6"]
+    cfg = load_config(None, words)
+    source, votes, asked = images.open_images(cfg, tmp_path)
+    expected = monitor_sources(cfg, source, print)
+    assert [votes.paths, asked.paths] == [side.paths for side in expected] and len(votes) == 6
+    source, votes, asked = images.open_images(load_config(None, [*words, "eval.every=0 steps"]), tmp_path)
+    assert source is votes is asked
 
 
 @pytest.mark.parametrize("split", ["given", "20% held out, somewhere"])

@@ -71,6 +71,23 @@ def test_nothing_is_asked_of_the_network(page):
     assert "@import" not in page.html and "url(" not in page.html
 
 
+def test_the_video_beside_the_page_is_its_one_link(run, tmp_path):
+    """Which asks for nothing until it is followed: the content security policy stays as it is."""
+    small = tmp_path / "small"
+    small.mkdir()
+    shutil.copy(run / "metrics.jsonl", small)
+    (small / "video.mp4").write_bytes(b"video" * 100_000)
+
+    def outside(page: Page) -> list[str]:
+        return [r for r in page.references if not r.startswith(("data:", "#"))]
+
+    beside = Page(report([small]))
+    assert outside(beside) == ["video.mp4"] and "0.5 MB" in beside.text
+    assert "content=\"default-src 'none'; img-src data:;" in beside.html and "<video" not in beside.html
+    assert outside(Page(report([small], tmp_path / "elsewhere.html"))) == []
+    assert outside(Page(report([small], photos=False))) == []
+
+
 def test_every_picture_is_within_and_described(page):
     assert len(page.pictures) > 40
     assert all(p["src"].startswith("data:image/") and p["alt"] for p in page.pictures)

@@ -4,28 +4,17 @@ import pytest
 
 from dinolab.config import load_config
 from dinolab.errors import UserError
-from dinolab.training.schedules import Schedules, parse_duration
+from dinolab.training.schedules import Schedules, plan_phases
 
 
 def schedules(*words: str, images: int = 6400) -> Schedules:
     return Schedules(load_config(None, ["optim.batch_size=64", "optim.length=10 epochs", *words]), images)
 
 
-def test_durations() -> None:
-    assert parse_duration("10 epochs", "x") == (10, "epochs")
-    assert parse_duration("500steps", "x") == (500, "steps")
-    assert parse_duration(" 2.5% ", "x") == (2.5, "%")
-    for bad in ("10", "ten epochs", "10 weeks", "-1 steps", ""):
-        with pytest.raises(UserError, match=r"optim\.warmup"):
-            parse_duration(bad, "optim.warmup")
-
-
 def test_an_epoch_is_one_pass_over_the_data() -> None:
     s = schedules(images=1000)  # 15.625 steps an epoch
     assert s.total == 156 and s.steps("1 epochs", "x") == 16 and s.steps("10%", "x") == 16
     assert s.steps("1000 epochs", "x") == s.total
-    with pytest.raises(UserError, match=r"optim\.length"):
-        schedules("optim.length=50%")
     with pytest.raises(UserError, match="less than one step"):
         schedules("optim.length=0 steps")
 
@@ -51,3 +40,19 @@ def test_the_others() -> None:
     assert [s(i).freeze_prototypes for i in (0, 99, 100)] == [True, True, False]
     momenta = [s(i).momentum for i in range(s.total)]
     assert momenta == sorted(momenta)
+
+
+def test_where_the_last_phases_schedules_begin() -> None:
+    words = ["optim.batch_size=64", "optim.length=10 epochs", "ema.start=0.99", "loss.teacher_temperature_warmup=10%"]
+    cfg = load_config(None, [*words, "highres.length=2 epochs"])
+    first, last = plan_phases(cfg, 6400)
+    before, begins = first(first.last - 1), last(last.first)
+    assert begins.weight_decay == pytest.approx(before.weight_decay) == pytest.approx(0.4)
+    assert begins.teacher_temperature == before.teacher_temperature == 0.07
+    assert begins.momentum == pytest.approx(0.99) and before.momentum == pytest.approx(1.0)  # it begins anew
+    assert (
+        begins.lr
+        < last(last.first + last.warmup).lr
+        == pytest.approx(last.peak_lr)
+        == pytest.approx(first.peak_lr / 10)
+    )

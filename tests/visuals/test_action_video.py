@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dinolab.cli import main
+from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models import weights
 from dinolab.models.vit import ViT
@@ -137,6 +138,21 @@ def test_photos_of_other_shapes_keep_theirs_and_stand_for_a_second(tmp_path):
     assert np.abs(read_back(tmp_path / "list.mp4", 10)[2][10][middle, MARGIN + 308] - GREEN[20, 32]).max() < 25
 
 
+def test_what_a_photo_shows_in_truth_stands_above_it(tmp_path):
+    paths = []
+    for n, colour in enumerate([(200, 30, 30), (30, 200, 30)]):
+        paths.append(tmp_path / f"{n}.png")
+        cv2.imwrite(str(paths[-1]), plain(*colour)[..., ::-1])
+    above = {}
+    for name, labels in (("none", []), ("same", ["red", "red"]), ("own", ["red", "green"])):
+        out = tmp_path / f"{name}.mp4"
+        action_video(ByColour(), by_colour, CLASSES, paths, out, size=32, labels=labels)
+        first, second = (frame[HEADER : HEADER + LABEL] for frame in read_back(out, 12, 25)[2].values())
+        above[name] = np.stack([first, second])
+    changed = {name: np.abs(above[name] - above["own"]).max(axis=(1, 2, 3)) > 60 for name in ("none", "same")}
+    assert changed["none"].tolist() == [True, True] and changed["same"].tolist() == [False, True]
+
+
 def test_without_a_class_token_there_is_no_attention(tmp_path):
     encoder = ByColour()
     encoder.has_class_token = False
@@ -151,11 +167,10 @@ def test_class_tokens_are_those_of_evaluation_views_in_order():
     encoder = ByColour().eval()
     tokens, aspect = class_tokens(encoder, iter(frames), 32)
     assert (len(tokens), aspect) == (35, 80 / 48)
-    from dinolab.evals.features import centre_view
-
     for n in (0, 31, 32, 34):
-        view = torch.from_numpy(centre_view(frames[n], 32, 32))
+        view = torch.from_numpy(eval_view(frames[n], 32))
         torch.testing.assert_close(tokens[n], encoder(view[None]).cls[0])
+    assert len(class_tokens(encoder, iter(frames[:32]), 32)[0]) == 32
 
 
 @pytest.mark.parametrize("aspect", [0.3, 0.5625, 1.0, 1.37, 16 / 9, 4.0])

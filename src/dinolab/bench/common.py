@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.parallel import refuse_many
-from dinolab.setup import choose_autocast, choose_device
+from dinolab.parallel import choose_device, refuse_many
+from dinolab.setup import choose_autocast
 from dinolab.text import reason
 from dinolab.timing import WARM_UP, describe, synchronise
 from dinolab.training.memory import STATUS, can_measure, entry, peak_memory

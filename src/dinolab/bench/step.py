@@ -24,7 +24,8 @@ from dinolab.data.types import Views
 from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
-from dinolab.setup import build_method, choose_autocast, choose_device
+from dinolab.parallel import choose_device
+from dinolab.setup import build_method, choose_autocast
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
 from dinolab.training.schedules import Schedules, Values

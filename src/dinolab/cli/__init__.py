@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dinolab.cli import bench, data, evaluate, export, recipe, report, show, train
 from dinolab.errors import LostContact, UserError
 
+WAYS_OUT = {"size": "a smaller --size", "batch_size": "a smaller --batch-size", "device": "another --device"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 a mistake the user can mend, 128 + signal when stopped by one (the state is saved)."""
@@ -28,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dinolab: {error}", file=sys.stderr, flush=True)
         if isinstance(error, LostContact):
             os._exit(2)
+        return 2
+    except RuntimeError as error:
+        from dinolab.text import reason  # here, for torch comes with it
+
+        if "out of memory" not in reason(error):
+            raise
+        ways = " or ".join(way for name, way in WAYS_OUT.items() if hasattr(args, name))
+        print(f"dinolab: out of memory{ways and ': try '}{ways}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -131,7 +131,7 @@ def sides(text: str) -> int | tuple[int, int]:
 
 def feature_options(args: argparse.Namespace) -> dict[str, Any]:
     from dinolab.evals.cache import FOLDER
-    from dinolab.setup import choose_device
+    from dinolab.parallel import choose_device
 
     device = choose_device(args.device, "--device ")
     return {

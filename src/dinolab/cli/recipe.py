@@ -18,7 +18,7 @@ def add(verbs: Any) -> None:
         epilog="""words:
   data=PATH       the set as downloaded from Kaggle (a folder or a zip), or a Hugging Face copy (a folder, or hf:NAME)
   out=DIR         the job's folder (default runs/har)
-  scale=SCALE     smoke (10 minutes on 2 CPU cores), small, or full (ViT-S/8 at 224 pixels on a GPU; the default)
+  scale=SCALE     smoke (8 minutes on 2 CPU cores), small, or full (ViT-S/8 at 224 pixels on a GPU; the default)
   official=FILE   DINOv2 weights as Meta published them, evaluated beside
   clip=FILE       video or folder of images for the demo video (default: test images of all classes)
   KEY=VALUE       any option of dinolab train, over configs/har_SCALE.yaml
@@ -52,4 +52,8 @@ def run_recipe(args: argparse.Namespace) -> int:
         made = [str(out / name) for name in ("report.html", "video.mp4") if (out / name).is_file()]
         print(", ".join(made) or out)
 
-    return run_until_stopped(work)
+    try:
+        return run_until_stopped(work)
+    except KeyboardInterrupt:  # outside of a training
+        print("dinolab: stopped. Finished stages are kept; the same command goes on from there.", file=sys.stderr)
+        raise

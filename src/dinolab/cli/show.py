@@ -133,12 +133,9 @@ def run_video(args: argparse.Namespace) -> int:
 
 
 def run_action(args: argparse.Namespace) -> int:
-    import torch
-
     from dinolab.cli.evaluate import feature_options
     from dinolab.data.sources import open_source
-    from dinolab.evals.embed import embed
-    from dinolab.evals.logreg import logreg
+    from dinolab.evals.logreg import classifier
     from dinolab.visuals.action_video import action_video
     from dinolab.visuals.clip import import_av, open_photos
 
@@ -149,21 +146,17 @@ def run_action(args: argparse.Namespace) -> int:
     if len(source.classes) < 2:
         raise UserError(f"--train {args.train}: images of two classes or more are needed, these are of one")
     encoder, options = open_encoder(args), feature_options(args)
-    found = embed(encoder, source, **options)
-    features, labels = torch.from_numpy(found["cls"]), torch.from_numpy(found["labels"])
-
-    def classify(tokens: torch.Tensor) -> torch.Tensor:
-        classes, progress = len(source.classes), options["progress"]
-        return logreg(features, labels, tokens, classes, progress=progress, device=options["device"])[0]
-
-    frames = action_video(encoder, classify, source.classes, args.clip, out, args.title, args.size, options["progress"])
+    classify = classifier(encoder, source, **options | {"size": args.size or encoder.image_size})
+    frames = action_video(
+        encoder, classify, source.classes, args.clip, out, args.title, args.size, progress=options["progress"]
+    )
     print(f"{out}: {frames:,} frames")
     return 0
 
 
 def open_encoder(args: argparse.Namespace) -> Any:
     from dinolab.models.weights import load
-    from dinolab.setup import choose_device
+    from dinolab.parallel import choose_device
 
     return load(args.encoder).to(choose_device(args.device, "--device "))
 

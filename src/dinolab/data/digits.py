@@ -14,19 +14,20 @@ from sklearn.datasets import load_digits
 SIDE = 32  # pixels
 HELD_OUT = 0.2  # share of the source digits
 SIZES = {"train": 4000, "test": 1000}  # scenes
+SEED = 0
 
 
-def make_scenes(folder: Path, seed: int = 0) -> Path:
+def make_scenes(folder: Path) -> Path:
     """Write train/CLASS/*.png, test/CLASS/*.png and masks/ with the same names (0 or 255); returns the folder.
 
     Does nothing if the very same scenes are there already.
     """
-    facts = {"side": SIDE, "held_out": HELD_OUT, "sizes": SIZES, "seed": seed}
+    facts = {"side": SIDE, "held_out": HELD_OUT, "sizes": SIZES, "seed": SEED}
     done = folder / "scenes.json"
     if done.is_file() and json.loads(done.read_text()) == facts:
         return folder
     digits = load_digits()
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = np.random.Generator(np.random.Philox(SEED))
     order = rng.permutation(len(digits.images))
     held_out = round(HELD_OUT * len(order))
     for part, sources in (("test", order[:held_out]), ("train", order[held_out:])):

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from time import perf_counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,36 +118,42 @@ def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool
         pin_memory=pin,
         worker_init_fn=start_worker,
     )
+    micro: list = []
+    try:
+        for item in loaded(loader, f"a smaller run.workers (now {workers}) or run.micro_batch"):
+            if isinstance(item, UserError):
+                raise item
+            broken = [(index, reason) for index, reason in item.broken]  # which pinning makes lists
+            micro.append(item._replace(broken=broken))
+            if len(micro) == dataset.per_step:
+                yield micro
+                micro = []
+    except RuntimeError as error:
+        if "Too many open files" not in str(error):  # workers hand over each tensor as an open file
+            raise
+        raise UserError(
+            f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
+            "make it larger, raise the limit (ulimit -n), or set run.workers=0"
+        ) from error
+
+
+def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:
+    """What the loader yields. Raises UserError, with the way out, where one of its processes has died."""
     on_child_death = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
-    if workers and threading.current_thread() is threading.main_thread():
+    if loader.num_workers and threading.current_thread() is threading.main_thread():
         # DataLoader's own handler would raise in the middle of whatever the main process is doing when a worker dies.
         # Without it the death is noticed, within seconds, where the next batch is asked for: below.
         signal.signal(signal.SIGCHLD, on_child_death)
-    micro: list = []
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "Too many open files" in str(error):  # workers hand over each tensor as an open file
-                raise UserError(
-                    f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
-                    "make it larger, raise the limit (ulimit -n), or set run.workers=0"
-                ) from error
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a process that loads images died, most likely killed for lack of memory or of space in /dev/shm: "
-                f"try a smaller run.workers (now {workers}) or run.micro_batch"
-            ) from error
-        if isinstance(item, UserError):
-            raise item
-        micro.append(item._replace(broken=[(index, reason) for index, reason in item.broken]))  # pinning makes lists
-        if len(micro) == dataset.per_step:
-            yield micro
-            micro = []
+    try:
+        yield from items
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that loads images died, most likely killed for lack of memory or of space in /dev/shm: "
+            f"try {way_out}"
+        ) from error
 
 
 def kept_ready(per_step: int, workers: int) -> int:

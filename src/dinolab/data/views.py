@@ -137,14 +137,15 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
-def eval_view(image: np.ndarray, size: int) -> np.ndarray:
-    """The one view of evaluation: the short side to 256/224 of `size`, then the centre crop; uint8 (3, size, size).
+def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """The one view of evaluation: the image just covers 256/224 of `size`, then the centre is cut; uint8 (3, height, width).
 
-    Below 64 px the short side goes straight to `size`: small images have no margin to spare.
+    `size` is a side, or height and width. Below 64 px the image goes straight to it: small images have no margin to spare.
     """
-    height, width = image.shape[:2]
-    short = size if size < 64 else round(size * 256 / 224)
-    factor = short / min(height, width)
-    image = resize(image, max(short, round(height * factor)), max(short, round(width * factor)))
-    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
-    return np.ascontiguousarray(image[top : top + size, left : left + size].transpose(2, 0, 1))
+    height, width = (size, size) if isinstance(size, int) else size
+    margin = 1 if min(height, width) < 64 else 256 / 224
+    tall, wide = round(height * margin), round(width * margin)
+    factor = max(tall / image.shape[0], wide / image.shape[1])
+    image = resize(image, max(tall, round(image.shape[0] * factor)), max(wide, round(image.shape[1] * factor)))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width].transpose(2, 0, 1))

@@ -4,7 +4,9 @@ Sample n belongs to epoch n // images, and its view is a function of (seed, n) a
 """
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dinolab.data import draws
 from dinolab.data.decode import BrokenImage, read_image
-from dinolab.data.loader import start_worker
+from dinolab.data.loader import loaded, start_worker
 from dinolab.errors import UserError
 
 # an image, uint8 (H, W, 3), and its draws -> uint8 (3, h, w)
@@ -54,6 +56,11 @@ class Augmented(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def checksum(self) -> int:
+        """Of the images' names and labels, in their order."""
+        lines = (f"{Path(path).name}\0{label}\n" for path, label in zip(self.paths, self.labels.tolist()))
+        return zlib.crc32("".join(lines).encode(errors="surrogateescape"))
+
     def __getitem__(self, number: int) -> Item:
         epoch, place = divmod(number, len(self))
         if epoch != self.epoch:
@@ -67,23 +74,23 @@ class Augmented(Dataset[Item]):
 
 
 def batches(
-    images: Augmented, steps: int, batch_size: int, device: str | torch.device, workers: int
+    images: Augmented, steps: int, batch_size: int, device: str | torch.device, workers: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views uint8 (B, 3, h, w) and labels int64 (B,) of each step, on the device. A batch may span two epochs.
+    """Views uint8 (B, 3, h, w) and labels int64 (B,) of each step from `start` on, on the device. A batch may span two epochs.
 
-    Raises UserError where an image cannot be read any more.
+    Raises UserError where an image cannot be read any more, or a process that loads has died.
     """
     on_cuda = torch.device(device).type == "cuda"
     loader = DataLoader(
         images,
         batch_size,
-        sampler=range(steps * batch_size),
+        sampler=range(start * batch_size, steps * batch_size),
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=start_worker,
         pin_memory=on_cuda,
     )
-    for batch in loader:
+    for batch in loaded(loader, f"fewer workers (now {workers}) or a smaller batch size"):
         if isinstance(batch, str):
             raise UserError(f"{batch}; it could be read before")
         views, labels = batch

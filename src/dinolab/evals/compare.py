@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import cache as kept_features
 from dinolab.evals.evaluate import PROTOCOLS, evaluate
 from dinolab.evals.features import PRECISIONS
-from dinolab.evals.inputs import open_encoder, open_images, refuse_unknown
+from dinolab.evals.inputs import open_device, open_encoder, open_images, refuse_below, refuse_unknown
 from dinolab.evals.plots import draw_accuracies, draw_speeds
 from dinolab.evals.tables import failures, markdown
 from dinolab.evals.throughput import throughput
 from dinolab.files import file_name, write_whole
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import Encoder
-from dinolab.models.weights import load
 from dinolab.text import reason
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ FORMAT = "results 1"  # to be raised when the same settings give other results
 FACTS = ("accuracy", "interval", "without_leaks", "also", "seeds", "protocol")  # of a result that the summary repeats
 
 Row = dict[str, Any]  # an encoder: name, encoder, and results by protocol; or failure
+Contender = str | Path | nn.Module
 
 
 @contextmanager
@@ -60,18 +61,18 @@ def said_once() -> Iterator[None]:
 
 @said_once()
 def compare(
-    encoder: str | Path,
-    against: Sequence[str | Path],
-    train: str | Source,
-    test: str | Source | None = None,
-    out: str | Path = "runs/eval/all",
+    encoder: Contender,
+    against: Sequence[Contender],
+    train: str | Path | Source,
+    test: str | Path | Source | None = None,
+    out: str | Path | None = None,
     *,
     protocols: Sequence[str] = DEFAULT,
     size: int | tuple[int, int] | None = None,
     precision: str = "fp32",
     seed: int = 0,
     seeds: int = 1,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 0,
     cache: str | Path | None = kept_features.FOLDER,
     progress: bool = False,
@@ -80,12 +81,13 @@ def compare(
     """Accuracy of each encoder by each protocol, and images/s of its bare forward.
 
     Args:
-        encoder, against: what `dinolab.load` takes, or "pixels"; in `against` also "untrained", the architecture of `encoder`
-            with initial weights.
+        encoder, against: what `dinolab.load` takes, or "pixels", or encoders, which are named by their class; in `against` also
+            "untrained", the architecture of `encoder` with initial weights.
         train, test: labelled images, see `evaluate`; without `test` a part of `train` is held out.
         out: folder for all.json, table.md, accuracy.png, accuracy_over_throughput.png, and what `evaluate` writes, in
-            ENCODER/PROTOCOL.
+            ENCODER/PROTOCOL; None writes nothing, and takes over nothing.
         size: side, or height and width, of the images in pixels; by default each encoder's own.
+        device: "auto", "cpu", "cuda" or "mps", to which all are moved; by default where `encoder` is.
 
     Returns:
         What all.json holds: data, settings, environment, encoders: for each name, encoder, size, dim, throughput, and results
@@ -97,12 +99,15 @@ def compare(
     for protocol in protocols:
         refuse_unknown("evaluation", protocol, PROTOCOLS)
     refuse_unknown("precision", precision, PRECISIONS)
-    sources, out = open_images(train, test), Path(out)
+    refuse_below(1, seeds=seeds, size=size)
+    refuse_below(0, seed=seed, workers=workers)
+    device, sources, out = open_device(device, encoder), open_images(train, test), Path(out) if out else None
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there is no accuracy to compare")
-    out.mkdir(parents=True, exist_ok=True)
-    given = list(dict.fromkeys(str(one) for one in (encoder, *against)))
-    before = read_results(out / "all.json")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    given = list(dict.fromkeys(one if isinstance(one, nn.Module) else str(one) for one in (encoder, *against)))
+    before = read_results(out / "all.json") if out else {}
     rows: list[Row] = []
     summary = {
         "data": {"train": sources[0].name, "test": sources[1].name if test is not None else None},
@@ -110,56 +115,54 @@ def compare(
         "environment": environment,
         "encoders": rows,
     }
-    for which, label in zip(given, labels(given)):
-        row: Row = {"name": label, "encoder": which, "results": {}}
+    named = names(given)
+    for which, name, label in zip(given, named, labels(named)):
+        row: Row = {"name": label, "encoder": name, "results": {}}
         rows.append(row)
         try:
-            opened, sides = open_contender(which, encoder, size, seed)
+            like = untrained(encoder, seed) if which == UNTRAINED else which
+            _, opened, sides = open_encoder(like, size)
             row |= {"size": sides, "dim": getattr(opened, "dim", None)}
-            row["throughput"] = throughput(opened, sides, torch.device(device), precision)
+            row["throughput"] = throughput(opened, sides, device, precision)
         except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, sizes that it does not take
             row["failure"] = reason(error)
-            log.warning("%s: %s", which, row["failure"])
+            log.warning("%s: %s", name, row["failure"])
         else:
             for protocol in sorted(protocols, key=lambda name: name != "linear"):  # whose features serve for the others
                 key = fingerprint(opened, sources, (protocol, sides, precision, seed, seeds))
-                folder = out / file_name(label) / protocol
+                folder = out / file_name(label) / protocol if out else None
                 row["results"][protocol] = before.get(key) or run_one(
                     protocol, opened, sources, folder, key, size=sides, precision=precision, seed=seed, seeds=seeds,
                     device=device, workers=workers, cache=cache, progress=progress, name=label, environment=environment,
                 )  # fmt: skip
-                write_whole(out / "all.json", as_json(summary))
-    write_whole(out / "all.json", as_json(summary))
+                if out:
+                    write_whole(out / "all.json", as_json(summary))
+    if out:
+        write_whole(out / "all.json", as_json(summary))
     if not any("accuracy" in result for row in rows for result in row["results"].values()):
         raise UserError("; ".join(reason for row in rows for reason in failures(row)))
-    write_whole(out / "table.md", markdown(summary).encode())
-    draw_accuracies(rows, protocols, f"Accuracy on {Path(sources[-1].name).name}", out / "accuracy.png")
-    shown = "knn" if "knn" in protocols else protocols[0]
-    draw_speeds(rows, shown, PROTOCOLS[shown], out / "accuracy_over_throughput.png")
+    if out:
+        write_whole(out / "table.md", markdown(summary).encode())
+        draw_accuracies(rows, protocols, f"Accuracy on {Path(sources[-1].name).name}", out / "accuracy.png")
+        shown = "knn" if "knn" in protocols else protocols[0]
+        draw_speeds(rows, shown, PROTOCOLS[shown], out / "accuracy_over_throughput.png")
     return summary
 
 
-def open_contender(
-    which: str, first: str | Path, size: int | tuple[int, int] | None, seed: int
-) -> tuple[Any, tuple[int, int]]:
-    """An encoder, and the height and width that it is to see."""
-    return open_encoder(untrained(first, seed) if which == UNTRAINED else which, size)[1:]
-
-
-def untrained(like: str | Path, seed: int) -> Encoder:
+def untrained(like: Contender, seed: int) -> Encoder:
     """The architecture of the encoder `like` with initial weights. Raises UserError where it is not one of dinolab's."""
-    trained = None if str(like) == "pixels" else load(like)
+    name, trained, _ = open_encoder(like, None)
     backbone = getattr(trained, "backbone", None)
-    if trained is None or backbone is None:
-        raise UserError(f"{UNTRAINED}: takes the architecture of a run; dinolab cannot build that of {like} anew")
+    if backbone is None:
+        raise UserError(f"{UNTRAINED}: takes the architecture of a run; dinolab cannot build that of {name} anew")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = make_backbone(backbone.cfg, backbone.image_size)
-    return Encoder(fresh, {"untrained": str(like), "seed": seed}).requires_grad_(False).eval()
+    return Encoder(fresh, {"untrained": name, "seed": seed}).requires_grad_(False).eval()
 
 
 def run_one(
-    protocol: str, encoder: Any, sources: list[Source], folder: Path, key: str, **options: Any
+    protocol: str, encoder: Any, sources: list[Source], folder: Path | None, key: str, **options: Any
 ) -> dict[str, Any]:
     """What the summary tells of one result, or of its failure."""
     try:
@@ -167,7 +170,7 @@ def run_one(
     except (UserError, RuntimeError) as error:
         log.warning("%s, %s: %s", options["name"], protocol, reason(error))
         return {"failure": reason(error)}
-    return {fact: result[fact] for fact in FACTS if fact in result} | {"folder": str(folder), "key": key}
+    return {fact: result[fact] for fact in FACTS if fact in result} | {"folder": folder and str(folder), "key": key}
 
 
 def fingerprint(encoder: Any, sources: list[Source], settings: tuple[Any, ...]) -> str:
@@ -191,6 +194,12 @@ def read_results(file: Path) -> dict[str, dict[str, Any]]:
 
 def as_json(summary: dict[str, Any]) -> bytes:
     return (json.dumps(summary, indent=2, default=str) + "\n").encode()
+
+
+def names(encoders: Sequence[Contender]) -> list[str]:
+    """What they were given as; of encoders themselves their class, numbered where there are several of it."""
+    plain = [type(one).__name__ if isinstance(one, nn.Module) else str(one) for one in encoders]
+    return [name if plain.count(name) == 1 else f"{name} {plain[: n + 1].count(name)}" for n, name in enumerate(plain)]
 
 
 def labels(encoders: list[str]) -> list[str]:

@@ -12,20 +12,20 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.cache import FOLDER
 from dinolab.evals.features import PRECISIONS, extract
-from dinolab.evals.inputs import open_encoder, refuse_unknown
+from dinolab.evals.inputs import open_device, open_encoder, refuse_below, refuse_unknown
 from dinolab.evals.results import names
 from dinolab.files import beside
 
 
 def embed(
     encoder: str | Path | nn.Module,
-    data: str | Source,
+    data: str | Path | Source,
     out: str | Path | None = None,
     *,
     patches: bool = False,
     size: int | tuple[int, int] | None = None,
     precision: str = "fp32",
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 0,
     cache: str | Path | None = FOLDER,
     progress: bool = False,
@@ -37,14 +37,17 @@ def embed(
         classes, their names; names of the images (N,).
 
     Raises:
-        UserError: nothing readable, or `out` is no .npz or in a folder that is not there.
+        UserError: nothing readable, an unknown setting, or `out` is no .npz or in a folder that is not there.
     """
     refuse_unknown("precision", precision, PRECISIONS)
+    refuse_below(1, size=size)
+    refuse_below(0, workers=workers)
     file = Path(out) if out else None
     if file and (file.suffix != ".npz" or not file.parent.is_dir()):
         raise UserError(f"--out {file}: name a file that ends in .npz, in a folder that is there")
     _, encoder, size = open_encoder(encoder, size)
-    source = open_source(data, option="--data") if isinstance(data, str) else data
+    source = data if isinstance(data, Source) else open_source(str(data), option="--data")
+    device = open_device(device, encoder)
     options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "precision": precision}
     found = extract(encoder, source, size, patches=patches, cache=Path(cache) if cache else None, **options)
     arrays = {"cls": found.matrix().numpy()}

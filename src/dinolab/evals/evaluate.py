@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from dinolab.data.types import Source
 from dinolab.evals.cache import FOLDER
 from dinolab.evals.features import PRECISIONS, TOKENS, extract
-from dinolab.evals.inputs import Sides, describe, open_encoder, open_images, pair, refuse_unknown
+from dinolab.evals.inputs import (
+    Sides,
+    describe,
+    open_device,
+    open_encoder,
+    open_images,
+    pair,
+    refuse_below,
+    refuse_unknown,
+)
 from dinolab.evals.knn import TEMPERATURE, match_classes, most_likely, vote_for_each
 from dinolab.evals.linear import BLOCKS, linear
 from dinolab.evals.linear_dino import DEFAULTS, choose_input, linear_dino
@@ -39,8 +48,8 @@ KS = (10, 20, 100, 200)  # told side by side
 def evaluate(
     protocol: str,
     encoder: str | Path | nn.Module,
-    train: str | Source,
-    test: str | Source | None = None,
+    train: str | Path | Source,
+    test: str | Path | Source | None = None,
     out: str | Path | None = None,
     *,
     size: int | tuple[int, int] | None = None,
@@ -54,7 +63,7 @@ def evaluate(
     seed: int = 0,
     seeds: int = 1,
     solver: str = "auto",
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 0,
     cache: str | Path | None = FOLDER,
     progress: bool = False,
@@ -80,6 +89,8 @@ def evaluate(
         seed, seeds: of splits, folds and heads. With more than one, everything that is drawn is drawn again from seed + 1 on,
             and the accuracies' mean and deviation are told beside the first; k-NN of a given test set draws nothing.
         solver: of logistic regression, see `logreg`.
+        device: "auto", "cpu", "cuda" or "mps", to which the encoder is moved; by default where it is: a name is loaded on the CPU.
+        workers: processes that load images; 0 loads in this one.
         cache: folder that keeps features; None keeps none.
         name: what results call the encoder.
         environment: facts about machine and versions, for result.json.
@@ -95,7 +106,10 @@ def evaluate(
     refuse_unknown("evaluation", protocol, PROTOCOLS)
     refuse_unknown("tokens", tokens, TOKENS)
     refuse_unknown("precision", precision, PRECISIONS)
+    refuse_below(1, k=k, blocks=blocks, seeds=seeds, size=size)
+    refuse_below(0, seed=seed, workers=workers)
     known_as, encoder, size = open_encoder(encoder, size)
+    on = open_device(device, encoder)
     training = DEFAULTS.but(epochs, batch_size, lr)
     if protocol == "finetune":
         from dinolab.evals import finetune  # here, since timm may be missing
@@ -112,7 +126,7 @@ def evaluate(
         blocks, tokens = BLOCKS if getattr(encoder, "has_class_token", True) else 1, "both"
     elif protocol == "linear-dino":
         blocks, tokens = choose_input(encoder)
-    running: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "precision": precision}
+    running: dict[str, Any] = {"device": on, "workers": workers, "progress": progress, "precision": precision}
     options = running | {"blocks": blocks, "patches": tokens != "cls", "cache": Path(cache) if cache else None}
     features = [extract(encoder, source, size, **options) for source in sources]
 
@@ -120,20 +134,21 @@ def evaluate(
         sides = pair(sources, features, seed, out, progress)
         learn, learned, ask, asked, _ = sides
         if protocol == "linear":
-            return sides, Answer(*linear(learned, asked, len(learn.classes), seed, device, progress))
+            return sides, Answer(*linear(learned, asked, len(learn.classes), seed, on, progress))
         if protocol == "linear-dino":
             return sides, Answer(*linear_dino(encoder, learn, learned, asked, size, training, seed, **running))
         if protocol == "finetune":
+            keep = Path(out) / f"finetune_{seed}.pt" if out else None
             probabilities, chosen, asked = finetune.finetune(
-                encoder, learn, learned, ask, size, training, seed, **running
+                encoder, learn, learned, ask, size, training, seed, keep=keep, **running
             )
             return sides._replace(asked=asked), Answer(probabilities, chosen)
         matrices = learned.matrix(tokens, blocks), learned.labels, asked.matrix(tokens, blocks)
         seen = {"tokens": tokens, "blocks": len(learned.blocks)}
         if protocol == "logreg":
-            probabilities, chosen = logreg(*matrices, len(learn.classes), seed, progress, device, solver)
+            probabilities, chosen = logreg(*matrices, len(learn.classes), seed, progress, on, solver)
             return sides, Answer(probabilities, seen | chosen)
-        votes = vote_for_each(*matrices, len(learn.classes), {k, *KS}, device)
+        votes = vote_for_each(*matrices, len(learn.classes), {k, *KS}, on)
         others = {f"k = {n}": most_likely(votes[n]) for n in KS}
         return sides, Answer(votes[k], seen | {"k": k, "temperature": TEMPERATURE}, others)
 
@@ -163,6 +178,8 @@ def evaluate(
     if out:
         images, kept = names(sides.ask), sides.asked.kept.numpy()
         write(Path(out), result, images, kept, classes, predicted, probabilities.amax(1).numpy(), truth)
+        for done in Path(out).glob("finetune_*.pt"):
+            done.unlink()
     return result
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dinolab.data.decode import BrokenImage, decode, read_file
-from dinolab.data.loader import start_worker
+from dinolab.data.loader import loaded, start_worker
 from dinolab.data.types import Source
-from dinolab.data.views import resize
+from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.evals import cache as kept_features
 from dinolab.models.encoder import evaluating
@@ -60,11 +60,12 @@ class FeatureSet:
         blocks = [block[rows] for block in self.blocks]
         return FeatureSet(blocks, self.patches[rows], self.labels[rows], kept, self.digests[rows])
 
-    def matrix(self, tokens: str = "cls", blocks: int = 1) -> Tensor:
-        """One row an image, float32 (N, ·): class tokens of the last `blocks` blocks, mean of the last patches, or both."""
-        if tokens == "patches":
-            return self.patches
-        parts = self.blocks[-blocks:] + ([self.patches] if tokens == "both" else [])
+    def matrix(self, tokens: str = "cls", blocks: int = 1, index: Tensor | None = None) -> Tensor:
+        """A row for each image, or for those of `index`, float32 (N, ·): class tokens of the last `blocks` blocks, mean of
+        the last patches, or both."""
+        parts = [*self.blocks[-blocks:], self.patches] if tokens == "both" else self.blocks[-blocks:]
+        parts = [self.patches] if tokens == "patches" else parts
+        parts = parts if index is None else [part[index] for part in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
@@ -86,7 +87,7 @@ def extract(
     The encoder is moved to `device`; `workers` processes load images. Of an encoder with fewer blocks than `blocks`, all
     are taken. `precision` is fp32 or bf16 (autocast); features are kept as float32. `cache` is a folder that keeps them
     until weights, images, size or precision change; features with more blocks, or patches, serve for fewer. Unreadable
-    images are left out, with one warning. Raises UserError if not one can be read.
+    images are left out, with one warning. Raises UserError if not one can be read, or a process that loads has died.
     """
     encoder.to(device)
     height, width = (size, size) if isinstance(size, int) else size
@@ -99,7 +100,7 @@ def extract(
     if found is None or blocks > most or patches > with_patches:  # then what is there is computed too, and replaced
         most, with_patches = max(blocks, most), patches or with_patches
         loader = DataLoader(
-            Images(source.paths, height, width),
+            Images(source.paths, (height, width)),
             batch_size,
             num_workers=workers,
             collate_fn=collate,
@@ -140,7 +141,7 @@ def run_encoder(
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
     with evaluating(encoder), bf16, Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task(f"features of {escape(source.name)}", total=len(source))
-        for positions, images, contents, reasons in loader:
+        for positions, images, contents, reasons in loaded(loader, f"fewer workers (now {loader.num_workers})"):
             if positions:
                 images = images.to(device, non_blocking=device.type == "cuda")
                 outs = [encoder(images)] if blocks == 1 else encoder.layers(images, blocks)
@@ -191,8 +192,8 @@ class Rows:
 
 
 class Images(Dataset[Item]):
-    def __init__(self, paths: list[str], height: int, width: int) -> None:
-        self.paths, self.height, self.width = paths, height, width
+    def __init__(self, paths: list[str], size: tuple[int, int]) -> None:
+        self.paths, self.size = paths, size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -201,7 +202,7 @@ class Images(Dataset[Item]):
         path = self.paths[position]
         try:
             data = read_file(path)
-            image = centre_view(decode(data, path), self.height, self.width)
+            image = eval_view(decode(data, path), self.size)
         except BrokenImage as error:
             return position, None, b"", str(error)
         return position, torch.as_tensor(image), hashlib.blake2b(data, digest_size=DIGEST).digest(), ""
@@ -213,13 +214,3 @@ def collate(items: list[Item]) -> tuple[list[int], Tensor, list[bytes], list[str
     images = torch.stack([image for _, image, _ in good]) if good else torch.empty(0)
     reasons = [reason for _, image, _, reason in items if image is None]
     return [position for position, _, _ in good], images, [digest for _, _, digest in good], reasons
-
-
-def centre_view(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`data.views.eval_view` of any shape: just covers 8/7 of it, then the centre is cut; uint8 (3, height, width)."""
-    margin = 1 if min(height, width) < 64 else 256 / 224
-    tall, wide = round(height * margin), round(width * margin)
-    factor = max(tall / image.shape[0], wide / image.shape[1])
-    image = resize(image, max(tall, round(image.shape[0] * factor)), max(wide, round(image.shape[1] * factor)))
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return np.ascontiguousarray(image[top : top + height, left : left + width].transpose(2, 0, 1))

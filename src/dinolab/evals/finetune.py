@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
+from dinolab.evals.cache import checksum
 from dinolab.evals.features import COLUMNS, FeatureSet, extract
+from dinolab.evals.state import KeptState
 from dinolab.models.adapters import TimmEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
@@ -121,11 +125,13 @@ def finetune(
     workers: int = 0,
     precision: str = "fp32",
     progress: bool = True,
+    keep: Path | None = None,
 ) -> tuple[Tensor, dict[str, Any], FeatureSet]:
     """Probabilities float32 (M, classes) for the images of `test`, what was done, and the tuned features of `test`.
 
-    `train`, features of `source`, tells which of its images can be read. The encoder itself stays as it is. Raises UserError
-    where there is a single image, or the loss is no longer finite.
+    `train`, features of `source`, tells which of its images can be read. The encoder itself stays as it is. `keep` is a file for
+    the state of the training, which goes on from there; it is left to the caller. Raises UserError where there is a single
+    image, or the loss is no longer finite.
     """
     images = Augmented([source.paths[i] for i in train.kept], train.labels, Augment(size), seed)
     batch_size = min(training.batch_size, len(images)) // 2 * 2
@@ -138,7 +144,7 @@ def finetune(
         # initial weights hold nothing that low rates would keep: then this is plain supervised training
         decay = 1.0 if encoder.info.get("untrained") else LAYER_DECAY
         model = Classifier(encoder, train.matrix().shape[1], len(source.classes)).to(device)
-        tuned = train_weights(model, decay, images, batch_size, steps, training, workers, precision, progress)
+        tuned = train_weights(model, decay, images, batch_size, steps, training, workers, precision, progress, keep)
         asked = extract(
             tuned.encoder, test, size, device=device, workers=workers, progress=progress, precision=precision
         )
@@ -158,8 +164,10 @@ def train_weights(
     workers: int,
     precision: str,
     progress: bool,
+    keep: Path | None,
 ) -> Classifier:
     """The running average of the weights; each layer has `decay` times the rate of the layer above it."""
+    began = checksum(model.state_dict())
     device = model.head.weight.device
     model.set_drop_path(DROP_PATH)
     model.train()
@@ -171,10 +179,14 @@ def train_weights(
     mix = Mixup(MIXUP, CUTMIX, label_smoothing=SMOOTHING, num_classes=model.head.out_features)
     criterion = SoftTargetCrossEntropy()
     per_epoch = max(1, steps // training.epochs)
+    parts = {"model": model, "average": average.module, "optimizer": optimizer, "schedule": schedule}
+    state = KeptState(keep, f"{began} {images.checksum()} {training} {batch_size} {decay} {precision}", parts)
+    start = state.restore()
     with Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
-        loaded = batches(images, steps, batch_size, device, workers)
-        tracked = bar.track(loaded, total=steps, description=f"fine-tuning, {training.epochs} epochs")
-        for step, (views, labels) in enumerate(tracked, 1):
+        loaded = batches(images, steps, batch_size, device, workers, start)
+        about = f"fine-tuning, {training.epochs} epochs"
+        for step, (views, labels) in enumerate(bar.track(loaded, steps, start, description=about), start + 1):
+            draw_from(draws.seed(images.seed, step))  # each step by itself, so that it is the same after a stop
             mixed, targets = mix(views.float() / 255, labels)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 loss = criterion(model(mixed), targets)
@@ -183,6 +195,7 @@ def train_weights(
             optimizer.step()
             schedule.step()
             average.update(model, step)
+            state.save_now_and_then(step)
             if (step % per_epoch == 0 or step == steps) and not loss.isfinite():
                 raise UserError(
                     f"the loss is not a number after {step} steps: take a learning rate below {training.rates[0]:g}"
@@ -216,14 +229,21 @@ class Augment:
             return self.transform(Image.fromarray(image))
 
 
+def draw_from(seed: int) -> None:
+    """What is drawn from here on, on any device."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """What is drawn inside by random, numpy and torch on the CPU depends on `seed` alone, and what comes after not on it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws from it
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
     try:
+        random.seed(seed)
+        np.random.seed(seed % (1 << 32))  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)  # on a GPU it is not the views' to draw from
         yield
     finally:
         random.setstate(before[0])

@@ -1,5 +1,7 @@
 """What an evaluation is given, opened: an encoder, labelled images to learn from, and images to be asked of."""
 
+from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from dinolab.evals.features import FeatureSet
 from dinolab.evals.pixels import PixelEncoder
 from dinolab.evals.splits import held_out
 from dinolab.models.weights import load
+from dinolab.parallel import choose_device
 
 
 class Sides(NamedTuple):
@@ -31,6 +34,14 @@ def refuse_unknown(what: str, given: str, known: Any) -> None:
         raise UserError(f"{what} {given!r} is not one of {', '.join(known)}")
 
 
+def refuse_below(least: int, **given: Any) -> None:
+    """UserError for settings that are not whole numbers of so much or more, or pairs of them; None is the default."""
+    for name, value in given.items():
+        numbers = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+        if value is not None and not all(isinstance(n, Integral) and int(n) >= least for n in numbers):
+            raise UserError(f"{name}={value}: takes whole numbers of {least} or more")
+
+
 def open_encoder(
     encoder: str | Path | nn.Module, size: int | tuple[int, int] | None
 ) -> tuple[str, Any, tuple[int, int]]:
@@ -42,14 +53,22 @@ def open_encoder(
     return name, encoder, (size, size) if isinstance(size, int) else size
 
 
-def open_images(train: str | Source, test: str | Source | None) -> list[Source]:
+def open_device(device: str | torch.device | None, encoder: str | Path | nn.Module) -> torch.device:
+    """The device that is asked for; by default where the encoder is, and the CPU for one that is yet to be loaded."""
+    if isinstance(device, str):
+        return choose_device(device, "device=")
+    tensors = chain(encoder.parameters(), encoder.buffers()) if isinstance(encoder, nn.Module) else iter(())
+    return device or next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def open_images(train: str | Path | Source, test: str | Path | Source | None) -> list[Source]:
     """Images to learn from, labelled, and images to be asked of, which may have no labels; or the former alone."""
-    learn = open_source(train, need_labels=True, option="--train") if isinstance(train, str) else train
+    learn = train if isinstance(train, Source) else open_source(str(train), need_labels=True, option="--train")
     if learn.labels is None:
         raise UserError(f"{learn.name} has no labels, and the training images need some")
     if test is None:
         return [learn]
-    return [learn, open_source(test, option="--test") if isinstance(test, str) else test]
+    return [learn, test if isinstance(test, Source) else open_source(str(test), option="--test")]
 
 
 def pair(sources: list[Source], features: list[FeatureSet], seed: int, out: str | Path | None, progress: bool) -> Sides:

@@ -99,13 +99,12 @@ def knn(
     test_labels: Tensor,
     k: int = 20,
     temperature: float = TEMPERATURE,
-    chunk: int = 1024,
 ) -> float:
     """Share of test images, 0..1, for which the weighted vote of the k nearest training images names their class.
 
     Features (N, D) and (M, D), labels int64 (N,) and (M,). See `predict` for devices and memory.
     """
-    predicted = predict(train_features, train_labels, test_features, k, temperature, chunk)
+    predicted = predict(train_features, train_labels, test_features, k, temperature)
     return (predicted == test_labels.to(predicted.device)).sum().item() / len(test_labels)
 
 

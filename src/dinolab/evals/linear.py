@@ -49,8 +49,7 @@ class Input(NamedTuple):
     tokens: str  # cls or both
 
     def rows(self, features: FeatureSet, index: Tensor) -> Tensor:
-        parts = [block[index] for block in features.blocks[-self.blocks :]]
-        return torch.cat(parts + ([features.patches[index]] if self.tokens == "both" else []), 1)
+        return features.matrix(self.tokens, self.blocks, index)
 
 
 def linear(

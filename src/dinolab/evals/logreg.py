@@ -3,7 +3,8 @@
 On a CPU by scikit-learn; elsewhere the same objective, with the same L-BFGS, by PyTorch.
 
 Features are standardised by the training part's mean and deviation. The strength of the L2 penalty, 1 / C, is chosen by
-stratified cross-validation on the training features; the regression is then fitted once more to all of them.
+stratified cross-validation on the training features (1 where all classes but one have a single image); the regression is
+then fitted once more to all of them.
 """
 
 import logging
@@ -22,12 +23,14 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.features import COLUMNS, refuse_infinite
+from dinolab.evals.features import COLUMNS, extract, refuse_infinite
 from dinolab.evals.logreg_torch import TorchLogisticRegression
 
 log = logging.getLogger(__name__)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C
+USUAL = 1.0  # of them, where too few images have a neighbour of their class to choose by
 FOLDS = 5
 STEPS = 1000  # of L-BFGS, at most
 SOLVERS = ("auto", "scikit-learn", "torch")
@@ -58,10 +61,11 @@ def logreg(
     if np.count_nonzero(sizes) < 2:
         raise UserError("logistic regression needs training images of two classes or more; the source has one")
     folds = int(np.clip(sizes[sizes > 0].min(), 2, FOLDS))
+    crossed = np.count_nonzero(sizes > 1) > 1  # else some fold leaves one class to learn from, or none to ask
     kind = LogisticRegression if solver == "scikit-learn" else partial(TorchLogisticRegression, device=device)
     new_model = partial(kind, max_iter=STEPS)
-    by_strength = cross_validate(new_model, x, y, folds, seed, progress)
-    best = STRENGTHS[int(np.argmax(by_strength))]
+    by_strength = cross_validate(new_model, x, y, folds, seed, progress) if crossed else []
+    best = STRENGTHS[int(np.argmax(by_strength))] if crossed else USUAL
 
     scaler, model = StandardScaler(), new_model(C=best)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
@@ -75,10 +79,22 @@ def logreg(
     chosen = {
         "solver": solver,
         "C": best,
-        "folds": folds,
+        "folds": folds if crossed else 0,
         "cross_validation": dict(zip(map(str, STRENGTHS), by_strength)),
     }
     return probabilities, chosen
+
+
+def classifier(
+    encoder: Any, source: Source, size: int | tuple[int, int], progress: bool, device: torch.device, **how: Any
+) -> Callable[[Tensor], Tensor]:
+    """Class tokens (n, D) -> probabilities (n, C) of the source's classes, by logistic regression on its images.
+
+    Their features are extracted at once; `how` goes to `extract`.
+    """
+    found = extract(encoder, source, size, progress=progress, device=device, **how)
+    classes = len(source.classes)
+    return lambda cls: logreg(found.matrix(), found.labels, cls, classes, progress=progress, device=device)[0]
 
 
 def cross_validate(

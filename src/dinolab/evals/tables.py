@@ -5,6 +5,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+OF_A_JOB = ("linear", "knn", "logreg", "finetune")  # columns
+
 
 def cells(summary: dict[str, Any]) -> list[list[str]]:
     """The heading, and a line an encoder: accuracies in per cent, and images/s."""
@@ -15,6 +17,20 @@ def cells(summary: dict[str, Any]) -> list[list[str]]:
         speed = f"{row['throughput']['images_per_s']:,.0f}" if "throughput" in row else "-"
         lines.append([row["name"], *accuracies, speed])
     return [["", *(f"{protocol}, %" for protocol in protocols), "images/s"], *lines]
+
+
+def with_finetuned(
+    summary: dict[str, Any], own: dict[str, Any] | None, supervised: dict[str, Any] | None
+) -> dict[str, Any]:
+    """A job's summary with what `dinolab eval all` does not know of: a column for the first encoder fine-tuned, and a row for the
+    untrained network trained with labels.
+    """
+    first, *others = summary["encoders"]
+    if own:
+        first = first | {"results": first["results"] | {"finetune": own}}
+    if supervised:
+        others.append({"name": "supervised", "results": {"finetune": supervised}})
+    return summary | {"settings": summary["settings"] | {"protocols": [*OF_A_JOB]}, "encoders": [first, *others]}
 
 
 def accuracy_of(result: dict[str, Any]) -> str:
@@ -47,6 +63,10 @@ def notes(summary: dict[str, Any]) -> list[str]:
             by_size.setdefault(" x ".join(map(str, row["size"])), []).append(row["name"])
     several = len(by_size) > 1
     said += [f"{size} pixels" + (f": {', '.join(of)}" if several else "") + "." for size, of in by_size.items()]
+    for row in rows:
+        if epochs := row["results"].get("finetune", {}).get("protocol", {}).get("epochs"):
+            which = "the untrained network, all of it" if row["name"] == "supervised" else f"all of {row['name']}"
+            said.append(f"{row['name']}, finetune: {which} trained with labels, {epochs} epochs.")
     return said + [f"Failed: {reason}" for row in rows for reason in failures(row)]
 
 

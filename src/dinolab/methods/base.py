@@ -36,7 +36,7 @@ class Targets:
     """What the teacher says of one micro-batch; made with all micro-batches of the step in view, without gradient."""
 
     cls_2BK: Tensor  # distributions over the prototypes, for the class token of each global crop
-    features_2BD: Tensor  # the teacher's class tokens themselves, for health figures
+    features_2BD: Tensor | None  # the teacher's class tokens, for health figures; None of a frozen teacher
     patches_MK: Tensor | None = None  # distributions for the masked patches, in the order of the mask
     patch_weights_M: Tensor | None = None  # each masked patch's weight in the loss
 

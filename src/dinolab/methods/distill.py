@@ -165,7 +165,7 @@ class Distillation(DINOv2):
         features = [self.look(views.globals) for views in batches]
         cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
         cls_2BK = self.normalise_targets(self.cls_head(join(cls, 1)), self.centre, s)
-        targets = [Targets(p, x) for p, x in zip(cls_2BK.split([x.shape[1] for x in cls], dim=1), cls)]
+        targets = [Targets(p, None) for p in cls_2BK.split([x.shape[1] for x in cls], dim=1)]
         if self.cfg.ibot:
             patches = [f.patches.flatten(0, 2) for f in features]  # each (M_m, D), of all global crops
             patches_MK = self.normalise_targets(self.patch_head(join(patches, 0)), self.patch_centre, s)

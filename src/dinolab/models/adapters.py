@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Encoder, Features
+from dinolab.models.encoder import Encoder, Features, check_images
 from dinolab.models.tensors import fit, read_backbone
 from dinolab.models.vit import SwiGLU, ViT
 
@@ -68,10 +68,7 @@ class TimmEncoder(Encoder):
         return weights[0]
 
     def _prepare(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
+        check_images(images)
         if min(images.shape[-2:]) < self.patch_size:
             raise UserError(
                 f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"

@@ -31,6 +31,14 @@ def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(x, device=device, dtype=dtype).view(3, 1, 1) for x in (MEAN, STD))
 
 
+def check_images(images: Tensor) -> None:
+    """UserError for what an encoder does not take."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
+
+
 @contextmanager
 def evaluating(encoder: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; each module's own mode again after it."""
@@ -73,8 +81,5 @@ class Encoder(nn.Module):
         return self.vit.attention(self._prepare(images))
 
     def _prepare(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
+        check_images(images)
         return normalise(images.to(next(self.backbone.parameters()).device))

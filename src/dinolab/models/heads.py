@@ -40,6 +40,8 @@ class DINOHead(nn.Module):
         """What a logit is the product of: directions (n, bottleneck) and prototypes (K, bottleneck), of length one."""
         return self._compare(x)
 
+    # `forward` must not call `compare`: sharded, that is a forward of its own (parallel.shard), at whose end FSDP gives up the
+    # parameters and takes the whole forward for done
     def _compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
         # eps is large enough for half precision; a zero vector must not become NaN

@@ -207,7 +207,10 @@ class ViT(nn.Module):
         return f"ViT of {len(self.blocks)} blocks of {self.dim}, patch {self.patch_size}"
 
     def initialise(self) -> None:
-        """`published`: normal with deviation 0.02 everywhere, as DINO and DINOv2 have it. `scaled`: see `Model.init`."""
+        """`published`, as DINOv2 has it: linear layers and positions normal with deviation 0.02, class token and registers with
+        1e-6 (DINO's class token has 0.02), biases and mask token zero, the patches' convolution as PyTorch makes it.
+        `scaled`: see `Model.init`.
+        """
         scaled = self.cfg.init == "scaled"
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -19,6 +19,7 @@ from dinolab.models.huggingface import load_huggingface
 from dinolab.models.published import load_published
 from dinolab.models.tensors import fit, read_backbone
 from dinolab.options import Model
+from dinolab.text import reason
 
 FORMAT = "dinolab 1"
 PRODUCT = ("model.json", "model.safetensors")
@@ -51,7 +52,10 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
         encoder = Encoder(load_published(path), {"source": name})
     else:
         encoder = load_run(path.parent if path.name in PRODUCT else path)
-    return encoder.requires_grad_(False).to(device).eval()
+    try:
+        return encoder.requires_grad_(False).to(device).eval()
+    except (RuntimeError, AssertionError) as error:  # no such device, or no memory left on it
+        raise UserError(f"device={device}: {source} cannot be put there ({reason(error)})") from error
 
 
 def load_run(folder: Path) -> Encoder:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,15 +23,16 @@ from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
 from dinolab.plan.rig import Rig
-from dinolab.setup import choose_autocast, describe, monitor_sources, out_of_memory
+from dinolab.setup import choose_autocast, describe, monitor_sources, open_data, out_of_memory
 from dinolab.training import checkpoint
+from dinolab.training.schedules import Schedules, plan_phases
 
 EVALUATED = 64  # images that each loader process gets in the smaller of two evaluations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was measured of a run, and what follows. Seconds, unless it says otherwise."""
+    """What was measured of a phase of a run, and what follows. Seconds, unless it says otherwise."""
 
     cfg: Config
     run: str  # in a line
@@ -44,7 +45,7 @@ class Plan:
     reading: Reading
     needed_side: int  # pixels, short side of an image of which no crop has to be enlarged
     bf16_step_seconds: float | None  # as pace.step_seconds, where the device could compute in bf16 and is told not to
-    memory: Memory | None
+    memory: Memory | None  # not where the system does not tell, nor, on a CPU, of the phase that needs less
 
     steps: int
     seconds_per_step: float  # with the log's share
@@ -53,7 +54,9 @@ class Plan:
     evaluation_seconds: float  # each
     checkpoints: int
     checkpoint_seconds: float  # each
-    total_seconds: float
+    phase_seconds: float
+    total_seconds: float  # with those of `then`
+    then: "Plan | None" = None  # the phase after this one: `highres`
 
 
 def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text: None) -> Plan:
@@ -68,13 +71,30 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
         raise UserError("a plan needs 1 step or more to measure")
     refuse_many("dinolab plan")
     validate(cfg)
-    try:
-        with TemporaryDirectory(
-            prefix="dinolab-plan-", dir=nearest_folder(Path(cfg.run.dir or "runs").absolute().parent)
-        ) as folder:
-            return measure(Rig(cfg), steps, Path(folder), say)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(cfg) from error
+    source = open_data(cfg, cache=None)
+    phases = plan_phases(cfg, len(source))
+    largest = max(phases, key=lambda phase: pixels(phase.cfg))
+    side = max(needed_side(phase.cfg.views) for phase in phases)
+    made: dict[Schedules, Plan] = {}
+    for phase in sorted(phases, key=lambda phase: phase is not largest):  # the largest first
+        if len(phases) > 1:
+            say(f"with crops of {phase.cfg.views.global_size} pixels")
+        try:
+            with TemporaryDirectory(
+                prefix="dinolab-plan-", dir=nearest_folder(Path(cfg.run.dir or "runs").absolute().parent)
+            ) as folder:
+                made[phase] = measure(Rig(phase, source), steps, Path(folder), say, side, phase is largest)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(phase.cfg) from error
+    first, *rest = [made[phase] for phase in phases]
+    return replace(first, then=rest[0], total_seconds=first.total_seconds + rest[0].total_seconds) if rest else first
+
+
+def pixels(cfg: Config) -> int:
+    """Of all crops in a forward: the phase with more of them needs more memory."""
+    views = cfg.views
+    each = 2 * views.global_size**2 + views.locals * views.local_size**2
+    return (cfg.run.micro_batch or cfg.optim.batch_size) * each
 
 
 def nearest_folder(path: Path) -> Path:
@@ -82,57 +102,69 @@ def nearest_folder(path: Path) -> Path:
     return next(folder for folder in [path, *path.parents] if folder.is_dir())
 
 
-def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None]) -> Plan:
-    cfg, schedules = rig.cfg, rig.schedules
+def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side: int, largest: bool) -> Plan:
+    cfg, phase = rig.cfg, rig.phase
     monitor = monitor_sources(cfg, rig.source, say)
-    reading, memory, pace = measure_steps(rig, steps, say)
+    reading, memory, pace = measure_steps(rig, steps, say, largest)
     if cfg.run.device_views == "auto" and rig.device.type != "cpu" and pace.data_wait > WAITING:
         say("once more, with crops made on the device, as the run will do")
         rig.device_views = True
-        reading, memory, pace = measure_steps(rig, steps, say)
+        reading, memory, pace = measure_steps(rig, steps, say, largest)
     bf16_step_seconds = None
     if rig.autocast is None and choose_autocast("auto", rig.device):
         rig.autocast = torch.bfloat16
         bf16_step_seconds = time_step(rig, next(rig.batches(0)), steps)
 
     say("an evaluation and a checkpoint")
-    eval_every = schedules.steps(cfg.eval.every, "eval.every")
-    save_every = schedules.steps(cfg.run.save_every, "run.save_every") or schedules.total
-    evaluations = 1 + math.ceil(schedules.total / eval_every) if monitor else 0  # one before the first step
+    eval_every = phase.steps(cfg.eval.every, "eval.every")
+    save_every = phase.steps(cfg.run.save_every, "run.save_every") or phase.total
+    evaluations = (phase.first == 0) + times_due(phase, eval_every) if monitor else 0  # one before the first step
     evaluation_seconds = time_evaluation(rig, *monitor) if monitor else 0.0
-    checkpoints = math.ceil(schedules.total / save_every)
+    checkpoints = times_due(phase, save_every)
     checkpoint_seconds = time_checkpoint(rig, folder)
 
     seconds_per_step = pace.together_seconds + pace.log_seconds / cfg.run.log_every
-    steps_seconds = schedules.total * seconds_per_step
+    steps_seconds = phase.total * seconds_per_step
+    phase_seconds = steps_seconds + evaluations * evaluation_seconds + checkpoints * checkpoint_seconds
     return Plan(
         cfg=cfg,
-        run=describe(cfg, rig.source, schedules, rig.method, rig.device),
+        run=describe(cfg, rig.source, phase, rig.method, rig.device),
         device=rig.device.type,
         cores=rig.cores,
         workers=rig.workers,
         device_views=rig.device_views,
         pace=pace,
         reading=reading,
-        needed_side=needed_side(cfg.views),
+        needed_side=side,
         bf16_step_seconds=bf16_step_seconds,
         memory=memory,
-        steps=schedules.total,
+        steps=phase.total,
         seconds_per_step=seconds_per_step,
         steps_seconds=steps_seconds,
         evaluations=evaluations,
         evaluation_seconds=evaluation_seconds,
         checkpoints=checkpoints,
         checkpoint_seconds=checkpoint_seconds,
-        total_seconds=steps_seconds + evaluations * evaluation_seconds + checkpoints * checkpoint_seconds,
+        phase_seconds=phase_seconds,
+        total_seconds=phase_seconds,
     )
 
 
-def measure_steps(rig: Rig, steps: int, say: Callable[[str], None]) -> tuple[Reading, Memory | None, Pace]:
-    """Memory first: its small steps tell in time if the whole one will not fit."""
-    say("memory: steps of growing size")
-    reading = measure_reading(rig)
-    memory = measure_memory(rig, reading.seconds)
+def times_due(phase: Schedules, every: int) -> int:
+    """How often in the phase: at multiples of so many steps of the run, and after the last."""
+    return math.ceil(phase.last / every) - phase.first // every
+
+
+def measure_steps(
+    rig: Rig, steps: int, say: Callable[[str], None], largest: bool
+) -> tuple[Reading, Memory | None, Pace]:
+    """Memory first: its small steps tell in time if the whole one will not fit. On a CPU only in the largest phase, which
+    comes first: its process keeps what it has once had.
+    """
+    reading, memory = measure_reading(rig), None
+    if largest or rig.device.type != "cpu":
+        say("memory: steps of growing size")
+        memory = measure_memory(rig, reading.seconds)
     say("speed: the step alone, the loader alone, both together")
     return reading, memory, measure_pace(rig, steps)
 

@@ -26,7 +26,7 @@ class Memory:
     peak: int  # of a step as configured, but never compiled
     room: int  # to be had by this process
     total: int  # of the device or machine
-    option: str  # run.micro_batch where it is set, else optim.batch_size
+    option: str  # run.micro_batch where it is set, else optim.batch_size; in the phase of highres its own
     fixed: float
     per_image: float  # 0 where more images take no more memory that can be told
     largest: int  # value of the option that fits, looked for up to REACH times the one now
@@ -57,7 +57,7 @@ def measure_memory(rig: Rig, load_seconds: float) -> Memory | None:
         peak = step_peak(rig, batch, forward)
         fixed, per_image = line([*peaks, (forward, peak)])
         largest, tried = find_largest(rig, forward, fixed, per_image, have, load_seconds)
-    option = "run.micro_batch" if micro else "optim.batch_size"
+    option = rig.micro_option if micro else rig.batch_option
     return Memory(peak, have, total, option, fixed, per_image, largest, tried)
 
 
@@ -113,7 +113,7 @@ def refuse_too_large(rig: Rig, peaks: list[tuple[int, int]], images: int, have: 
         fits = largest_that_fits(fixed, per_image, HEADROOM * have, BATCHES)
         raise UserError(
             f"a step of {images} images would take about {need / 1e9:.0f} GB of memory, and {have / 1e9:.0f} GB are to be had: "
-            f"set optim.batch_size={fits} or less, or a smaller run.micro_batch"
+            f"set {rig.batch_option}={fits} or less, or a smaller {rig.micro_option}"
         )
 
 

@@ -14,10 +14,25 @@ FULL = 0.9  # share of the memory from which the next surprise may end the run
 
 def words(plan: Plan) -> str:
     """The plan as text, a line for each figure."""
+    lines = [plan.run]
+    if plan.cfg.method == "distill":
+        lines.append("before the first step it clusters the teacher's features, which no time here counts")
+    if plan.then:
+        lines.append(line("Both", duration(plan.total_seconds)))
+    lines += phase_words(plan)
+    if plan.then:
+        size = plan.then.cfg.views.global_size
+        lines += [f"then crops of {size} pixels, for {plan.then.steps:,} steps (highres)", *phase_words(plan.then)]
+    lines += [
+        line("Advice" if n == 0 else "", text) for n, text in enumerate(advice(plan) or ["none, by these figures"])
+    ]
+    return "\n".join(lines)
+
+
+def phase_words(plan: Plan) -> list[str]:
     batch, (low, mid, high) = plan.cfg.optim.batch_size, plan.pace.images_per_s
     lines = [
-        plan.run,
-        line("Time", duration(plan.total_seconds)),
+        line("Time", duration(plan.phase_seconds)),
         line("", f"steps        {times(plan.steps, plan.seconds_per_step)}"),
         line("", f"evaluations  {times(plan.evaluations, plan.evaluation_seconds)}") if plan.evaluations else "",
         line("", f"checkpoints  {times(plan.checkpoints, plan.checkpoint_seconds)}"),
@@ -29,9 +44,8 @@ def words(plan: Plan) -> str:
         line("", f"step alone   {batch / plan.pace.step_seconds:.4g} images/s, on {plan.device}"),
         line("Limit", f"the {plan.pace.limit}; {plan.pace.data_wait:.0%} of the time passes waiting for images"),
         *(line("Memory" if n == 0 else "", text) for n, text in enumerate(memory_words(plan))),
-        *(line("Advice" if n == 0 else "", text) for n, text in enumerate(advice(plan) or ["none, by these figures"])),
     ]
-    return "\n".join(filter(None, lines))
+    return list(filter(None, lines))
 
 
 def line(head: str, text: str) -> str:
@@ -45,7 +59,7 @@ def times(number: int, seconds: float) -> str:
 def memory_words(plan: Plan) -> list[str]:
     memory = plan.memory
     if memory is None:
-        return ["not measured on this system"]
+        return ["not measured"]
     found = [f"{gigabytes(memory.peak)} at most in a step, of {gigabytes(memory.room)} to be had"]
     if memory.per_image:
         how = "tried" if memory.tried else "predicted, not tried"
@@ -55,7 +69,8 @@ def memory_words(plan: Plan) -> list[str]:
 
 def advice(plan: Plan) -> list[str]:
     """What to set, most worthwhile first. Nothing that does not follow from a figure of the plan."""
-    return [*loader_advice(plan), *device_advice(plan), *doubts(plan)]
+    later = [f"for highres: {text}" for text in advice(plan.then)] if plan.then else []
+    return [*loader_advice(plan), *device_advice(plan), *doubts(plan), *later]
 
 
 def loader_advice(plan: Plan) -> list[str]:

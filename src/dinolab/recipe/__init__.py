@@ -58,14 +58,15 @@ def recipe(
     for what, given, known in (("scale", [scale], SCALES), ("stage", stages, STAGES)):
         for word in given:
             if word not in known:
-                raise UserError(f"{what} {word!r} is not one of {', '.join(known)}")
+                hint = f"; did you mean data={word}?" if what == "stage" and Path(word).exists() else ""
+                raise UserError(f"{what} {word!r} is not one of {', '.join(known)}{hint}")
     names = [name for name in STAGES if name in stages or not stages]
     out = Path(out)
     check_options(options)
     check_files(official=official, clip=clip)
     check_packages(names)
     load_config(f"har_{scale}", options)  # which refuses what it does not know, before anything is done
-    of_results = [word for word in options if not word.startswith("run.")]
+    of_results = sorted(word for word in options if not word.startswith(("run.", "eval.")))
     keep_settings(out, {"recipe": "har", "scale": scale, "options": of_results})
 
     with hold(out / "stages"):
@@ -99,11 +100,11 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 def keep_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Refuses to go on with other settings than the folder began with."""
+    """Refuses to go on with other settings than the folder began with; it has begun when its data is prepared."""
     file = out / "recipe.json"
-    if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"out={out}: holds something else; name a new folder")
+    if not file.is_file() and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"out={out}: holds something else; name a new folder")
+    if not (out / "data" / "split.json").is_file():
         out.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps(settings, indent=2) + "\n").encode())
         return

@@ -30,13 +30,18 @@ def find_layout(data: str, unpacked: Path) -> Path:
     if not data.startswith("hf:") and not path.exists():
         raise UserError(f"data={data}: no such file or folder; name {FORMS}")
     if data.startswith("hf:"):
-        return layout_in(once(unpacked, lambda to: download(data.removeprefix("hf:"), to)), data)
+        return layout_in(once(unpacked, data, lambda to: download(data.removeprefix("hf:"), to)), data)
     if path.suffix.lower() == ".zip":
-        return layout_in(once(unpacked, lambda to: unzip(path, to)), data)
+        origin = f"{path.name}, {path.stat().st_size:,} bytes"
+        return layout_in(once(unpacked, origin, lambda to: unzip(path, to)), data)
     if path.is_dir() and any(path.glob("*/*.arrow")):
-        return once(unpacked, lambda to: convert({part: str(path / part) for part in ("train", "test")}, to))
+        tables = {part: str(path / part) for part in ("train", "test")}
+        return once(unpacked, path.name, lambda to: convert(tables, to))
     if path.is_dir() and (parquet := next((p for p in (path, path / "data") if any(p.glob("train*.parquet"))), None)):
-        return once(unpacked, lambda to: convert({p: str(parquet / f"{p}*.parquet") for p in ("train", "test")}, to))
+        tables = {part: str(parquet / f"{part}*.parquet") for part in ("train", "test")}
+        return once(unpacked, path.name, lambda to: convert(tables, to))
+    if path.is_dir() and any(path.glob("*.arrow")):
+        raise UserError(f"data={data}: one part of a dataset; name the folder that holds it, {path.resolve().parent}")
     return layout_in(path, data)
 
 
@@ -49,14 +54,18 @@ def layout_in(folder: Path, data: str) -> Path:
     return found.parent
 
 
-def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, made beside and renamed, so that it is whole or not there."""
+def once(folder: Path, origin: str, make: Callable[[Path], None]) -> Path:
+    """The folder, made beside and renamed, so that it is whole or not there. Raises UserError where it is of another origin."""
+    note = folder / "origin.txt"
     if not folder.is_dir():
         beside = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         make(beside)
+        (beside / note.name).write_text(origin, encoding="utf-8")
         beside.replace(folder)
+    elif note.is_file() and (before := note.read_text(encoding="utf-8")) != origin:
+        raise UserError(f"{folder} holds the images of {before}, not of {origin}; give another out=")
     return folder
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from dinolab.config import load_config
 from dinolab.options import Config
+from dinolab.parallel import choose_device
 from dinolab.recipe.scales import SCALES, Scale
 from dinolab.recipe.split import Split
-from dinolab.setup import choose_autocast, choose_device, workers
+from dinolab.setup import choose_autocast, workers
 
 
 @dataclass(frozen=True)

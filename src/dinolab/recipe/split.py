@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,18 +41,22 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
     """
     folder = find_layout(data, out / "images")
     said: list[str] = []
-    labelled = without_missing(open_source(str(folder / TRAINING), need_labels=True, option="data"), said)
+    labelled = open_sheet(folder / TRAINING, True, said)
     place = out / "data"
     if (folder / TEST_LABELS).is_file():
-        test = without_missing(open_source(str(folder / TEST_LABELS), need_labels=True, option="data"), said)
+        test = open_sheet(folder / TEST_LABELS, True, said)
         train, how = labelled, f"given, by {TEST_LABELS}"
         everything = [train, test]
     else:
+        assert labelled.labels is not None
+        if np.bincount(labelled.labels).max() < 2:
+            raise UserError(f"data={data}: every class has a single image; two are needed, one to learn, one to ask")
         held, how = held_out(labelled, SEED, place, progress)
         train, test = (take(labelled, np.flatnonzero(side)) for side in (~held, held))
         everything = [labelled]
     unlabelled = without_labels(folder, test, said)
     said += differences(everything, len(unlabelled))
+    compare_classes(data, train, test, said)
     if most:
         train, test = few_of_each(train, most[0]), few_of_each(test, most[1])
     files = {"train": write_side(place / "train.csv", train), "test": write_side(place / "test.csv", test)}
@@ -74,6 +79,34 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
     return Split(files["train"], files["test"], place / "unlabelled.csv" if unlabelled else None, facts)
 
 
+def open_sheet(file: Path, labelled: bool, said: list[str]) -> Source:
+    """The images that a CSV of the set's layout names and that are there; what is missing or named twice is said."""
+    columns = ["filename", "label"] if labelled else ["filename"]
+    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
+        first = next(csv.reader(opened), [])
+    if not set(columns) <= set(first):
+        raise UserError(
+            f"{file}: its first line is {','.join(first)!r}; the set's is {','.join(columns)!r}, with commas"
+        )
+    source = open_source(str(file), need_labels=labelled, option="data")
+    if twice := sorted({Path(path).name for path, times in Counter(source.paths).items() if times > 1}):
+        said.append(f"{file.name} names {len(twice):,} images more than once: {some(twice, NAMED)}")
+    return without_missing(source, said)
+
+
+def compare_classes(data: str, train: Source, test: Source, said: list[str]) -> None:
+    """Refuses a test set that nothing can be learned for; says which of its classes no training image has."""
+    learned, asked = ({side.classes[label] for label in side.labels} for side in (train, test))  # type: ignore[union-attr]
+    if len(learned) < 2:
+        raise UserError(f"data={data}: all labels are {some(sorted(learned), 1)!r}; two classes are needed")
+    if not learned & asked:
+        raise UserError(
+            f"data={data}: {TEST_LABELS} has none of {TRAINING}'s classes, but {some(sorted(asked), NAMED)}"
+        )
+    if strange := sorted(asked - learned):
+        said.append(f"classes to be asked of that no image to learn from has: {some(strange, NAMED)}")
+
+
 def without_missing(source: Source, said: list[str]) -> Source:
     there = np.array([Path(path).is_file() for path in source.paths])
     if there.all():
@@ -88,7 +121,7 @@ def without_labels(folder: Path, test: Source, said: list[str]) -> list[str]:
     if not (folder / TESTING).is_file():
         return []
     known = {Path(path).name for path in test.paths} if (folder / TEST_LABELS).is_file() else set()
-    asked = without_missing(replace(open_source(str(folder / TESTING), option="data"), labels=None), said)
+    asked = replace(open_sheet(folder / TESTING, False, said), labels=None)
     return [path for path in asked.paths if Path(path).name not in known]
 
 

@@ -12,9 +12,9 @@ import torch
 from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.models.weights import load, save_encoder
+from dinolab.parallel import choose_device
 from dinolab.recipe.job import Job
 from dinolab.recipe.table import write_table
-from dinolab.setup import choose_device
 from dinolab.training.log import environment
 
 PROTOCOLS = ("linear", "knn", "logreg")
@@ -78,8 +78,10 @@ def finetune(job: Job, encoder: Path, epochs: int, name: str) -> None:
     folder = job.out / "eval" / name
     if not is_of(folder, encoder):
         train, test = str(job.split.train), str(job.split.test)
+        called = None if encoder == job.out else name  # the supervised network began as nobody's
         evaluate_one(
-            "finetune", encoder, train, test, folder, epochs=epochs, environment=environment(), **job.features()
+            "finetune", encoder, train, test, folder, epochs=epochs, name=called, environment=environment(),
+            **job.features(),
         )  # fmt: skip
 
 
@@ -123,9 +125,10 @@ def make_video(job: Job) -> None:
 
     encoder = load(job.out, choose_device(job.config(job.out).run.device))
     classify, classes = classifier(job, encoder)
-    clip = job.clip or clip_of(job.split.test, job.scale.clip)
+    photos = {} if job.clip else clip_of(job.split.test, job.scale.clip)
+    clip, labels = job.clip or list(photos), list(photos.values())
     title = f"{TITLE}, {encoder.backbone.describe()}"
-    action_video(encoder, classify, classes, clip, job.out / "video.mp4", title, progress=job.progress)
+    action_video(encoder, classify, classes, clip, job.out / "video.mp4", title, labels=labels, progress=job.progress)
 
 
 def write_report(job: Job) -> None:
@@ -143,10 +146,9 @@ def write_stages(job: Job) -> None:
         for name, file in marks.items()
         if file.is_file()
     ]
-    differs = [f"Data: {sentence}." for sentence in job.split.facts["differences"]]
     content = {
         "title": f"Stages of the job, scale {job.scale_name}; of a stage that was stopped, the time since it went on",
-        "conclusion": " ".join([job.scale.about, *differs]),
+        "conclusion": job.scale.about,
         "rows": rows,
     }
     (job.out / "speed").mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ def report(runs: Sequence[Path], out: Path | None = None, photos: bool = True) -
     read = [read_run(Path(folder)) for folder in runs]
     file = out or Path(runs[0]) / ("report.html" if len(runs) == 1 else f"report_with_{read[1].name}.html")
     confirm(file)
-    html = render(read, photos)
+    html = render(read, photos, file.parent)
     for run in read:
         for problem in run.problems:
             log.warning("%s: %s", run.folder, problem)

@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 SIGNS = ("config.yaml", "metrics.jsonl", "model.json", "eval", "speed")  # any of them makes a folder a run's
 WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # what a line of log.txt worth showing has in it
+NAMED = {"official": "evaluate", "clip": "video"}  # files that a job's user names for a stage
 BROKEN_SHOWN = 5  # broken images that are named, of all
 
 
@@ -34,6 +35,17 @@ class Result:
         """The protocol's word on the command line, or its name if it has none there."""
         name = str(self.content["protocol"].get("name", "?"))
         return next((word for word, known in PROTOCOLS.items() if known == name), name)
+
+    @property
+    def info(self) -> Json:
+        """What the encoder's model.json said of how it was made."""
+        found = self.content["encoder"].get("info")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether it began with initial weights: fine-tuned, it is the supervised network."""
+        return "untrained" in self.info
 
     @property
     def words(self) -> str:
@@ -57,6 +69,12 @@ class Result:
         return found if isinstance(found, dict) else {}
 
     @property
+    def leaks(self) -> list[Any]:
+        """Test images that are training images, too."""
+        found = self.content.get("leaks")
+        return found if isinstance(found, list) else []
+
+    @property
     def per_class(self) -> dict[str, Json]:
         found = self.content.get("per_class")
         classes = found.items() if isinstance(found, dict) else ()
@@ -78,6 +96,8 @@ class Run:
     config: Config | None = None
     card: Json = field(default_factory=dict)  # model.json
     environment: Json = field(default_factory=dict)
+    job: Json = field(default_factory=dict)  # what `dinolab recipe` was told
+    split: Json = field(default_factory=dict)  # its data/split.json
     metrics: list[Json] = field(default_factory=list)  # lines of metrics.jsonl, in steps that never go back
     warnings: list[str] = field(default_factory=list)  # lines of log.txt
     results: list[Result] = field(default_factory=list)
@@ -113,6 +133,8 @@ def read_run(folder: Path) -> Run:
     run.config = read_config(folder / "config.yaml", run.problems)
     run.card = read_json(folder / "model.json", run.problems)
     run.environment = read_json(folder / "environment.json", run.problems)
+    run.job = read_job(folder, run.problems)
+    run.split = read_json(folder / "data" / "split.json", run.problems) if run.job else {}
     run.metrics = read_metrics(folder / "metrics.jsonl", run.problems)
     run.warnings = read_warnings(folder / "log.txt")
     run.results, run.comparisons = read_results(folder / "eval", run.problems)
@@ -150,6 +172,15 @@ def read_json(path: Path, problems: list[str]) -> Json:
         problems.append(f"{path.parent.name}/{path.name}: left out, not valid JSON: {error}")
         return {}
     return content if isinstance(content, dict) else {"items": content}
+
+
+def read_job(folder: Path, problems: list[str]) -> Json:
+    """recipe.json, and what else was said to `dinolab recipe`, which the stages' marks know; empty if it is no job's folder."""
+    job = read_json(folder / "recipe.json", problems)
+    for word, stage in NAMED.items() if job else ():
+        mark = read_json(folder / "stages" / f"{stage}.json", problems).get("with")
+        job[word] = mark.get(word) if isinstance(mark, dict) else ""
+    return job
 
 
 def read_metrics(path: Path, problems: list[str]) -> list[Json]:

@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dinolab.data.decode import BrokenImage, read_image
-from dinolab.data.sources import open_source, stratified_split, subset
+from dinolab.data.sources import open_source, subset
 from dinolab.data.types import Source
 from dinolab.evals.results import count_confusions, names
 from dinolab.options import Config
 from dinolab.report.facts import Result
 from dinolab.report.pictures import Grid, Picture, picture
-from dinolab.setup import open_data
+from dinolab.setup import monitor_sources, open_data
 
 SAMPLE = 24
 CLASSES = 3  # best, and worst
@@ -37,17 +36,13 @@ class Matrix(NamedTuple):
 
 
 def open_images(cfg: Config, folder: Path) -> tuple[Source, Source, Source]:
-    """What was trained on; what votes and what is asked, as in the run: they are the same where there are no labels.
+    """What was trained on; what votes and what is asked, as in the run: the same where it has asked nothing.
 
     Raises UserError where they are not at hand.
     """
     source = open_data(cfg, folder / "sources.json.gz")  # the listing that training has left there, if it is still true
-    if cfg.eval.train and cfg.eval.test:
-        columns = ("", cfg.data.filename_column, cfg.data.label_column)
-        return source, open_source(cfg.eval.train, *columns), open_source(cfg.eval.test, *columns)
-    if source.labels is not None and len(source.classes) > 1 and min(Counter(source.labels.tolist()).values()) > 1:
-        return source, *stratified_split(source, 0.2, seed=0)
-    return source, source, source
+    votes, asked = monitor_sources(cfg, source, lambda _: None) or (source, source)
+    return source, votes, asked
 
 
 def class_counts(source: Source) -> list[tuple[str, int]]:
@@ -82,7 +77,8 @@ def read_predictions(result: Result, problems: list[str]) -> list[Prediction]:
             rows = csv.DictReader(opened)
             return [Prediction(r["filename"], r["label"], r["predicted"], float(r["probability"])) for r in rows]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        problems.append(f"{file.parent.name}/{file.name}: left out, not predictions with labels ({error!r})")
+        problem = f"{file.parent.name}/{file.name}: left out, not predictions with labels ({error!r})"
+        problems += [problem] if problem not in problems else []
         return []
 
 
@@ -126,7 +122,7 @@ def examples(predictions: Sequence[Prediction], where: dict[str, str]) -> list[P
         some = sorted((p for p in predictions if (p.label == p.predicted) == right), key=lambda p: -p.probability)
         for p in some[:EXAMPLES]:
             said = p.predicted or "nothing"
-            caption = f"{'✓' if right else '✗'} {said} {p.probability:.0%}"
+            caption = f"{'✓' if right else '✗'} {said} {100 * p.probability:.0f} %"
             alt = f"{os.path.basename(p.name)}: a {p.label}, taken for {said}"
             shown = photo(where.get(p.name, ""), alt, caption, "right" if right else "wrong")
             found += [shown] if shown else []

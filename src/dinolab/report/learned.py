@@ -14,9 +14,9 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.models.weights import load
+from dinolab.parallel import choose_device
 from dinolab.report.facts import Run
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
-from dinolab.setup import choose_device
 from dinolab.training.checkpoint import checkpoints, step_of
 from dinolab.visuals.attention import attention_maps, overlay, rows_of
 from dinolab.visuals.images import spread
@@ -25,6 +25,7 @@ from dinolab.visuals.pca import fit, paint
 from dinolab.visuals.sheet import Cell, crop_to_patches, enlarge, stretch
 
 IMAGES = 5  # rows of a grid
+NEAR = 0.1  # of the run: checkpoints that close to its end are not shown
 EARLIER = 4  # checkpoints shown before the final network
 AMONG = {"cuda": 5000, "mps": 1000, "cpu": 300}  # images that neighbours are looked for in
 NEAREST = 6
@@ -77,16 +78,26 @@ def name_of(source: Source, position: int) -> str:
 
 
 def over_training(run: Run, final: Encoder) -> list[tuple[str, Encoder]]:
-    """Networks by step: those of some kept checkpoints, and the final one. A checkpoint that cannot be read is a problem."""
-    steps = {step_of(place): place for place in checkpoints(run.folder / "checkpoints")}
-    earlier = spread([step for step in steps if run.step is None or step < run.step], EARLIER)
+    """A job's untrained network, those of some kept checkpoints, and the final one. What cannot be read is a problem."""
+    places = {step_of(place): place for place in checkpoints(run.folder / "checkpoints")}
+    untrained = run.folder / "baselines" / "untrained"
+    chosen = {"untrained": untrained} if (untrained / "model.json").is_file() else {}
+    chosen |= {f"step {step:,}": places[step] for step in evenly(list(places), run.step)}
     networks = []
-    for step in earlier:
+    for name, place in chosen.items():
         try:
-            networks.append((f"step {step:,}", load(steps[step], next(final.parameters()).device)))
+            networks.append((name, load(place, next(final.parameters()).device)))
         except UserError as error:
             run.problems.append(f"left out: {error}")
     return [*networks, ("final" if run.step is None else f"step {run.step:,}", final)]
+
+
+def evenly(steps: Sequence[int], final: int | None) -> list[int]:
+    """Some of them, as evenly spaced up to the final step as they allow; none that is too near to it to look different."""
+    last = final or max(steps, default=0)
+    earlier = [step for step in steps if step <= (1 - NEAR) * last]
+    wanted = [last * n / (EARLIER + 1) for n in range(1, EARLIER + 1)]
+    return sorted({min(earlier, key=lambda step: abs(step - place)) for place in wanted}) if earlier else []
 
 
 def neighbours_grid(encoder: Encoder, images: Sequence[Shown], votes: Source, size: int) -> Grid:
@@ -114,7 +125,7 @@ def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Sho
                 attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
             cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
         rows.append(from_cells(cells, f"attention {image.label}".strip()))
-    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest patches with {MASS:.0%} of it."
+    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest that have {100 * MASS:.0f} % of it."
     return over_time("Attention", note, rows, networks)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from dinolab.data.types import Source
 from dinolab.errors import UserError
@@ -21,13 +22,17 @@ from dinolab.report.charts import Chart
 from dinolab.report.curves import attention_charts, curves, labels
 from dinolab.report.facts import Json, Result, Run
 from dinolab.report.learned import learned
-from dinolab.report.pictures import Grid, Picture, data_uri
+from dinolab.report.pictures import Grid, Picture, data_uri, length_and_size
 from dinolab.report.published import published
 from dinolab.report.settings import as_word, commands, install, settings
 from dinolab.report.tables import Cell, Table, benchmark, comparison, evaluations, percent, side_by_side
+from dinolab.report.verdict import verdict
+from dinolab.report.words import about
 from dinolab.visuals.curves import points
 
 NO_PHOTOS = "this page was asked for without photos"
+VIDEO = "video.mp4"  # what `dinolab recipe` calls it; too large to be put into the page
+ORDER = ("linear", "knn", "logreg", "linear-dino", "finetune")  # of the tiles
 GENERATOR = "dinolab report"  # in the page's head: a file with it may be written over
 
 
@@ -37,7 +42,9 @@ class View:
 
     run: Run
     label: str
+    about: str = ""  # method, network, data
     tiles: list[tuple[str, str, str]] = field(default_factory=list)  # what, figure, remark
+    verdict: str = ""  # whether the training helped
     trained_on: dict[str, str] = field(default_factory=dict)
     classes: Table | None = None
     sample: Grid | None = None
@@ -47,16 +54,21 @@ class View:
     by_class: Table | None = None
     class_grids: list[Grid] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
+    video: str = ""  # length and size, where the page can link to it
     missing: dict[str, str] = field(default_factory=dict)  # section: why it has no pictures
 
 
-def render(runs: list[Run], photos: bool) -> str:
-    """The whole page, as HTML; without `photos`, nothing that shows an image of the data."""
+def render(runs: list[Run], photos: bool, folder: Path) -> str:
+    """The whole page, as HTML, for a file in `folder`; without `photos`, nothing that shows an image of the data."""
     views = [view(run, label, photos) for run, label in zip(runs, labels(runs))]
+    for v in views:
+        if photos and (folder / VIDEO).is_file() and folder.resolve() == v.run.folder.resolve():
+            v.video = length_and_size(folder / VIDEO)
     leave_out_twins(views)
     results = [(v.label, v.run, result) for v in views for result in v.run.results]
     context: dict[str, Any] = {
         "generator": GENERATOR,
+        "video": VIDEO,
         "version": version("dinolab"),
         "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "views": views,
@@ -64,7 +76,7 @@ def render(runs: list[Run], photos: bool) -> str:
         "curves": curves(runs),
         "settings": settings([run.config for run in runs]),
         "evaluations": evaluations(results) if results else None,
-        "comparisons": [[made for c in run.comparisons if (made := comparison(c.content))] for run in runs],
+        "comparisons": [[made for c in run.comparisons if (made := comparison(c.content, run))] for run in runs],
         "published": published(runs),
         "speed": [[(benchmark(b), lines_of(b)) for b in run.benchmarks] for run in runs],
         "environment": side_by_side([environment(run) for run in runs]),
@@ -78,8 +90,14 @@ def render(runs: list[Run], photos: bool) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    page.filters["breakable"] = breakable
     page.filters["quote"] = lambda path: shlex.quote(str(path))
     return page.get_template("page.html").render(context)
+
+
+def breakable(text: str) -> Markup:
+    """A line may end after an underscore, and so not within a word."""
+    return escape(text).replace("_", Markup("_<wbr>"))
 
 
 def leave_out_twins(views: list[View]) -> None:
@@ -102,7 +120,8 @@ def view(run: Run, label: str, photos: bool) -> View:
     shown.best = max(own, key=lambda result: result.accuracy or 0, default=None)
     if shown.best:
         answers(shown, shown.best, photos)
-    shown.tiles = tiles(run, own)
+    shown.tiles = tiles(run, sorted(own, key=lambda result: [*ORDER, result.kind].index(result.kind)))
+    shown.about, shown.verdict = about(run), verdict(run)
     return shown
 
 
@@ -189,10 +208,28 @@ def trained_on(run: Run, source: Source | None) -> dict[str, str]:
     facts["images from"] = str(run.environment.get("data", cfg.data.path if cfg else ""))
     if "names_crc32" in run.environment:
         facts["checksum of their names (CRC-32)"] = f"{run.environment['names_crc32']:08x}"
+    facts |= split_of(run.split)
     if cfg and cfg.eval.train:
         facts["k-NN while training"] = f"votes: {cfg.eval.train}; asked: {cfg.eval.test}"
     facts |= {f"{name} (SHA-256)": digest for name, digest in run.hashes.items()}
     return {key: value for key, value in facts.items() if value}
+
+
+def split_of(split: Json) -> dict[str, str]:
+    """What `dinolab recipe` divided, and how; nothing of a file that is not its."""
+    try:
+        most, test = split["images_of_a_class"], split["test"]
+        at_most = "; of each class at most {train:,} to learn from, {test:,} to be asked of"
+        return {
+            "split (data/split.json)": split["split"] + ("" if most == "all" else at_most.format(**most)),
+            "test images": f"{test['images']:,}",
+            "their checksum (names and labels, BLAKE2b)": str(test["fingerprint"]),
+            "unlabelled images": f"{split['unlabelled_images']:,}",
+            "downloaded data": str(split["data"]),
+            "it differs from the known set": "; ".join(split["differences"]) or "in nothing that was looked at",
+        }
+    except (LookupError, TypeError, ValueError):
+        return {}
 
 
 def network(cfg: Config) -> str:

@@ -3,11 +3,11 @@
 import csv
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import NamedTuple
 
 from dinolab.report.facts import Result, Run
 from dinolab.report.tables import Cell, Table
+from dinolab.report.words import data, epochs_of, method, network_of
 
 
 class About(NamedTuple):
@@ -70,15 +70,17 @@ def published(runs: Sequence[Run]) -> list[Table]:
 
 
 def own_rows(results: Sequence[tuple[Run, Result]]) -> list[dict[str, str]]:
-    """A row for each encoder that was evaluated, its accuracies by column."""
+    """A row for each encoder that was evaluated, the run's own first, its accuracies by column."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for run, result in results:
+    for run, result in sorted(results, key=lambda found: not found[0].is_own(found[1])):
         column = next((column for column, kind in ACCURACIES.items() if kind == result.kind), None)
         if column is None or result.accuracy is None:
             continue
-        data = "/".join(Path(str(result.data.get("test", "?"))).parts[-2:])
-        method = f"{run.name if run.is_own(result) else result.encoder}, on {data}"
-        row = rows.setdefault((method, data), {"method": method, "source": "here", "data": data})
+        images = data(run, str(result.data.get("test", "?")))
+        own = f"{run.name} ({method(run.config)})" if run.config else run.name
+        name = own if run.is_own(result) else result.encoder
+        about = {"arch": network_of(run, result), "epochs": epochs_of(result)}
+        row = rows.setdefault((name, images), {"method": name, "source": "here", "data": images} | about)
         row.setdefault(column, f"{100 * result.accuracy:.1f}")
     return list(rows.values())
 
@@ -88,6 +90,8 @@ def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
         rows = list(csv.DictReader(file))
     columns = list(rows[0])
     headings = [about.headings.get(column, column.replace("_", " ")) for column in columns]
+    if "data" not in columns:  # which says what the published rows are of
+        own = [row | {"method": f"{row['method']}, on {row['data']}"} for row in own]
     cells = [[cell(row.get(column, "")) for column in columns] for row in (*own, *rows)]
     return Table(about.title, f"Source: {about.source}", headings, cells, len(own))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from dinolab.config import flatten, to_dict
 from dinolab.evals.evaluate import PROTOCOLS
 from dinolab.options import Config, options
-from dinolab.report.facts import Json, Result, Run
+from dinolab.report.facts import NAMED, Json, Result, Run
 
 WHERE = ("run.dir",)  # says where, not what
 SEEN = ("tokens", "blocks")
@@ -53,13 +53,22 @@ def train_words(cfg: Config) -> list[str]:
 
 
 def commands(run: Run) -> list[str]:
-    """Training, evaluations, benchmarks and this page, each as it can be run again."""
+    """Training, evaluations, benchmarks and this page, each as it can be run again; of a job, the one that does it all."""
+    if run.job:
+        return [job(run), shlex.join(["dinolab", "report", str(run.folder)])]
     lines = [shlex.join(["dinolab", "train", *train_words(run.config)])] if run.config else []
     alone = [r for r in run.results if not any(r.folder.is_relative_to(c.folder) for c in run.comparisons)]
     lines += [line for result in alone if (line := evaluation(result))]
     lines += [comparison(c.content) for c in run.comparisons]
     lines += [content["command"] for content in run.benchmarks if isinstance(content.get("command"), str)]
     return list(dict.fromkeys([*lines, shlex.join(["dinolab", "report", str(run.folder)])]))
+
+
+def job(run: Run) -> str:
+    """`dinolab recipe` with what it was told."""
+    said = {"data": "PATH", **run.split, "out": run.folder, **run.job}
+    words = [f"{word}={said[word]}" for word in ("data", "out", "scale", *NAMED) if said.get(word)]
+    return shlex.join(["dinolab", "recipe", str(run.job.get("recipe", "har")), *words, *run.job.get("options", [])])
 
 
 def evaluation(result: Result) -> str:
@@ -94,9 +103,8 @@ def comparison(content: Json) -> str:
     return shlex.join(words)
 
 
-def install(environment: Json) -> str:
-    """What pip is told for the same versions; which build of torch, the environment says."""
+def install(environment: Json) -> tuple[str, str]:
+    """dinolab's version, and what pip is told in its checkout for the same others; which build of torch, the environment says."""
     packages = environment.get("packages") or {}
-    return shlex.join(
-        ["pip", "install", *(f"{name}=={v.split('+')[0]}" for name, v in packages.items() if v[:1].isdigit())]
-    )
+    others = [f"{n}=={v.split('+')[0]}" for n, v in packages.items() if n != "dinolab" and v[:1].isdigit()]
+    return packages.get("dinolab", ""), shlex.join(["pip", "install", ".", *others]) if others else ""

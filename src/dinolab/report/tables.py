@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dinolab.bench import attention, data, step, throughput
 from dinolab.bench.report import cell as in_words
-from dinolab.evals.tables import cells, notes
+from dinolab.evals.tables import cells, notes, with_finetuned
 from dinolab.report.facts import Json, Result, Run
 
 BENCHMARKS = {
@@ -79,11 +79,15 @@ def cells_of(result: Result) -> list[Cell]:
     ]
 
 
-def comparison(content: Json) -> Table | None:
-    """What `dinolab eval all` prints; None where that cannot be made of what is there."""
+def comparison(content: Json, run: Run | None = None) -> Table | None:
+    """What `dinolab eval all` prints, of a job with its fine-tuned networks; None where that cannot be made of what is there."""
     try:
+        if run and run.job:
+            tuned = [r for r in run.results if r.kind == "finetune" and r.data.get("test") == content["data"]["test"]]
+            own = next((r.content for r in tuned if run.is_own(r)), None)
+            content = with_finetuned(content, own, next((r.content for r in tuned if r.is_untrained), None))
         (_, *headings), *lines = cells(content)
-        rows = [[Cell(line[0]), *(Cell(text, leading_number(text)) for text in line[1:])] for line in lines]
+        rows = [[Cell(line[0]), *(Cell(text.strip("-"), leading_number(text)) for text in line[1:])] for line in lines]
         return Table("Side by side", " ".join(notes(content)), ["encoder", *headings], rows)
     except (LookupError, TypeError, ValueError, AttributeError):
         return None

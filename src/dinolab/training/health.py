@@ -21,17 +21,21 @@ def figures(targets: list[Targets]) -> dict[str, float]:
     teacher_entropy      mean entropy of the targets, in nats; log K means that they say nothing
     marginal_entropy     entropy of the mean target, in nats; 0 means that all images share one prototype
     prototypes_used      share of the prototypes that are some crop's first choice, of those that could be
-    effective_rank       exp of the entropy of the features' normalised singular values (Roy and Vetterli, 2007), centred
+    effective_rank       exp of the entropy of the features' normalised singular values (Roy and Vetterli, 2007), centred;
+                         left out where targets come without features (distillation)
     """
     p = torch.cat([t.cls_2BK for t in targets], dim=1).flatten(0, 1).float()
-    x = gather_over_ranks(torch.cat([t.features_2BD for t in targets], dim=1).flatten(0, 1).float())
+    features = [t.features_2BD for t in targets if t.features_2BD is not None]
     chosen = gather_over_ranks(p.argmax(-1))
-    return {
+    found = {
         "teacher_entropy": sum_over_ranks(entropy(p).mean()).item() / world(),
         "marginal_entropy": entropy(sum_over_ranks(p.mean(0)) / world()).item(),
         "prototypes_used": chosen.unique().numel() / min(len(chosen), p.shape[1]),
-        "effective_rank": effective_rank(x),
     }
+    if features:
+        x = torch.cat(features, dim=1).flatten(0, 1).float()
+        found["effective_rank"] = effective_rank(gather_over_ranks(x))
+    return found
 
 
 def effective_rank(features: Tensor) -> float:
@@ -79,7 +83,7 @@ class Alarms:
         signs = {
             "flat": line["dino"] > 0.98 * self.log_k,
             "collapse": line["marginal_entropy"] < 0.05 * self.log_k,
-            "rank one": line["effective_rank"] < 1.5,
+            "rank one": line.get("effective_rank", math.inf) < 1.5,
             "KoLeo is infinite": not math.isfinite(koleo) or koleo > 25,  # it sums two crops, each at most 15 to 18
         }
         return {name for name, seen in signs.items() if seen}

@@ -1,23 +1,12 @@
 """Everything that changes over a run, as functions of the step; and the phases that a run consists of."""
 
 import math
-import re
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
-from dinolab.config import validate
+from dinolab.config import parse_duration, validate
 from dinolab.errors import UserError
 from dinolab.options import Config
-
-UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
-
-
-def parse_duration(text: str, option: str) -> tuple[float, str]:
-    """ "10 epochs" -> (10.0, "epochs"); units are steps, epochs and %."""
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]+|%)\s*", text)
-    if not match or match[2] not in UNITS:
-        raise UserError(f'{option}={text!r} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)')
-    return float(match[1]), UNITS[match[2]]
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,6 @@ class Schedules:
         self.epochs_before = after.epoch(after.last) if after else 0.0
         self.steps_per_epoch = images / cfg.optim.batch_size
         value, unit = parse_duration(cfg.optim.length, "optim.length")
-        if unit == "%":
-            raise UserError("optim.length is the length of the run itself; give it in epochs or steps")
         self.total = round(value * (self.steps_per_epoch if unit == "epochs" else 1))
         if self.total < 1:
             raise UserError(f"optim.length={cfg.optim.length!r} is less than one step of {cfg.optim.batch_size} images")
@@ -123,7 +110,9 @@ def has_highres(cfg: Config) -> bool:
 
 
 def high_resolution(cfg: Config) -> Config:
-    """The options of the last phase: larger crops, schedules of its own that begin where the others have ended."""
+    """The options of the last phase: larger crops, and schedules of its own. Weight decay and teacher temperature go on where
+    they have ended; the learning rate warms up anew, and the teacher's momentum begins at `ema.start` again.
+    """
     high, patch, cfg = cfg.highres, cfg.model.patch_size, deepcopy(cfg)
     larger = round(cfg.views.global_size / patch * (37 / 16 if patch == 14 else 2)) * patch
     cfg.views.global_size = high.global_size or larger

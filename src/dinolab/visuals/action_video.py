@@ -4,7 +4,7 @@ n frames, C classes, D width of a class token. All sizes on the canvas are pixel
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ NARROWEST = 1280  # of the canvas
 MARGIN, GAP = 24, 12
 HEADER, LABEL, STRIP = 72, 40, 272  # heights: the title, the panels' names, the prediction
 TICKS = 34  # of that: the times below the chart
+SMALLEST = 16  # letters of a long title
 DARK, GREY, LIGHT = (24, 24, 24), (150, 150, 150), (205, 205, 205)
 COLOURS = [tuple(round(255 * part) for part in colour) for colour in HEAD_COLOURS]
 BARS = 4  # classes whose probability is shown at a time
@@ -60,6 +61,7 @@ def action_video(
     out: Path,
     title: str = "",
     size: int | None = None,
+    labels: Sequence[str] = (),
     progress: bool = False,
 ) -> int:
     """Write H.264 of the clip beside attention and PCA, over the classes it is taken for; returns the frames written.
@@ -73,6 +75,7 @@ def action_video(
         clip: a video, or a folder or list of images of any sizes, each shown for a second.
         size: side of the evaluation view, and short side of the frames whose maps are shown; by default the encoder's own, and the
             frames' own within the usual limits.
+        labels: of each frame, what it is in truth, to stand above it; empty where that is not known.
 
     Raises:
         UserError: nothing to show, a frame that cannot be read, or probabilities that are not of these classes.
@@ -108,6 +111,8 @@ def action_video(
                 add(card)
             for n, frame in enumerate(going(opened.frames(), "video")):
                 canvas = base.copy()
+                if labels:
+                    name_panel(canvas, layout, f"original: {labels[n]}", 0)
                 panels = draw_panels(frame, prepare(frame), [paint for _, paint in painters], layout.panel)
                 for panel, left in zip(panels, layout.lefts):
                     place(canvas, panel, HEADER + LABEL, left, layout.panel)
@@ -121,16 +126,15 @@ def action_video(
 def class_tokens(encoder: Any, frames: Iterator[np.ndarray], size: int) -> tuple[Tensor, float]:
     """float32 (n, D) on the CPU, and the median of the frames' widths over their heights."""
     aspects: list[float] = []
-    tokens: list[Tensor] = []
-    views: list[Tensor] = []
-    for frame in frames:
-        aspects.append(frame.shape[1] / frame.shape[0])
-        views.append(torch.from_numpy(eval_view(frame, size)))
-        if len(views) == BATCH:
-            tokens.append(encoder(torch.stack(views)).cls.float().cpu())
-            views.clear()
-    if views:
-        tokens.append(encoder(torch.stack(views)).cls.float().cpu())
+
+    def views() -> Iterator[Tensor]:
+        for frame in frames:
+            aspects.append(frame.shape[1] / frame.shape[0])
+            yield torch.from_numpy(eval_view(frame, size))
+
+    left, tokens = views(), []
+    while some := list(islice(left, BATCH)):
+        tokens.append(encoder(torch.stack(some)).cls.float().cpu())
     return torch.cat(tokens), float(np.median(aspects))
 
 
@@ -182,12 +186,29 @@ def place(canvas: np.ndarray, picture: np.ndarray, top: int, left: int, room: tu
 def draw_base(layout: Layout, names: Sequence[str]) -> np.ndarray:
     """What is the same in all frames: the title, and the panels' names."""
     image = Image.new("RGB", (layout.width, layout.height), DARK)
-    draw = ImageDraw.Draw(image)
-    bold, plain = letters(32, bold=True), letters(24)
-    draw.text((MARGIN, HEADER / 2), shorten(layout.title, bold, layout.width - 2 * MARGIN), "white", bold, anchor="lm")
-    for name, left in zip(names, layout.lefts):
-        draw.text((left, HEADER + LABEL / 2 - 4), shorten(name, plain, layout.panel[1]), LIGHT, plain, anchor="lm")
-    return np.asarray(image)
+    draw, room = ImageDraw.Draw(image), layout.width - 2 * MARGIN
+    font = fitting(layout.title, 32, room)
+    draw.text((MARGIN, HEADER / 2), shorten(layout.title, font, room), "white", font, anchor="lm")
+    base = np.array(image)
+    for n, name in enumerate(names):
+        name_panel(base, layout, name, n)
+    return base
+
+
+def name_panel(canvas: np.ndarray, layout: Layout, name: str, panel: int) -> None:
+    """Above the panel, in the canvas."""
+    label, font = Image.new("RGB", (layout.panel[1], LABEL), DARK), letters(24)
+    text = shorten(name, font, layout.panel[1])
+    ImageDraw.Draw(label).text((0, LABEL / 2 - 4), text, LIGHT, font, anchor="lm")
+    left = layout.lefts[panel]
+    canvas[HEADER : HEADER + LABEL, left : left + layout.panel[1]] = label
+
+
+def fitting(text: str, size: int, room: float) -> Any:
+    """A bold font in which the text fits, of the size or smaller."""
+    while size > SMALLEST and letters(size, bold=True).getlength(text) > room:
+        size -= 2
+    return letters(size, bold=True)
 
 
 def draw_card(layout: Layout, clip: Clip, attention: bool, classes: int) -> np.ndarray:
@@ -204,7 +225,7 @@ def draw_card(layout: Layout, clip: Clip, attention: bool, classes: int) -> np.n
         about["prediction"] = f"one of {classes} classes, from the features' mean{averaged}"
     image = Image.new("RGB", (layout.width, layout.height), DARK)
     draw = ImageDraw.Draw(image)
-    big, bold, plain = letters(56, bold=True), letters(26, bold=True), letters(26)
+    big, bold, plain = fitting(layout.title, 56, layout.width - 4 * MARGIN), letters(26, bold=True), letters(26)
     left, top = 2 * MARGIN, layout.height // 2 - 100
     draw.text((left, top), shorten(layout.title, big, layout.width - 2 * left), "white", big, anchor="ls")
     for n, (name, text) in enumerate(about.items()):

@@ -19,6 +19,7 @@ DPI = 150
 CELL = 1.5, 3.0  # inches of a cell's height, at least and at most
 WIDEST = 32.0  # inches of a sheet
 GAP = 0.06
+LEAST = 224  # pixels of an image's sides
 CHARACTERS = 15  # of the note to an inch
 
 Colour = tuple[float, float, float]
@@ -40,9 +41,9 @@ def crop_to_patches(image: Tensor, patch_size: int) -> Tensor:
     return image[:, : height // patch_size * patch_size, : width // patch_size * patch_size]
 
 
-def enlarge(image: Tensor, least: int = 224) -> np.ndarray:
-    """uint8 (3, H, W) -> float (H', W', 3) in [0, 1], enlarged by a whole factor until no side is below `least`."""
-    factor = -(-least // min(image.shape[1:]))
+def enlarge(image: Tensor) -> np.ndarray:
+    """uint8 (3, H, W) -> float (H', W', 3) in [0, 1], enlarged by a whole factor until no side is below LEAST."""
+    factor = -(-LEAST // min(image.shape[1:]))
     pixels = image.permute(1, 2, 0).cpu().numpy() / 255
     return pixels.repeat(factor, 0).repeat(factor, 1)
 
