@@ -115,3 +115,10 @@ def test_cards_from_before_an_option_are_read(tmp_path: Path) -> None:
     del content["model"]["interpolate_offset"]
     card.write_text(json.dumps(content))
     assert load(tmp_path / "old").vit.cfg.interpolate_offset == 0.0
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    save_encoder(ViT(Model(dim=16, depth=1, heads=2, patch_size=8), 16), tmp_path, {})
+    for device in ("cuda:99", "nonsense"):
+        with pytest.raises(UserError, match=rf"device={device}: .* cannot be put there"):
+            load(tmp_path, device)

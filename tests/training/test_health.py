@@ -39,7 +39,7 @@ def test_a_healthy_run_and_a_passing_trouble_say_nothing() -> None:
 
 def test_targets_without_features_have_no_rank_and_no_alarm_of_it() -> None:
     p = torch.eye(4).repeat(2, 2, 1)
-    found = figures([Targets(p[:, :5], torch.empty(2, 0, 0)), Targets(p[:, 5:], torch.empty(2, 0, 0))])
+    found = figures([Targets(p[:, :5], None), Targets(p[:, 5:], None)])
     assert "effective_rank" not in found and found["prototypes_used"] == 1
     watch, line = Alarms(LOG_K, patience=0), {key: value for key, value in WELL.items() if key != "effective_rank"}
     assert [watch.look({"step": step, **line}) for step in range(3 * WINDOW)] == [[]] * 3 * WINDOW
