@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dinolab.parallel import processes
 from tests.pictures import make_folder
 from tests.processes import launch
 from tests.steps import BATCH, EXACT, WHOLE, run_all
@@ -31,6 +32,14 @@ def assert_same(a: dict, b: dict) -> None:
     assert a.keys() == b.keys()
     for name, tensor in a.items():
         torch.testing.assert_close(tensor, b[name], rtol=0, atol=1e-8, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("cpu", []), ("cuda", []), ("cuda:1", [1])])
+def test_a_numbered_gpu_becomes_the_current_one(monkeypatch, name, expected):
+    made: list[int] = []
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", made.append, raising=False)
+    with processes(torch.device(name)):
+        assert made == expected
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -79,7 +79,7 @@ def processes(device: torch.device) -> Iterator[None]:
 
     Raises LostContact when another one has gone: torchrun names it, and ends them all.
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:  # "cuda" is the current one
         torch.cuda.set_device(device)  # page-locked memory, too, belongs to the current one
     if launched() == 1 or dist.is_initialized():
         yield

@@ -129,7 +129,10 @@ def carry_out(job: Job, name: str, title: str) -> None:
     """One stage, unless it is done; a line says how long it took."""
     stage, file = STAGES[name], mark_of(job.out, name)
     if is_done(job, name):
-        print(f"{title}: done before, in {in_words(read_json(file)['seconds'])}; without {file} it would be done again")
+        took = in_words(read_json(file)["seconds"])
+        print(
+            f"{title}: done before, in {took}; to have it done again, remove {file}, and of its results what is to be made anew"
+        )
         return
     for needed in stage.needs:
         if not is_done(job, needed):
