@@ -28,15 +28,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from dinolab.config import load_config
 from dinolab.data import draws, loader
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import open_source, subset
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.machine import environment
 from dinolab.models.encoder import MEAN, STD
 from dinolab.options import Config
-from dinolab.training.log import environment
+from dinolab.recipes import load_config
 
 try:
     import torchvision

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import dinolab
-from dinolab.config import load_config
 from dinolab.data.digits import SIDE, make_scenes
 from dinolab.data.sources import open_source
 from dinolab.evals import knn
-from dinolab.training.log import environment
+from dinolab.machine import environment
+from dinolab.recipes import load_config
 
 STUDENT = ["model.dim=32"]
 DISTILL = ["method=distill", "loss.teacher_temperature_start=0.05", "loss.teacher_temperature=0.05"]

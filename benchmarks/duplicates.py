@@ -19,8 +19,8 @@ import numpy as np
 from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
-from dinolab.evals.duplicates import NEAR, hash_file, perceptual_hash
-from dinolab.training.log import environment
+from dinolab.features.duplicates import NEAR, hash_file, perceptual_hash
+from dinolab.machine import environment
 
 ROWS = 256  # hashes that are compared with all others at once
 

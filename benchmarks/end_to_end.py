@@ -24,11 +24,11 @@ from rich.table import Table
 import dinolab
 from dinolab.bench.common import matmul, measure
 from dinolab.bench.step import flops_per_image
-from dinolab.config import load_config
 from dinolab.errors import UserError
+from dinolab.machine import environment
 from dinolab.parallel import choose_device
-from dinolab.setup import choose_autocast
-from dinolab.training.log import environment
+from dinolab.recipes import load_config
+from dinolab.runs.build import choose_autocast
 
 CHANGES: dict[str, list[str]] = {
     "as configured, crops on the CPU": ["run.device_views=never"],

@@ -67,7 +67,9 @@ def make_images(folder: Path, seed: int) -> Path:
         (folder / f"class{label}").mkdir(parents=True)
         for n in range(EACH):
             coarse = rng.normal(0.3 + 0.1 * label, 0.25, (2 + 2 * label, 2 + 2 * label, 3))
-            image = cv2.resize(coarse, (SIDE + n, SIDE), interpolation=cv2.INTER_CUBIC) + rng.normal(0, 0.05, (SIDE, SIDE + n, 3))
+            image = cv2.resize(coarse, (SIDE + n, SIDE), interpolation=cv2.INTER_CUBIC) + rng.normal(
+                0, 0.05, (SIDE, SIDE + n, 3)
+            )
             cv2.imwrite(str(folder / f"class{label}" / f"{n}.png"), (image.clip(0, 1) * 255).astype(np.uint8))
     return folder
 

@@ -4,7 +4,7 @@
                                  [--model small/16 | --encoder RUN_OR_MODEL] [--precision fp32] [--out docs/results/extract.json]
 
 In each round, in one process: the forward alone, in the batches that extraction makes, of images that lie on the device already;
-then `dinolab.evals.features.extract` of as many photos, with everything that belongs to it: starting the loading processes,
+then `dinolab.features.extract.extract` of as many photos, with everything that belongs to it: starting the loading processes,
 reading, decoding, resizing, copying, digests. The ratio is taken within the round; 1 would be a device that never waits. With
 random weights unless an encoder is named. ViT-S/16 at 224 pixels on 2 cores: about 4 minutes.
 """
@@ -22,12 +22,12 @@ import torch
 from dinolab.bench.attention import parse_model
 from dinolab.cli.evaluate import feature_options, sides
 from dinolab.data.sources import open_source, subset
-from dinolab.evals.features import extract
+from dinolab.features.extract import extract
+from dinolab.machine import environment
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.models.vit import ViT
-from dinolab.models.weights import load
 from dinolab.timing import describe, seconds_of
-from dinolab.training.log import environment
+from dinolab.weights.load import load
 
 BATCH = 64  # as `extract` has it
 

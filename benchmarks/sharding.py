@@ -18,9 +18,9 @@ import torch.distributed as dist
 from dinolab import parallel
 from dinolab.bench.common import measure, memory_in_use, setting
 from dinolab.bench.step import random_batch, values
-from dinolab.config import load_config
-from dinolab.setup import build_method
-from dinolab.training.log import environment
+from dinolab.machine import environment
+from dinolab.recipes import load_config
+from dinolab.runs.build import build_method
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
 

@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 import dinolab
-from dinolab.config import load_config
 from dinolab.data.digits import make_scenes
-from dinolab.training.log import environment
+from dinolab.machine import environment
+from dinolab.recipes import load_config
 
 ROWS: dict[str, list[str]] = {
     "the demo's recipe": [],

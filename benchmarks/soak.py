@@ -23,8 +23,8 @@ import torch
 from safetensors.torch import load_file
 
 from dinolab.data.digits import make_scenes
+from dinolab.machine import environment
 from dinolab.training import checkpoint
-from dinolab.training.log import environment
 
 WORDS = ["demo", "optim.length=800 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
 WORDS += ["run.workers=1", "run.pictures=false", "eval.every=100 steps", "eval.max_images=100"]

@@ -30,18 +30,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from dinolab.config import load_config
 from dinolab.data.digits import make_scenes
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.data.types import Views
 from dinolab.losses import koleo
+from dinolab.machine import environment
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.models.encoder import normalise
 from dinolab.models.vit import ViT, draw_kept
 from dinolab.options import Config
-from dinolab.setup import assemble
-from dinolab.training.log import environment
+from dinolab.recipes import load_config
+from dinolab.runs.build import assemble
 from dinolab.training.optim import optimizer_step
 from dinolab.training.schedules import Values
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from dinolab import parallel
-from dinolab.config import load_config
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
-from dinolab.setup import assemble
+from dinolab.recipes import load_config
+from dinolab.runs.build import assemble
 from dinolab.training.loop import autocast_of, mean_over_parts, train_step
 from tests.pictures import TINY
 

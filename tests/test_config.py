@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from dinolab.config import flatten, load_config, parse_duration, save_config, to_dict
+from dinolab.config import flatten, parse_duration, to_dict
 from dinolab.errors import UserError
 from dinolab.options import Config, option_lines, options
+from dinolab.recipes import load_config, save_config
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -46,7 +47,7 @@ def test_mistakes_are_named(words: list[str], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-DURATIONS = [name for name, f in options() if f.metadata.get("duration")]
+DURATIONS = [name for name, f in options(Config) if f.metadata.get("duration")]
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -96,11 +97,11 @@ def test_a_missing_file_names_the_recipes() -> None:
 
 
 def test_every_option_is_documented() -> None:
-    names = [name for name, _ in options()]
+    names = [name for name, _ in options(Config)]
     assert set(names) == set(flatten(to_dict(Config())))
     text = "\n".join(option_lines())
     assert all(f"  {name}=" in text for name in names)
-    assert all(len(f.metadata["help"]) > 10 for _, f in options())
+    assert all(len(f.metadata["help"]) > 10 for _, f in options(Config))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)

@@ -18,8 +18,8 @@ from dinolab.export.onnx import bicubic
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import _constants
 from dinolab.models.vit import ViT
-from dinolab.models.weights import save_encoder
 from dinolab.options import Model
+from dinolab.weights.load import save_encoder
 
 SIZE = 40
 CONFIG = {
@@ -89,7 +89,7 @@ def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_official_file_goes_out_too(tmp_path: Path) -> None:
-    from tests.models.foreign import official_layout, random_model
+    from tests.weights.foreign import official_layout, random_model
 
     torch.save(official_layout(random_model("dinov2")), tmp_path / "dinov2_tiny.pth")
     out, check = export(tmp_path / "dinov2_tiny.pth", "timm", tmp_path / "out")

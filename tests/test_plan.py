@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from dinolab.cli import main
-from dinolab.config import load_config
 from dinolab.data.loader import MicroBatches
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.options import Config
 from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
 from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
-from dinolab.plan.words import duration
-from dinolab.setup import micro_batch_sizes, out_of_memory
+from dinolab.plan.text import duration
+from dinolab.recipes import load_config
+from dinolab.runs.build import micro_batch_sizes, out_of_memory
 from dinolab.training.schedules import plan_phases
 from tests.pictures import TINY, make_folder
 

@@ -15,19 +15,19 @@ from dinolab.errors import UserError
 
 if TYPE_CHECKING:
     from dinolab.evals.compare import compare
-    from dinolab.evals.embed import embed
     from dinolab.evals.evaluate import evaluate
-    from dinolab.models.weights import load
-    from dinolab.pretrain import train
+    from dinolab.features.embed import embed
+    from dinolab.runs.train import train
+    from dinolab.weights.load import load
 
 __all__ = ["UserError", "compare", "embed", "evaluate", "load", "train"]
 
 HOMES = {
     "compare": "dinolab.evals.compare",
-    "embed": "dinolab.evals.embed",
+    "embed": "dinolab.features.embed",
     "evaluate": "dinolab.evals.evaluate",
-    "load": "dinolab.models.weights",
-    "train": "dinolab.pretrain",
+    "load": "dinolab.weights.load",
+    "train": "dinolab.runs.train",
 }
 
 

@@ -1,82 +1,128 @@
-"""How a YAML file and `key=value` words become a checked configuration. The options themselves: options.py.
+"""How YAML files, `key=value` words and Python keywords become checked options. The options themselves: options.py, and the file of
+each method, evaluation and verb.
 
-This is the only file that imports OmegaConf. Order of precedence, lowest first: the defaults, the YAML file, the `key=value` words.
+This is the only file that imports OmegaConf. Order of precedence, lowest first: the defaults, the YAML layers, the words.
 """
 
 import dataclasses
 import difflib
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dinolab.errors import UserError
-from dinolab.options import Config, in_words, options
+from dinolab.options import default_of, in_words, options
 
+T = TypeVar("T")
 UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
 
 
-def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file (a path, or the name of a recipe that dinolab ships), then `key=value` words.
+def read_options(
+    schema: type[T],
+    words: Sequence[str] = (),
+    layers: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    see: str = "dinolab --help",
+    check: bool = True,
+) -> T:
+    """The options of a dataclass: its defaults, then layers, then words.
 
-    Raises UserError for an unknown key (with the nearest known one), a wrong type, or a value out of range.
+    Args:
+        schema: a dataclass of `option`, `duration` and `section` fields.
+        words: `key=value`, with dotted keys; lists as key=[a,b] or key=a,b.
+        layers: (name for messages, nested mapping), as `read_yaml` gives them.
+        see: the command that lists the options, for messages.
+        check: also check single values, see `check_options`.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
-    merged = OmegaConf.structured(Config)
+    merged = OmegaConf.structured(schema)
     try:
-        if file is not None:
-            path = find_recipe(file)
-            layer = OmegaConf.load(path)
-            _check_keys(OmegaConf.to_container(layer) or {}, str(path))
+        for where, layer in layers:
+            refuse_unknown_keys(schema, layer, where, see)
             merged = OmegaConf.merge(merged, layer)
         for word in words:
-            key, equals, value = word.partition("=")
-            if not equals:
-                raise UserError(f"{word!r}: options are written key=value, for example optim.lr=5e-4")
-            text = any(name == key and f.type is str for name, f in options())  # YAML would make 7 of a folder 007
-            layer = OmegaConf.from_dotlist([f"{key}={json.dumps(value)}" if text else word])
-            _check_keys(OmegaConf.to_container(layer), f"option {key}")
-            merged = OmegaConf.merge(merged, layer)
-        cfg = OmegaConf.to_object(merged)
+            key, value = parse_word(schema, word, see)
+            merged = OmegaConf.merge(merged, nested(key, value))
+        made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise UserError(f"{key}{str(error).splitlines()[0]}") from error
+    if check:
+        check_options(made)
+    return made  # type: ignore[return-value]
+
+
+def keyword_options(schema: type[T], values: Mapping[str, Any], see: str) -> T:
+    """The options of a dataclass from Python keywords; None stands for the default.
+
+    Paths become texts, pairs of whole numbers "HxW". Raises UserError as `read_options`.
+    """
+    given = {key: plain(value) for key, value in values.items() if value is not None}
+    return read_options(schema, layers=[("option", given)], see=see)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return f"{value[0]}x{value[1]}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:
+    """key=value -> the key and its value, parsed as YAML where the option is no text."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UserError(f"{word!r}: options are written key=value, for example optim.lr=5e-4")
+    known = dict(options(schema))
+    if key not in known:
+        refuse_unknown_keys(schema, nested(key, value), f"option {key}", see)
+    kind = known[key].type
+    if kind is str:  # YAML would make 7 of a folder 007
+        return key, value
+    if get_args(kind) == (str,) and not value.startswith("["):
+        return key, value.split(",") if value else []
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"option {word}: not a value that can be read ({' '.join(str(error).split())})") from error
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """ "a.b", 1 -> {"a": {"b": 1}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError where it cannot be read or is no mapping."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
-    assert isinstance(cfg, Config)
-    cfg.run.dir = cfg.run.dir or str(Path("runs") / (Path(file).stem if file else cfg.method))
-    validate(cfg)
-    return cfg
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a mapping of options")
+    return content  # type: ignore[return-value]
 
 
-def find_recipe(file: str | Path) -> Path:
-    """The file itself, or a shipped recipe of that name: configs/ of a checkout, or of the installed package."""
-    here = Path(__file__).resolve().parent
-    folders = [here / "configs", here.parents[1] / "configs"]
-    name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
-    shipped = [folder / name for folder in folders] if str(Path(file).parent) in (".", "configs") else []
-    for path in [Path(file), *shipped]:
-        if path.is_file():
-            return path
-    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(known)}")
+def write_yaml(content: Mapping[str, Any], file: Path) -> None:
+    OmegaConf.save(OmegaConf.create(dict(content)), file)
 
 
-def to_dict(cfg: Config) -> dict[str, Any]:
-    return dataclasses.asdict(cfg)
+def to_dict(values: Any) -> dict[str, Any]:
+    return dataclasses.asdict(values)
 
 
-def save_config(cfg: Config, path: Path) -> None:
-    OmegaConf.save(OmegaConf.structured(cfg), path)
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 1}} -> {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -84,10 +130,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_keys(tree: Any, where: str) -> None:
+def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
+    """Raises UserError for a key that is no option, with the nearest one that is."""
     if not isinstance(tree, dict):
         raise UserError(f"{where}: not a mapping of options")
-    known = [name for name, _ in options()]
+    known = [name for name, _ in options(schema)]
     sections = {name.split(".")[0] for name in known if "." in name}
     for key, value in flatten(tree).items():
         if key in known or (key in sections and value is None):
@@ -95,7 +142,7 @@ def _check_keys(tree: Any, where: str) -> None:
         near = difflib.get_close_matches(key, known, 1, 0.5) or [
             n for n in known if n.split(".")[-1] == key.split(".")[-1]
         ]
-        hint = f"did you mean {near[0]}?" if near else "see dinolab train --help"
+        hint = f"did you mean {near[0]}?" if near else f"see {see}"
         raise UserError(f"{where}: there is no option {key}; {hint}")
 
 
@@ -107,68 +154,48 @@ def parse_duration(text: str, option: str) -> tuple[float, str]:
     return float(match[1]), UNITS[match[2]]
 
 
-def validate(cfg: Config) -> None:
-    """Ranges of single options, then what options ask of each other."""
-    values = flatten(to_dict(cfg))
-    for name, f in options():
-        value, low, high, choices = values[name], *(f.metadata.get(k) for k in ("low", "high", "choices"))
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else None  # type: ignore[misc]
-        if isinstance(default, list) and len(value) != len(default):
+def parse_size(text: str, option: str) -> tuple[int, int] | None:
+    """Height and width in pixels from "224" or "224x336"; None for an empty text."""
+    if not text:
+        return None
+    numbers = text.lower().split("x")
+    if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
+        raise UserError(f"{option}={text}: not a size in pixels; write 224, or 224x336 with the height first")
+    return int(numbers[0]), int(numbers[-1])
+
+
+def check_options(values: Any) -> None:
+    """Raises UserError for a value of a single option that is out of its range or not among its choices."""
+    found = flatten(to_dict(values))
+    for name, f in options(type(values)):
+        value, default = found[name], default_of(f)
+        low, high, choices = (f.metadata.get(key) for key in ("low", "high", "choices"))
+        several = isinstance(value, list)
+        if several and default and not isinstance(default[0], str) and len(value) != len(default):
             raise UserError(f"{name}={value}: takes {len(default)} numbers, like {default}")
-        if choices and value not in choices:
-            raise UserError(f"{name}={value}: one of {', '.join(choices)}")
+        if f.metadata.get("required") and not value:
+            raise UserError(f"{name} is not set: {f.metadata['help']}")
         if f.metadata.get("duration"):
             parse_duration(value, name)
-        for number in value if isinstance(value, list) else [value]:
-            if low is not None and high is not None and not low <= number <= high:
-                raise UserError(f"{name}={number}: out of range, {in_words(low)} to {in_words(high)}")
-    for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
-        if values[name][0] > values[name][1]:
-            raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")
-    for name, of in (("optim.length", "the run"), ("highres.length", "its phase")):
-        if parse_duration(values[name], name)[1] == "%":
-            raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
-    if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
-        raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
-    resnet = cfg.model.size == "resnet50"
-    if resnet:
-        validate_resnet(cfg)
-    patch = 1 if resnet else cfg.model.patch_size  # convolutions take any size
-    for name in ("views.global_size", "views.local_size"):
-        if values[name] % patch and not (name == "views.local_size" and cfg.views.locals == 0):
-            near = max(patch, round(values[name] / patch) * patch)
-            raise UserError(f"{name}={values[name]} is not a multiple of model.patch_size={patch}; {near} is")
-    if cfg.teacher and cfg.method != "distill":
-        raise UserError(
-            f"teacher={cfg.teacher}: method={cfg.method} learns from its own; set method=distill, or leave it out"
-        )
-    if cfg.method == "distill" and cfg.model.drop_path:
-        raise UserError(f"model.drop_path={cfg.model.drop_path:g}: method=distill has no stochastic depth; set it to 0")
-    if 0 < cfg.eval.size < patch:
-        raise UserError(f"eval.size={cfg.eval.size} is smaller than model.patch_size={patch}")
-    if cfg.method == "dinov2" and cfg.loss.ibot:
-        patches = (cfg.views.global_size // patch) ** 2
-        if round(cfg.masks.share * 2 * cfg.optim.batch_size) == 0 or round(cfg.masks.ratio[0] * patches) == 0:
-            raise UserError(
-                "masks.share or masks.ratio masks no patch; raise them, or set loss.ibot=0 to train without masks"
-            )
-    batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
-    if micro and batch % micro:
-        raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
-    if cfg.method != "dino" and cfg.loss.koleo and (micro or batch) < 2:
-        name = "run.micro_batch" if micro else "optim.batch_size"
-        raise UserError(f"{name}=1: KoLeo looks for neighbours within it; make it 2 or more, or set loss.koleo=0")
+        for one in value if several else [value]:
+            if choices and one not in choices:
+                raise UserError(f"{name}={one}: one of {', '.join(choices)}")
+            if low is not None and high is not None and not low <= one <= high:
+                raise UserError(f"{name}={one}: out of range, {in_words(low)} to {in_words(high)}")
+        if check := f.metadata.get("check"):
+            check(value, name)
 
 
-def validate_resnet(cfg: Config) -> None:
-    """Refuses what only a vision transformer has."""
-    now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
-    of_vits = [name for name in now if name.startswith("model.") and name != "model.size"]
-    of_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
-    changed = [f"{name}={now[name]}" for name in of_vits if now[name] != usual[name]]
-    if changed:
-        raise UserError(f"{', '.join(changed)}: of vision transformers alone; leave it out with model.size=resnet50")
-    if cfg.method == "dinov2" and cfg.loss.ibot:
-        raise UserError("model.size=resnet50 has no mask token: train it with method=dino, or with loss.ibot=0")
-    if cfg.method == "distill":  # no image passes through the product in training
-        raise UserError("model.size=resnet50: its batch norm has no statistics with method=distill; distil into a ViT")
+def as_word(value: Any) -> str:
+    """A value as it is written after `key=`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(as_word, value))}]"
+    return str(value)
+
+
+def changed_words(values: Any) -> list[str]:
+    """The `key=value` words that make these options from the defaults of their dataclass."""
+    usual = flatten(to_dict(type(values)()))
+    return [f"{key}={as_word(value)}" for key, value in flatten(to_dict(values)).items() if value != usual[key]]

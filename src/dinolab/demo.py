@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinolab.config import load_config
 from dinolab.data.decode import read_image
 from dinolab.data.digits import SIDE, make_scenes
 from dinolab.data.sources import open_source
 from dinolab.evals import knn
-from dinolab.evals.pixels import PixelEncoder
+from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
-from dinolab.models.weights import load
-from dinolab.pretrain import train
-from dinolab.setup import build_method
+from dinolab.recipes import load_config
+from dinolab.runs.build import build_method
+from dinolab.runs.train import train
 from dinolab.visuals.attention import attention_maps, best_head_jaccard
+from dinolab.weights.load import load
 
 ASKED = 100  # scenes whose attention is compared with their masks
 

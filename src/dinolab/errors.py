@@ -1,4 +1,6 @@
-"""The exceptions for mistakes a user can mend, and for processes that are gone."""
+"""The exceptions for mistakes a user can mend, and for processes that are gone; and parts of messages."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -10,3 +12,17 @@ class UserError(Exception):
 
 class LostContact(UserError):
     """Another process of the run is gone. Threads may still wait for it: the process had better not wait for them."""
+
+
+def some(things: Sequence[str], most: int, between: str = "; ") -> str:
+    """The first `most` things, and how many more there are."""
+    rest = [f"and {len(things) - most:,} more"] if len(things) > most else []
+    return between.join([*things[:most], *rest])
+
+
+def reason(error: BaseException) -> str:
+    """The error in one line, for a table or a message."""
+    text = str(error).strip()
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's, without importing it
+        return "out of memory"
+    return text.splitlines()[0] if text else type(error).__name__

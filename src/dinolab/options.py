@@ -1,5 +1,6 @@
-"""Every option of dinolab, as documented dataclasses. How files and words set them: config.py.
+"""Options: documented fields of dataclasses, with the values they take. How files and words set them: config.py.
 
+Sections that every training has are here; a method's own options stand in its file, an evaluation's in its own.
 A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whole run).
 """
 
@@ -15,9 +16,19 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    required: bool = False,
+    check: Any = None,
 ) -> Any:
-    """A dataclass field with its line of documentation and what values it takes."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    """A dataclass field with its line of documentation and the values it takes.
+
+    Args:
+        default: its type is the option's type: bool, int, float, str, or a list of these.
+        low, high: smallest and largest number; of a list, of each of its numbers.
+        choices: the texts it takes; of a list, each of its texts.
+        required: an empty text is refused.
+        check: a function that is called with the value and the option's name, and raises UserError.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "required": required, "check": check}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -26,6 +37,29 @@ def option(
 def duration(default: str, help: str) -> Any:
     """A field that holds a duration: "10 epochs", "500 steps" or "10%"."""
     return field(default=default, metadata={"help": help, "duration": True})
+
+
+def section(schema: type, help: str = "") -> Any:
+    """A field that holds options of its own, which are written NAME.OPTION."""
+    return field(default_factory=schema, metadata={"section": help})
+
+
+def default_of(f: dataclasses.Field) -> Any:
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """Every option of a dataclass, and of its sections, by its dotted name."""
+    for f in dataclasses.fields(schema):
+        if "help" in f.metadata:
+            yield prefix + f.name, f
+        elif dataclasses.is_dataclass(f.type):
+            yield from options(f.type, f"{prefix}{f.name}.")
+
+
+def in_words(number: float) -> str:
+    """1000 as 1,000; 0.00001 as 1e-05."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 @dataclass
@@ -256,28 +290,14 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
-def options(section: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every option by its dotted name."""
-    for f in dataclasses.fields(section):
-        if "help" in f.metadata:
-            yield prefix + f.name, f
-        else:
-            yield from options(f.type, f"{prefix}{f.name}.")
-
-
 def option_lines() -> list[str]:
     """A line for each option: name, default, what it is, what it takes."""
     lines = []
-    for name, f in options():
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    for name, f in options(Config):
         takes = ""
         if f.metadata.get("choices"):
             takes = f" ({', '.join(f.metadata['choices'])})"
         elif f.metadata.get("low") is not None:
             takes = f" ({in_words(f.metadata['low'])} to {in_words(f.metadata['high'])})"
-        lines.append(f"  {name}={default}\n      {f.metadata['help']}{takes}")
+        lines.append(f"  {name}={default_of(f)}\n      {f.metadata['help']}{takes}")
     return lines
-
-
-def in_words(number: float) -> str:
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"

@@ -9,7 +9,7 @@ import torch
 from dinolab.bench import common
 from dinolab.bench.common import Timing, matmul, measure, memory_in_use, share_of_matmul
 from dinolab.errors import UserError
-from dinolab.training.memory import can_measure
+from dinolab.memory import can_measure
 
 CPU = torch.device("cpu")
 MB = 1e6

@@ -10,9 +10,9 @@ from dinolab.bench import step
 from dinolab.bench.common import Setting
 from dinolab.bench.step import AS_CONFIGURED, CROP_BY_CROP, CropByCrop, bench, changes, flops_per_image, has_bf16
 from dinolab.cli import main
-from dinolab.config import load_config
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.recipes import load_config
 from tests.pictures import TINY
 
 CPU = torch.device("cpu")

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dinolab
-from dinolab.config import load_config
 from dinolab.data import device_views
 from dinolab.data.crops import Crops, draw_crops, reduction
 from dinolab.data.decode import read_image
@@ -25,6 +24,7 @@ from dinolab.data.types import Source, Views
 from dinolab.data.views import make_views, resize
 from dinolab.options import Config
 from dinolab.options import Views as ViewsConfig
+from dinolab.recipes import load_config
 from tests.pictures import TINY, make_folder
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import torch
 
-from dinolab.evals.features import FeatureSet
+from dinolab.features.extract import FeatureSet
 
 
 def cluster(seed, images, classes=3, dim=6, noise=1.0):

@@ -13,14 +13,14 @@ from dinolab.cli import main
 from dinolab.errors import UserError
 from dinolab.evals import compare as module
 from dinolab.evals.compare import compare, labels, untrained
-from dinolab.evals.pixels import PixelEncoder
+from dinolab.evals.comparison_table import cells, markdown, notes
 from dinolab.evals.plots import draw_accuracies, draw_speeds
-from dinolab.evals.tables import cells, markdown, notes
 from dinolab.evals.throughput import throughput
+from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
-from dinolab.models.weights import load, save_encoder
 from dinolab.options import Model
+from dinolab.weights.load import load, save_encoder
 from tests.pictures import make_folder
 
 PICTURES = ("accuracy.png", "accuracy_over_throughput.png")

@@ -15,11 +15,11 @@ from dinolab.cli import main
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.pixels import PixelEncoder
+from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
-from dinolab.models.weights import save_encoder
 from dinolab.options import Model
+from dinolab.weights.load import save_encoder
 from tests.pictures import make_folder
 
 
@@ -301,7 +301,7 @@ def test_an_encoder_stays_where_it_is_unless_a_device_is_named(folders, run, mon
     def ask(*args, **options):
         raise Asked(options["device"])
 
-    monkeypatch.setattr("dinolab.evals.embed.extract", ask)
+    monkeypatch.setattr("dinolab.features.embed.extract", ask)
     monkeypatch.setattr("dinolab.evals.evaluate.extract", ask)
     encoder = dinolab.load(run).to("meta")
     for verb in (dinolab.embed, partial(dinolab.evaluate, "knn")):
@@ -327,7 +327,7 @@ def test_out_of_memory_is_one_line_with_a_way_out(monkeypatch, capsys):
 
     for place in ("evaluate.evaluate", "embed.embed"):
         monkeypatch.setattr(f"dinolab.evals.{place}", full)
-    monkeypatch.setattr("dinolab.models.weights.load", full)
+    monkeypatch.setattr("dinolab.weights.load.load", full)
     smaller = "dinolab: out of memory: try a smaller --size or another --device\n"
     for words, said in (
         (["eval", "knn", "pixels", "--train", "x"], smaller),
@@ -343,7 +343,7 @@ def test_another_error_of_the_device_keeps_its_traceback(monkeypatch):
     def broken(*args, **options):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("dinolab.evals.embed.embed", broken)
+    monkeypatch.setattr("dinolab.features.embed.embed", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         main(["embed", "pixels", "--data", "x", "--out", "x.npz", "--device", "cpu"])
 

@@ -15,12 +15,12 @@ from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.evals import finetune
 from dinolab.evals.augmented import Augmented, batches
-from dinolab.models.adapters import TimmEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
-from dinolab.models.weights import save_encoder
 from dinolab.options import Model
+from dinolab.weights.load import save_encoder
+from dinolab.weights.timm_models import TimmEncoder
 from tests.pictures import make_folder
 
 ViTS = {"depth": 3, "heads": 2, "patch_size": 4, "registers": 1, "init": "scaled"}

@@ -11,8 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import knn as module
-from dinolab.evals.features import FeatureSet
 from dinolab.evals.knn import evaluate, knn, predict, vote_for_each
+from dinolab.features.extract import FeatureSet
 
 
 def clusters(seed, n, m, classes=5, dim=8, noise=1.5):
@@ -142,7 +142,7 @@ def test_labels_that_cannot_be_compared_are_refused(planted):
 
 def test_on_images(har):
     """Real images: each is its own nearest neighbour in raw pixels."""
-    from dinolab.evals.pixels import PixelEncoder
+    from dinolab.features.pixels import PixelEncoder
 
     paths = sorted(str(path) for path in (har / "train").iterdir())[:12]
     some = Source("some", paths, np.arange(12), [str(i) for i in range(12)])

@@ -16,10 +16,10 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import linear_dino as protocol
 from dinolab.evals.augmented import Training
-from dinolab.evals.features import extract
 from dinolab.evals.linear import hold_out
 from dinolab.evals.linear_dino import choose_input, linear_dino, random_crop
-from dinolab.evals.pixels import PixelEncoder
+from dinolab.features.extract import extract
+from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model

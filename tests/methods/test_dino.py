@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinolab.config import load_config
 from dinolab.data.types import Views
 from dinolab.methods import METHODS
 from dinolab.methods.base import StudentTeacher
 from dinolab.models.vit import ViT
 from dinolab.options import Config
+from dinolab.recipes import load_config
 from dinolab.training.optim import make_optimizer, optimizer_step
 from dinolab.training.schedules import Schedules
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import dinolab
-from dinolab.config import load_config
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.losses import koleo
@@ -20,11 +19,12 @@ from dinolab.methods import distill
 from dinolab.methods.distill import Distillation, Prototypes
 from dinolab.models.encoder import Features, normalise
 from dinolab.models.vit import ViT
-from dinolab.models.weights import load, save_encoder
 from dinolab.options import Config, Model
-from dinolab.pretrain import Run
+from dinolab.recipes import load_config
+from dinolab.runs.train import Run
 from dinolab.training.loop import Interrupted
 from dinolab.training.schedules import Schedules
+from dinolab.weights.load import load, save_encoder
 from tests.methods.test_dino import build, config, make_views, run, split
 from tests.pictures import TINY, make_folder
 from tests.training.test_step import NoReadingBack

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import dinolab
-from dinolab.config import load_config
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods import METHODS
 from dinolab.methods.base import StudentTeacher
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import Encoder, evaluating, normalise
-from dinolab.models.initial import start_from
 from dinolab.models.resnet import ResNet50
-from dinolab.models.weights import load, save_encoder
 from dinolab.options import Config, Model
+from dinolab.recipes import load_config
 from dinolab.training.optim import make_optimizer, optimizer_step
 from dinolab.training.schedules import Schedules
+from dinolab.weights.initial import start_from
+from dinolab.weights.load import load, save_encoder
 from tests.pictures import make_folder
 
 CFG = Model(size="resnet50")

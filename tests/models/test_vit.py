@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from dinolab.config import load_config
 from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS, attention, choose_backend, pack_runs
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT, draw_kept
 from dinolab.options import Model
+from dinolab.recipes import load_config
 
 DIM, DEPTH, HEADS, PATCH, SIZE = 48, 3, 4, 8, 40
 

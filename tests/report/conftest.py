@@ -8,8 +8,8 @@ from dinolab.bench import attention
 from dinolab.bench.common import setting
 from dinolab.bench.report import report as write_benchmark
 from dinolab.evals.evaluate import evaluate
-from dinolab.pretrain import train
-from dinolab.training.log import environment
+from dinolab.machine import environment
+from dinolab.runs.train import train
 from tests.pictures import TINY, make_folder
 
 ABOUT = {"model": "tiny/16", "batch": 2, "pass": "inference"}

@@ -10,11 +10,11 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from dinolab.cli import parser
-from dinolab.config import load_config
 from dinolab.evals.compare import compare
+from dinolab.recipes import load_config
 from dinolab.report import charts, curves, images, published, settings, tables
 from dinolab.report.facts import Result, Run, read_metrics, read_run
-from dinolab.setup import monitor_sources
+from dinolab.runs.build import monitor_sources
 from dinolab.visuals import curves as pictures
 from tests.pictures import TINY, make_folder
 

@@ -11,9 +11,10 @@ import pytest
 from scipy.stats import binomtest
 
 from dinolab.cli import parser
-from dinolab.config import load_config
 from dinolab.options import Config
-from dinolab.report import learned, page, pictures, published, settings, tables, verdict, words
+from dinolab.recipes import load_config
+from dinolab.report import learned, page, pictures, published, settings, tables, verdict
+from dinolab.report import names as words
 from dinolab.report.facts import Result, Run, read_run
 
 DATA = {"train": "out/data/train.csv", "test": "out/data/test.csv", "split": "given", "train_images": 9}

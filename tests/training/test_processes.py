@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import dinolab
-from dinolab.config import load_config
+from dinolab.recipes import load_config
 from dinolab.training import checkpoint
 from tests.pictures import TINY, make_folder
 from tests.processes import launch

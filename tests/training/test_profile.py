@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.autograd.profiler_util import DeviceType
 
 import dinolab
-from dinolab.config import load_config
+from dinolab.recipes import load_config
 from dinolab.training.profile import PARTS, WARM_UP, span, table_of_parts
 from tests.pictures import TINY, make_folder
 

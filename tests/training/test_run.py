@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import dinolab
 from dinolab.cli import main
-from dinolab.config import load_config
 from dinolab.errors import UserError
 from dinolab.methods.dinov2 import DINOv2
-from dinolab.pretrain import Run
-from dinolab.setup import build_method
+from dinolab.recipes import load_config
+from dinolab.runs.build import build_method
+from dinolab.runs.train import Run
 from dinolab.training import checkpoint
 from dinolab.training.loop import Interrupted
 from dinolab.training.optim import make_optimizer
@@ -169,7 +169,7 @@ def test_tiny_micro_batches_without_a_masked_crop(pictures: Path, tmp_path: Path
 
 def test_another_process_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    code = f"from dinolab.folder import hold; from pathlib import Path; f = hold(Path({str(tmp_path / 'run')!r})); print(); input()"
+    code = f"from dinolab.runs.folder import hold; from pathlib import Path; f = hold(Path({str(tmp_path / 'run')!r})); print(); input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
     with pytest.raises(UserError, match="another process trains in this folder"):

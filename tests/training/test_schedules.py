@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from dinolab.config import load_config
 from dinolab.errors import UserError
+from dinolab.recipes import load_config
 from dinolab.training.schedules import Schedules, plan_phases
 
 

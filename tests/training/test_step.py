@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dinolab.config import load_config
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
-from dinolab.setup import assemble, choose_autocast
+from dinolab.recipes import load_config
+from dinolab.runs.build import assemble, choose_autocast
 from dinolab.training.loop import autocast_of, train_step
 from tests.pictures import TINY, make_folder
 

@@ -10,7 +10,6 @@ import torch
 from dinolab.cli import main
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
-from dinolab.models import weights
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.visuals.action_video import (
@@ -26,6 +25,7 @@ from dinolab.visuals.action_video import (
     lay_out,
     steady,
 )
+from dinolab.weights import load as weights
 from tests.pictures import make_folder
 from tests.visuals.planted import ByColour, scene
 from tests.visuals.test_video import pixels, write_clip
@@ -193,7 +193,7 @@ def test_a_classifier_of_other_classes_is_refused_and_leaves_nothing(tmp_path):
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("dinolab.evals.cache.FOLDER", tmp_path / "cache")
+    monkeypatch.setattr("dinolab.features.cache.FOLDER", tmp_path / "cache")
     model = Model(size="tiny", dim=16, depth=2, heads=2, patch_size=4, registers=1)
     (tmp_path / "run").mkdir()
     weights.save_encoder(ViT(model, 16), tmp_path / "run", {})

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dinolab.cli import main
-from dinolab.models import weights
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.weights import load as weights
 from tests.pictures import make_folder
 from tests.visuals.planted import ByColour, scene
 

@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dinolab.errors import UserError
+from dinolab.errors import UserError, reason
+from dinolab.memory import STATUS, can_measure, entry, peak_memory
 from dinolab.parallel import choose_device, refuse_many
-from dinolab.setup import choose_autocast
-from dinolab.text import reason
+from dinolab.runs.build import choose_autocast
 from dinolab.timing import WARM_UP, describe, synchronise
-from dinolab.training.memory import STATUS, can_measure, entry, peak_memory
 
 ROUNDS = 3  # timed at least
 MATMUL_SIDE = (512, 8192)  # of the square matrices that a device's speed is measured with, and

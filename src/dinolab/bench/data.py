@@ -17,7 +17,6 @@ import torch
 
 from dinolab.bench.common import ROUNDS, Row, Setting
 from dinolab.bench.report import Columns, bars, collect, report
-from dinolab.config import load_config
 from dinolab.data import draws
 from dinolab.data.crops import draw_crops, reduction
 from dinolab.data.decode import decode, jpeg_size, read_file
@@ -27,7 +26,8 @@ from dinolab.data.types import Source
 from dinolab.data.views import make_views
 from dinolab.machine import cores
 from dinolab.options import Config
-from dinolab.setup import open_data
+from dinolab.recipes import load_config
+from dinolab.runs.build import open_data
 
 RECIPE = "dinov2_vits16"
 SAMPLE = 32  # images that the parts are measured on

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dinolab.bench.common import Row, Setting
 from dinolab.files import write_whole
-from dinolab.training.log import environment
+from dinolab.machine import environment
 from dinolab.visuals.curves import COLOURS
 from dinolab.visuals.sheet import save
 

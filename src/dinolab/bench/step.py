@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinolab.bench.common import Row, Setting, matmul, measure, memory_in_use, share_of_matmul
 from dinolab.bench.report import TIMES, Columns, bars, collect, report
-from dinolab.config import load_config
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.data.types import Views
@@ -25,7 +24,8 @@ from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
-from dinolab.setup import build_method, choose_autocast
+from dinolab.recipes import load_config
+from dinolab.runs.build import build_method, choose_autocast
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
 from dinolab.training.schedules import Schedules, Values

@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from dinolab.cli import bench, data, evaluate, export, recipe, report, show, train
+from dinolab.cli import bench, data, evaluate, export, report, show, train
+from dinolab.cli import job as recipe
 from dinolab.errors import LostContact, UserError
 
 WAYS_OUT = {"size": "a smaller --size", "batch_size": "a smaller --batch-size", "device": "another --device"}
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os._exit(2)
         return 2
     except RuntimeError as error:
-        from dinolab.text import reason  # here, for torch comes with it
+        from dinolab.errors import reason  # here, for torch comes with it
 
         if "out of memory" not in reason(error):
             raise

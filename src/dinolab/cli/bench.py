@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dinolab.cli.words import at_least, seconds, split_config
+from dinolab.cli.parse import at_least, seconds, split_config
 
 
 def add(verbs: Any) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from dinolab.cli.words import at_least, size_in_bytes
+from dinolab.cli.parse import at_least, size_in_bytes
 
 
 def add(verbs: Any) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dinolab.cli.words import at_least
+from dinolab.cli.parse import at_least
 from dinolab.errors import UserError
 from dinolab.files import file_name
 from dinolab.machine import loaders
@@ -130,7 +130,7 @@ def sides(text: str) -> int | tuple[int, int]:
 
 
 def feature_options(args: argparse.Namespace) -> dict[str, Any]:
-    from dinolab.evals.cache import FOLDER
+    from dinolab.features.cache import FOLDER
     from dinolab.parallel import choose_device
 
     device = choose_device(args.device, "--device ")
@@ -149,7 +149,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
     from dinolab.evals.evaluate import evaluate
     from dinolab.evals.results import table
-    from dinolab.training.log import environment
+    from dinolab.machine import environment
 
     options_of_some = ("k", "tokens", "blocks", "epochs", "batch_size", "lr", "solver", "seed", "seeds")
     chosen = {name: getattr(args, name) for name in options_of_some if hasattr(args, name)}
@@ -170,8 +170,8 @@ def run_all(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dinolab.evals.compare import compare
-    from dinolab.evals.tables import notes, table
-    from dinolab.training.log import environment
+    from dinolab.evals.comparison_table import notes, table
+    from dinolab.machine import environment
 
     out = choose_out(args, "all")
     options = feature_options(args) | {"protocols": args.protocols, "seed": args.seed, "seeds": args.seeds}
@@ -198,7 +198,7 @@ def default_out(encoder: str) -> Path:
 
 
 def run_embed(args: argparse.Namespace) -> int:
-    from dinolab.evals.embed import embed
+    from dinolab.features.embed import embed
 
     found = embed(args.encoder, args.data, args.out, patches=args.patches, **feature_options(args))
     images, width = found["cls"].shape

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dinolab.cli.words import at_least
+from dinolab.cli.parse import at_least
 from dinolab.errors import UserError
 
 MOST_IMAGES = 32  # of a sheet
@@ -155,8 +155,8 @@ def run_action(args: argparse.Namespace) -> int:
 
 
 def open_encoder(args: argparse.Namespace) -> Any:
-    from dinolab.models.weights import load
     from dinolab.parallel import choose_device
+    from dinolab.weights.load import load
 
     return load(args.encoder).to(choose_device(args.device, "--device "))
 

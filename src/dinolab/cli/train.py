@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dinolab.cli.words import at_least, split_config
-from dinolab.config import load_config
+from dinolab.cli.parse import at_least, split_config
 from dinolab.errors import UserError
 from dinolab.options import Config, option_lines
+from dinolab.recipes import load_config
 
 
 def add(verbs: Any) -> None:
@@ -61,7 +61,7 @@ def run_train(args: argparse.Namespace) -> int:
     if args.show_schedules:
         return show_schedules(cfg, Path("schedules.png"))
 
-    from dinolab.pretrain import train
+    from dinolab.runs.train import train
 
     return run_until_stopped(lambda: train(cfg, resume=args.resume))
 
@@ -81,7 +81,7 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 
 def show_schedules(cfg: Config, out: Path) -> int:
-    from dinolab.setup import open_data
+    from dinolab.runs.build import open_data
     from dinolab.training.schedules import plan_phases
     from dinolab.visuals.curves import plot_schedules
 

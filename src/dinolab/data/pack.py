@@ -23,9 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dinolab.data.decode import JPEG, ORIENTATION, BrokenImage, decode, jpeg_size, read_file
 from dinolab.data.types import Source
 from dinolab.data.views import resize
-from dinolab.errors import UserError
+from dinolab.errors import UserError, some
 from dinolab.machine import cores
-from dinolab.text import some
 
 AHEAD = 4  # images a thread may be ahead of the one that is written
 NAMED = 5  # broken images that the warning names; the rest are counted

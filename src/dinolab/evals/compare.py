@@ -17,18 +17,17 @@ import torch
 from torch import nn
 
 from dinolab.data.types import Source
-from dinolab.errors import UserError
-from dinolab.evals import cache as kept_features
+from dinolab.errors import UserError, reason
+from dinolab.evals.comparison_table import failures, markdown
 from dinolab.evals.evaluate import PROTOCOLS, evaluate
-from dinolab.evals.features import PRECISIONS
 from dinolab.evals.inputs import open_device, open_encoder, open_images, refuse_below, refuse_unknown
 from dinolab.evals.plots import draw_accuracies, draw_speeds
-from dinolab.evals.tables import failures, markdown
 from dinolab.evals.throughput import throughput
+from dinolab.features import cache as kept_features
+from dinolab.features.extract import PRECISIONS
 from dinolab.files import file_name, write_whole
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import Encoder
-from dinolab.text import reason
 
 log = logging.getLogger(__name__)
 DEFAULT = ("knn", "logreg", "linear")

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Source
-from dinolab.evals.cache import FOLDER
-from dinolab.evals.features import PRECISIONS, TOKENS, extract
 from dinolab.evals.inputs import (
     Sides,
     describe,
@@ -26,6 +24,8 @@ from dinolab.evals.linear import BLOCKS, linear
 from dinolab.evals.linear_dino import DEFAULTS, choose_input, linear_dino
 from dinolab.evals.logreg import logreg
 from dinolab.evals.results import find_leaks, names, score, summarise, warn_of_leaks, write
+from dinolab.features.cache import FOLDER
+from dinolab.features.extract import PRECISIONS, TOKENS, extract
 
 PROTOCOLS = {
     "knn": "weighted k-NN, as DINO",

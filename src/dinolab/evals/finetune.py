@@ -25,12 +25,12 @@ from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
-from dinolab.evals.cache import checksum
-from dinolab.evals.features import COLUMNS, FeatureSet, extract
 from dinolab.evals.state import KeptState
-from dinolab.models.adapters import TimmEncoder
+from dinolab.features.cache import checksum
+from dinolab.features.extract import COLUMNS, FeatureSet, extract
 from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
+from dinolab.weights.timm_models import TimmEncoder
 
 try:
     from timm.data import Mixup, create_transform

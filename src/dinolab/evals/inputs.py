@@ -12,11 +12,11 @@ from torch import nn
 from dinolab.data.sources import open_source, take
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.features import FeatureSet
-from dinolab.evals.pixels import PixelEncoder
 from dinolab.evals.splits import held_out
-from dinolab.models.weights import load
+from dinolab.features.extract import FeatureSet
+from dinolab.features.pixels import PixelEncoder
 from dinolab.parallel import choose_device
+from dinolab.weights.load import load
 
 
 class Sides(NamedTuple):

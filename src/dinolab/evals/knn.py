@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.features import extract
+from dinolab.features.extract import extract
 
 log = logging.getLogger(__name__)
 TEMPERATURE = 0.07

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from dinolab.data import draws
 from dinolab.errors import UserError
-from dinolab.evals.features import COLUMNS, FeatureSet, refuse_infinite
 from dinolab.evals.knn import most_likely
+from dinolab.features.extract import COLUMNS, FeatureSet, refuse_infinite
 
 RATES = (
     1e-5,

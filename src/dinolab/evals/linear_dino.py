@@ -22,9 +22,9 @@ from dinolab.data.types import Source
 from dinolab.data.views import resample
 from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
-from dinolab.evals.features import COLUMNS, FeatureSet, refuse_infinite
 from dinolab.evals.knn import most_likely
 from dinolab.evals.linear import HELD_OUT, Input, hold_out, logits, new_head
+from dinolab.features.extract import COLUMNS, FeatureSet, refuse_infinite
 from dinolab.models.encoder import evaluating
 
 DEFAULTS = Training(100, 128, (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3))

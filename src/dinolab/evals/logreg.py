@@ -25,8 +25,8 @@ from torch import Tensor
 
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.features import COLUMNS, extract, refuse_infinite
 from dinolab.evals.logreg_torch import TorchLogisticRegression
+from dinolab.features.extract import COLUMNS, extract, refuse_infinite
 
 log = logging.getLogger(__name__)
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C

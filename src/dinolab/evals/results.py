@@ -17,10 +17,10 @@ from rich.table import Table
 from scipy.stats import binom
 
 from dinolab.data.types import Source
+from dinolab.errors import some
 from dinolab.evals.confusion import draw_confusion
-from dinolab.evals.features import FeatureSet
+from dinolab.features.extract import FeatureSet
 from dinolab.files import beside, write_whole
-from dinolab.text import some
 
 log = logging.getLogger(__name__)
 LEVEL = 0.95

@@ -15,8 +15,8 @@ import numpy as np
 from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.duplicates import NEAR, find_groups
 from dinolab.evals.results import names
+from dinolab.features.duplicates import NEAR, find_groups
 from dinolab.files import write_whole
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from dinolab.export.onnx import open_onnx, write_onnx
-from dinolab.models.adapters import TimmEncoder, to_timm
 from dinolab.models.encoder import Encoder, Features, normalise
-from dinolab.models.huggingface import to_huggingface
-from dinolab.models.weights import load, save_encoder
 from dinolab.options import Model
+from dinolab.weights.huggingface import to_huggingface
+from dinolab.weights.load import load, save_encoder
+from dinolab.weights.timm_models import TimmEncoder, to_timm
 
 Forward = Callable[[Tensor], Features]  # images (B, 3, H, W) in [0, 1]
 

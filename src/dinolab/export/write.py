@@ -11,7 +11,7 @@ from dinolab.export.card import model_card
 from dinolab.export.targets import TARGETS, Forward
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.models.vit import ViT
-from dinolab.models.weights import load
+from dinolab.weights.load import load
 
 IMAGES = 3  # random ones, of each size
 

@@ -18,8 +18,8 @@ from dinolab.methods.base import Schedule, Targets, join
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.models.encoder import Encoder, Features
 from dinolab.models.heads import DINOHead
-from dinolab.models.weights import load
 from dinolab.options import Config
+from dinolab.weights.load import load
 
 PER_PROTOTYPE = 16  # features that a prototype is made from, on average
 ROUNDS = 10  # of k-means

@@ -1,6 +1,6 @@
 """What a run will take, from a few real steps, before it is started."""
 
 from dinolab.plan.forecast import Plan, plan
-from dinolab.plan.words import advice, words
+from dinolab.plan.text import advice, words
 
 __all__ = ["Plan", "advice", "plan", "words"]

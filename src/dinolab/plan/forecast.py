@@ -9,23 +9,23 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from dinolab.config import validate
 from dinolab.data.loader import WAITING
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.features import extract
 from dinolab.evals.knn import knn
+from dinolab.features.extract import extract
 from dinolab.models.encoder import Encoder
-from dinolab.models.weights import save_encoder
 from dinolab.options import Config, Views
 from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
 from dinolab.plan.rig import Rig
-from dinolab.setup import choose_autocast, describe, monitor_sources, open_data, out_of_memory
+from dinolab.recipes import validate
+from dinolab.runs.build import choose_autocast, describe, monitor_sources, open_data, out_of_memory
 from dinolab.training import checkpoint
 from dinolab.training.schedules import Schedules, plan_phases
+from dinolab.weights.load import save_encoder
 
 EVALUATED = 64  # images that each loader process gets in the smaller of two evaluations
 

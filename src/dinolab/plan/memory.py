@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from dinolab.errors import UserError
+from dinolab.memory import can_measure, peak_memory, room
 from dinolab.options import Config
 from dinolab.plan.rig import Rig
-from dinolab.setup import micro_batch_sizes
-from dinolab.training.memory import can_measure, peak_memory, room
+from dinolab.runs.build import micro_batch_sizes
 
 HEADROOM = 0.9  # of the memory to be had, for a prediction
 SMALLEST = 8  # images in a forward, where the measurement begins

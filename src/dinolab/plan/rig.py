@@ -8,7 +8,7 @@ from dinolab.data.types import Source, Views
 from dinolab.machine import cores
 from dinolab.methods.base import Targets
 from dinolab.options import Config
-from dinolab.setup import assemble, choose_autocast, open_batches, workers
+from dinolab.runs.build import assemble, choose_autocast, open_batches, workers
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.schedules import Schedules
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinolab.config import load_config
 from dinolab.errors import UserError
 from dinolab.evals.evaluate import PROTOCOLS
 from dinolab.options import Config
+from dinolab.recipes import load_config
 
 Json = dict[str, Any]
 

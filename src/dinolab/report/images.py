@@ -15,7 +15,7 @@ from dinolab.evals.results import count_confusions, names
 from dinolab.options import Config
 from dinolab.report.facts import Result
 from dinolab.report.pictures import Grid, Picture, picture
-from dinolab.setup import monitor_sources, open_data
+from dinolab.runs.build import monitor_sources, open_data
 
 SAMPLE = 24
 CLASSES = 3  # best, and worst

@@ -13,7 +13,6 @@ from dinolab.data.types import Source
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder, evaluating
-from dinolab.models.weights import load
 from dinolab.parallel import choose_device
 from dinolab.report.facts import Run
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
@@ -23,6 +22,7 @@ from dinolab.visuals.images import spread
 from dinolab.visuals.neighbours import cell, neighbours
 from dinolab.visuals.pca import fit, paint
 from dinolab.visuals.sheet import Cell, crop_to_patches, enlarge, stretch
+from dinolab.weights.load import load
 
 IMAGES = 5  # rows of a grid
 NEAR = 0.1  # of the run: checkpoints that close to its end are not shown

@@ -22,12 +22,12 @@ from dinolab.report.charts import Chart
 from dinolab.report.curves import attention_charts, curves, labels
 from dinolab.report.facts import Json, Result, Run
 from dinolab.report.learned import learned
+from dinolab.report.names import about
 from dinolab.report.pictures import Grid, Picture, data_uri, length_and_size
 from dinolab.report.published import published
 from dinolab.report.settings import as_word, commands, install, settings
 from dinolab.report.tables import Cell, Table, benchmark, comparison, evaluations, percent, side_by_side
 from dinolab.report.verdict import verdict
-from dinolab.report.words import about
 from dinolab.visuals.curves import points
 
 NO_PHOTOS = "this page was asked for without photos"

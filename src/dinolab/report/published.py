@@ -6,8 +6,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from dinolab.report.facts import Result, Run
+from dinolab.report.names import data, epochs_of, method, network_of
 from dinolab.report.tables import Cell, Table
-from dinolab.report.words import data, epochs_of, method, network_of
 
 
 class About(NamedTuple):

@@ -29,7 +29,7 @@ def settings(configs: list[Config | None]) -> list[Setting]:
     defaults = flatten(to_dict(Config()))
     values = [flatten(to_dict(cfg)) if cfg else {} for cfg in configs]
     rows = []
-    for name, f in options():
+    for name, f in options(Config):
         own = [v.get(name, defaults[name]) for v in values]
         if name not in WHERE and any(value != defaults[name] for value in own):
             texts = [as_word(v[name]) if v else "" for v in values]

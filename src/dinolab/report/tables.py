@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dinolab.bench import attention, data, step, throughput
 from dinolab.bench.report import cell as in_words
-from dinolab.evals.tables import cells, notes, with_finetuned
+from dinolab.evals.comparison_table import cells, notes, with_finetuned
 from dinolab.report.facts import Json, Result, Run
 
 BENCHMARKS = {

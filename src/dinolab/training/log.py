@@ -1,16 +1,11 @@
 """Where a run's figures and words go: metrics.jsonl, log.txt, the terminal, and TensorBoard or W&B on request."""
 
 import json
-import os
-import platform
 import secrets
-import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -133,34 +128,3 @@ class RunLog:
 
 def _short(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
-
-
-def environment() -> dict[str, Any]:
-    """Versions of everything that a result may depend on."""
-    packages = [
-        "dinolab",
-        "numpy",
-        "opencv-python-headless",
-        "pillow",
-        "omegaconf",
-        "safetensors",
-        "scikit-learn",
-        "matplotlib",
-        "rich",
-    ]
-    found = {"torch": str(torch.__version__)}  # with the build, which its distribution does not name
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": torch.cpu.get_capabilities().get("cpu_name"),
-        "cores": os.cpu_count(),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": found,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

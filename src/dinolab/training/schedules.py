@@ -4,9 +4,10 @@ import math
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
-from dinolab.config import parse_duration, validate
+from dinolab.config import parse_duration
 from dinolab.errors import UserError
 from dinolab.options import Config
+from dinolab.recipes import validate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Progress bars on stderr, all of one look: what is done, how much of it, and the time that is left."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+@contextmanager
+def progress_bar(title: str, total: int, shown: bool, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Show a bar while the block runs; yields a function that moves it on by a number of items.
+
+    Args:
+        title: what is being done; file names in it need no escaping.
+        total: number of items.
+        shown: False shows nothing.
+        unit: name of an item in the plural, to show a speed such as "120 images/s"; empty shows no speed.
+    """
+    speed = [TextColumn(f"{{task.fields[speed]}} {unit}/s")] if unit else []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *speed, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(escape(title), total=total, speed="-")
+
+        def advance(items: int = 1) -> None:
+            rate = bar.tasks[0].speed
+            bar.update(task, advance=items, speed=f"{rate:,.0f}" if rate else "-")
+
+        yield advance
+
+
+def track(items: Iterable[T], title: str, total: int, shown: bool, start: int = 0) -> Iterator[T]:
+    """The items, one after another, with a bar that counts them; `start` items were done before."""
+    with progress_bar(title, total, shown) as advance:
+        if start:
+            advance(start)
+        for item in items:
+            yield item
+            advance(1)

@@ -1,0 +1,152 @@
+"""What a run is made of: data, device, method, optimizer, batches; put together from its configuration."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dinolab import parallel
+from dinolab.config import parse_duration
+from dinolab.data.device_views import Photos
+from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_batches
+from dinolab.data.sources import open_source, stratified_split, subset
+from dinolab.data.types import Source, Views
+from dinolab.errors import UserError
+from dinolab.machine import loaders
+from dinolab.methods import METHODS
+from dinolab.methods.base import StudentTeacher
+from dinolab.models.attention import choose_backend
+from dinolab.models.backbone import Backbone, make_backbone
+from dinolab.weights.initial import start_from
+from dinolab.options import Config
+from dinolab.training.optim import make_optimizer
+from dinolab.training.schedules import Schedules
+from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
+
+
+def open_data(cfg: Config, cache: Path | None) -> Source:
+    d = cfg.data
+    if not d.path:
+        raise UserError("data.path is not set: name a folder of images, a text file of paths or a CSV, data.path=DIR")
+    return open_source(d.path, d.images, d.filename_column, d.label_column, cache=cache)
+
+
+def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
+    """The labelled images that vote and those that are asked, for k-NN while training; none without labels."""
+    if parse_duration(cfg.eval.every, "eval.every")[0] == 0:
+        return None
+    if bool(cfg.eval.train) != bool(cfg.eval.test):
+        raise UserError("eval.train and eval.test go together: set both or neither")
+    if cfg.eval.train:
+        columns = ("", cfg.data.filename_column, cfg.data.label_column)
+        votes, asked = (
+            open_source(path, *columns, need_labels=True, option=option)
+            for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
+        )
+    elif source.labels is not None and len(source.classes) > 1:
+        try:
+            votes, asked = stratified_split(source, 0.2, seed=0)
+        except UserError as error:  # training needs no labels, so they must not stop it
+            say(f"no k-NN while training: {error}; name eval.train and eval.test")
+            return None
+    else:
+        return None
+    return subset(votes, cfg.eval.max_images, seed=0), subset(asked, cfg.eval.max_images, seed=0)
+
+
+def assemble(cfg: Config, source: Source) -> tuple[Schedules, torch.device, StudentTeacher, torch.optim.Optimizer]:
+    """What is trained and what it is trained with, as it is before the first step."""
+    schedules = Schedules(cfg, len(source))
+    device = parallel.choose_device(cfg.run.device)
+    method = build_method(cfg, device)
+    return schedules, device, method, make_optimizer(method.student, cfg.optim)
+
+
+def build_method(
+    cfg: Config, device: torch.device, fresh: bool = True, state: dict[str, Tensor] | None = None
+) -> StudentTeacher:
+    """The method, ready for training: on its device, and sharded where there are several processes.
+
+    fresh: it begins with `init.weights`, if they are given. state: whole tensors that it begins with instead.
+    """
+    torch.manual_seed(cfg.seed)
+    backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+    if fresh and cfg.init.weights:
+        start_from(backbone, cfg.init.weights)
+    method = METHODS[cfg.method](backbone, backbone.dim, cfg)
+    if state is not None:
+        method.load_state_dict(state)
+    try:
+        method = method.to(device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of memory on {device}: the model alone is too large, set a smaller model.size") from error
+    if device.type == "cpu":
+        keep_memory()
+    if cfg.run.checkpoint_activations:
+        checkpoint_activations(method)
+    if cfg.run.compile:
+        compile_blocks(method, device)
+    if parallel.world() > 1:
+        parallel.sync_batch_norm(method)
+        parallel.shard(method.networks, cfg.run.sharding, device, choose_autocast(cfg.run.precision, device))
+    return method
+
+
+def whole_product(method: StudentTeacher, cfg: Config) -> Backbone:
+    """The run's product, in one piece; all ranks call it together."""
+    if parallel.world() == 1:
+        return method.product
+    state = parallel.whole(method.product.state_dict())
+    device = next(iter(state.values())).device
+    with torch.device("meta"):  # the values are those of the state
+        product = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+    product.load_state_dict(state, assign=True)
+    return product.requires_grad_(False)
+
+
+def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+        precision = "bf16" if fast else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def workers(cfg: Config, device: torch.device) -> int:
+    return cfg.run.workers if cfg.run.workers >= 0 else loaders(device.type, parallel.local_world())
+
+
+def micro_batch_sizes(batch_size: int) -> list[int]:
+    """Sizes of run.micro_batch that divide the batch and suit the hardware, smallest first; the last is the whole batch."""
+    handy = [n for n in range(1, batch_size) if batch_size % n == 0 and (n % 8 == 0 or n in (1, 2, 4))]
+    return [*handy, batch_size]
+
+
+def out_of_memory(cfg: Config) -> UserError:
+    """What to set after a step that did not fit."""
+    now = micro_batch(cfg, parallel.world())
+    smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size // parallel.world()) if 2 <= n <= now / 2]
+    way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size or head.prototypes"
+    return UserError(f"out of memory on the GPU with {now} images at a time: set {way_out}")
+
+
+def open_batches(
+    cfg: Config, source: Source, start: int, stop: int, device: torch.device, say: Callable[[str], None]
+) -> Iterator[list[Views] | list[Photos]]:
+    """The run's batches, with crops or without, as run.device_views has it."""
+    args = source, cfg, start, stop, workers(cfg, device), device.type == "cuda"
+    share = parallel.rank(), parallel.world()
+    if cfg.run.device_views == "auto" and device.type != "cpu":
+        return adaptive_batches(*args, say, share)
+    return photo_batches(*args, share) if cfg.run.device_views == "always" else batches(*args, share)
+
+
+def describe(cfg: Config, source: Source, schedules: Schedules, method: StudentTeacher, device: torch.device) -> str:
+    trained = sum(p.numel() for p in method.student.parameters())
+    several = f"{parallel.world()} processes, sharding {cfg.run.sharding}, " if parallel.world() > 1 else ""
+    return (
+        f"{cfg.method}, {method.product.describe()}, "
+        f"{trained / 1e6:.1f} M trained parameters with the heads, "
+        f"on {len(source):,} images of {source.name}: {schedules.total:,} steps of {cfg.optim.batch_size} "
+        f"({schedules.total / schedules.steps_per_epoch:.1f} epochs), {several}{device}"
+    )

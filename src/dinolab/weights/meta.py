@@ -1,0 +1,78 @@
+"""Weights as Meta published them: DINO (ViT-S and B, patches of 16 and 8; ResNet-50) and DINOv2 (ViT-S to g, with and without registers).
+
+The files name no architecture; it follows from the tensors' shapes. Their parameter names are our ViT's.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dinolab.errors import UserError
+from dinolab.models.backbone import Backbone, make_backbone
+from dinolab.models.vit import SIZES
+from dinolab.options import Model
+from dinolab.weights.tensors import fit, read_backbone
+
+HEAD_WIDTH = 64  # of every published model; shapes do not show the number of heads
+LAYERSCALE = 1e-5  # its initial value in DINOv2, where the file has one
+OFFSET = 0.1  # patches by which DINO's and DINOv2's code takes a grid for larger when it resamples positions
+
+
+def load_published(path: Path) -> Backbone:
+    """The network of an official file: the backbone alone, or a whole training checkpoint. Raises UserError where it is neither."""
+    tensors = {_unchunked(name): tensor for name, tensor in read_backbone(path).items()}
+    cfg, image_size = architecture(tensors, path)
+    with torch.device("meta"):
+        backbone = make_backbone(cfg, image_size)
+    if cfg.size == "resnet50":
+        fit(backbone, tensors, f"{path} is not quite DINO's ResNet-50 (of another network say timm:NAME={path})")
+    else:
+        tensors.setdefault("mask_token", torch.zeros(1, backbone.dim))  # DINO has none, and without masks none is used
+        fit(backbone, tensors, f"{path} is not quite a DINO or DINOv2 backbone")
+    return backbone
+
+
+def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]:
+    """The architecture that tensors of these names and shapes belong to, and its image size. Raises UserError if it is none of ours."""
+    if "layer1.0.conv1.weight" in tensors:
+        return Model(size="resnet50"), 224
+    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+    missing = [name for name in needed if name not in tensors]
+    if missing:
+        found = ", ".join(list(tensors)[:4])
+        raise UserError(
+            f"{path}: not a DINO or DINOv2 backbone: no {', '.join(missing)} among its tensors ({found}, ...)"
+        )
+    dim, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
+    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    if dim % HEAD_WIDTH or side**2 + 1 != tensors["pos_embed"].shape[1]:
+        raise UserError(f"{path}: not a published architecture: width {dim}, {tensors['pos_embed'].shape[1]} positions")
+    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+    registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
+    cfg = Model(
+        **size_or_shape(dim, depth, dim // HEAD_WIDTH),
+        patch_size=patch_size,
+        registers=registers,
+        layerscale=LAYERSCALE if "blocks.0.ls1.gamma" in tensors else 0.0,
+        ffn="swiglu" if "blocks.0.mlp.w12.weight" in tensors else "mlp",
+        antialias=registers > 0,  # as published: resampled positions are filtered in models with registers alone
+        interpolate_offset=0.0 if registers else OFFSET,
+    )
+    return cfg, side * patch_size
+
+
+def size_or_shape(dim: int, depth: int, heads: int) -> dict[str, Any]:
+    """The options of `Model` that give this shape: a size by name, where there is one."""
+    names = {shape: name for name, shape in SIZES.items()}
+    shape = (dim, depth, heads)
+    return {"size": names[shape]} if shape in names else dict(zip(("dim", "depth", "heads"), shape))
+
+
+def _unchunked(name: str) -> str:
+    """DINOv2's trainer keeps blocks in chunks, blocks.CHUNK.BLOCK, with BLOCK counted through."""
+    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)

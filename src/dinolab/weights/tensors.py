@@ -1,0 +1,79 @@
+"""Tensors out of files that others wrote, without running anything they hold, and into a model, key by key."""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dinolab.errors import UserError, some
+
+NAMED = 12  # tensors that a message names; the rest are counted
+
+
+def read_backbone(path: Path) -> dict[str, Tensor]:
+    """The backbone's tensors of a .safetensors, .pth or .pt file: a plain state dict, or a whole training checkpoint of DINO or DINOv2.
+
+    Of a training checkpoint the teacher is taken (without one the student), its heads are left out, and so are the prefixes
+    `module.` and `backbone.`. Raises UserError where the file is missing, broken, or holds more than tensors and plain values.
+    """
+    content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    for key in ("teacher", "student", "model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(
+            f"{path}: no tensors by name in it; give a state dict, as torch.save(model.state_dict()) writes it"
+        )
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if any("backbone." in name for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if "backbone." in name}
+    return {re.sub(r"^(module\.)?(backbone\.)?", "", name): value for name, value in tensors.items()}
+
+
+def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Make `tensors` the module's weights, in fp32. Raises UserError that names every tensor which does not fit."""
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    problems += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, should be {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        raise UserError(f"{where}: {some(sorted(problems), NAMED)}")
+    exact = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    module.load_state_dict(exact, assign=True)  # assign: the module may be on the meta device
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
+
+
+def _pickled(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's checkpoints hold their options in one
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, AttributeError) as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign is None:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path}: truncated or not a PyTorch file ({reason})") from error
+        raise UserError(
+            f"{path}: holds more than tensors ({foreign[1]}), and opening that can run code. If you trust the file, write its "
+            f"tensors to another: torch.save(torch.load(FILE, weights_only=False)['teacher'], 'tensors.pth')"
+        ) from error

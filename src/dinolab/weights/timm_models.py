@@ -1,0 +1,154 @@
+"""timm's models as encoders: vision transformers of any kind, and networks without a class token, such as ResNet-50."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from dinolab.errors import UserError
+from dinolab.models.encoder import Encoder, Features, check_images
+from dinolab.models.vit import SwiGLU, ViT
+from dinolab.weights.tensors import fit, read_backbone
+
+
+class TimmEncoder(Encoder):
+    """A timm model behind the contract of `Encoder`, with the mean and standard deviation it was trained with.
+
+    Without a class token, `cls` is what the model pools its last feature map to, `patches` is that map, and there is neither
+    attention nor any layer but the last.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, info: dict[str, Any]):
+        nn.Module.__init__(self)  # there is no ViT of ours
+        from timm.data import resolve_model_data_config
+
+        data = resolve_model_data_config(model)
+        self.model, self.info = model, info
+        self.dim, self.image_size = model.num_features, data["input_size"][-1]
+        self.patch_size = model.feature_info[-1]["reduction"]
+        self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(data["std"]).view(3, 1, 1), persistent=False)
+        self.has_class_token = getattr(model, "cls_token", None) is not None
+
+    def layers(self, images: Tensor, n: int) -> list[Features]:
+        """The features after each of the last n blocks, first to last, through the final norm."""
+        x = self._prepare(images)
+        if self.has_class_token:
+            found = self._run(
+                x, indices=min(n, len(self.model.blocks)), norm=True, return_prefix_tokens=True, intermediates_only=True
+            )
+            return [Features(prefix[:, 0], prefix[:, 1:], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
+        if n > 1:
+            raise UserError(
+                f"{self.info['source']} has no class token: its last layer alone can be had, not the last {n}"
+            )
+        last, (patches,) = self._run(x, indices=1, norm=True)
+        cls = self.model.forward_head(last, pre_logits=True)
+        return [Features(cls, cls.new_empty(len(cls), 0, self.dim), patches.permute(0, 2, 3, 1))]
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w)."""
+        attn: Any = self.model.blocks[-1].attn if self.has_class_token else None
+        if not hasattr(attn, "attn_drop") or not hasattr(attn, "fused_attn"):
+            raise UserError(f"{self.info['source']} has no attention of a class token to show")
+        weights: list[Tensor] = []
+        hook = attn.attn_drop.register_forward_hook(lambda module, inputs, output: weights.append(output))
+        fused, attn.fused_attn = attn.fused_attn, False  # the fused kernel keeps no weights
+        try:
+            self._run(self._prepare(images), indices=1)
+        finally:
+            hook.remove()
+            attn.fused_attn = fused
+        return weights[0]
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        check_images(images)
+        if min(images.shape[-2:]) < self.patch_size:
+            raise UserError(
+                f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"
+            )
+        x = images.to(self.mean.device)
+        if hasattr(self.model, "patch_embed"):  # the remainder at the right or bottom is not seen, as in our ViT
+            h, w = (side // self.patch_size * self.patch_size for side in x.shape[-2:])
+            x = x[..., :h, :w]
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return (x - self.mean) / self.std
+
+    def _run(self, x: Tensor, **options: Any) -> Any:
+        try:
+            return self.model.forward_intermediates(x, **options)
+        except AssertionError as error:  # models whose windows or positions are of one size
+            raise UserError(
+                f"{self.info['source']} does not take images of {tuple(x.shape[-2:])} pixels: {error}"
+            ) from error
+
+
+def load_timm(name: str) -> TimmEncoder:
+    """`NAME`, with timm's own weights, downloaded or cached; `NAME=FILE` with those of a file in timm's layout.
+
+    Raises UserError where timm is not installed, has no such model, or the weights are not to be had or do not fit.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"timm:{name} needs timm: pip install 'dinolab[timm]'") from error
+    name, _, file = name.partition("=")
+    options: dict[str, Any] = {"pretrained": not file, "num_classes": 0}
+    model: Any
+    try:
+        try:
+            model = timm.create_model(name, dynamic_img_size=True, **options)
+        except TypeError:  # a network that has no such option: convolutions take any size
+            model = timm.create_model(name, **options)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # what a missing model, download or network comes out as
+        raise UserError(f"timm:{name}: {' '.join(str(error).split())[:300]}") from error
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        raise UserError(f"timm:{name}: timm gives no feature maps of this model")
+    if file:
+        classifier = model.pretrained_cfg["classifier"]
+        tensors = read_backbone(Path(file))
+        fit(model, {k: v for k, v in tensors.items() if k.split(".")[0] != classifier}, f"{file} is not timm's {name}")
+    return TimmEncoder(model, {"source": f"timm:{name}" + (f"={file}" if file else "")})
+
+
+def to_timm(vit: ViT) -> Any:
+    """timm's VisionTransformer, as for DINOv2, with our weights. It filters positions when it resamples them (`antialias`)."""
+    import timm
+
+    first: Any = vit.blocks[0]
+    swiglu = isinstance(first.mlp, SwiGLU)
+    width = 2 * first.mlp.w3.in_features if swiglu else first.mlp.fc1.out_features
+    model = timm.create_model(
+        "vit_giant_patch14_dinov2" if swiglu else "vit_small_patch14_dinov2",  # whose feed-forward networks these are
+        img_size=vit.image_size,
+        patch_size=vit.patch_size,
+        embed_dim=vit.dim,
+        depth=len(vit.blocks),
+        num_heads=first.attn.heads,
+        mlp_ratio=math.nextafter(width / vit.dim, math.inf),  # timm rounds the product down
+        reg_tokens=vit.cfg.registers,
+        no_embed_class=True,  # the class token's position is added to the token itself
+        dynamic_img_size=True,
+        num_classes=0,
+    )
+    tensors = {name: torch.ones(vit.dim) for name in model.state_dict() if name.endswith((".ls1.gamma", ".ls2.gamma"))}
+    for name, tensor in vit.state_dict().items():
+        name = name.replace("register_tokens", "reg_token")
+        name = name.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2")
+        tensors[name] = tensor.detach().cpu().float()
+    position, tensors["pos_embed"] = tensors["pos_embed"].split([1, vit.pos_embed.shape[1] - 1], dim=1)
+    tensors["cls_token"] = tensors["cls_token"] + position
+    del tensors["mask_token"]  # of training alone
+    model.load_state_dict(tensors)
+    return model.eval()

@@ -1,0 +1,234 @@
+"""The whole job on a planted set: stopped in every stage and started again, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dinolab.cli import main, parser
+from dinolab.evals import compare, evaluate
+from dinolab.jobs import SCALES, STAGES, recipe, stages
+from dinolab.jobs.scales import Scale
+from dinolab.training import loop
+from tests.jobs.conftest import make_har, read_sheet
+from tests.pictures import TINY
+
+STEPS = 12  # of TINY
+OPTIONS = [*TINY, "masks.share=0.5", "run.keep_every=0 steps"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setitem(SCALES, "smoke", Scale("Shrunk for a test.", most=(8, 3), finetune_epochs=1, clip=1, step=None))
+    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 10)
+    monkeypatch.setattr("dinolab.evals.logreg.STRENGTHS", (0.01, 0.1))
+    monkeypatch.setattr("dinolab.evals.throughput.SECONDS", 0)
+    monkeypatch.setattr("dinolab.visuals.action_video.CARD", 0.1)
+
+
+class Benchmarks:
+    """In place of their processes: writes what they would; a stop leaves half of it, as Ctrl-C does."""
+
+    def __init__(self):
+        self.done = []
+        self.stop_at = ""
+
+    def __call__(self, command):
+        assert command[1:4] == ["-m", "dinolab", "bench"]
+        args, rest = parser().parse_known_args(command[3:])
+        assert rest == []
+        name = command[4]
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{name}.json").write_text(json.dumps({"benchmark": name, "title": name, "rows": [{"ms": 1.0}]}))
+        if name == self.stop_at:
+            self.stop_at = ""
+            raise KeyboardInterrupt
+        self.done.append(name)
+        return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    made = Benchmarks()
+    monkeypatch.setattr(stages.subprocess, "run", made)
+    return made
+
+
+def words(har: Path, out: Path, *more: str) -> list[str]:
+    return ["recipe", "har", f"data={har}", f"out={out}", "scale=smoke", *OPTIONS, *more]
+
+
+@pytest.mark.slow
+def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, monkeypatch, benchmarks, capsys):
+    har, out = make_har(tmp_path / "har", labels=False, learn=12), tmp_path / "out"
+    steps, evaluated, made = [], [], []
+    stop_at_step, stop_at_evaluation = [5, 20], [1, 5]  # of the run, of DINO; of the baselines', of the evaluations'
+
+    def step(*args, **options):
+        steps.append(1)
+        if len(steps) in stop_at_step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_step(*args, **options)
+
+    def one(*args, **options):
+        if stop_at_evaluation and len(evaluated) + 1 == stop_at_evaluation[0]:
+            del stop_at_evaluation[0]
+            raise KeyboardInterrupt
+        found = evaluate_one(*args, **options)
+        evaluated.append(str(args[4]))
+        return found
+
+    def stopping_once(name, make):
+        def work(*args, **options):
+            made.append(name)
+            if made.count(name) == 1:
+                raise KeyboardInterrupt
+            return make(*args, **options)
+
+        return work
+
+    train_step, evaluate_one = loop.train_step, evaluate.evaluate
+    monkeypatch.setattr(loop, "train_step", step)
+    for module in (evaluate, compare):
+        monkeypatch.setattr(module, "evaluate", one)
+    from dinolab import report
+    from dinolab.visuals import action_video
+
+    for module, name in ((action_video, "action_video"), (report, "report")):
+        monkeypatch.setattr(module, name, stopping_once(name, getattr(module, name)))
+    benchmarks.stop_at = "throughput"
+
+    starts = 0
+    while main(words(har, out)) != 0:
+        starts += 1
+        assert starts < 10
+    assert starts == 7  # training, DINO, supervised, an evaluation, a benchmark, video, report
+    assert len(steps) == 2 * STEPS
+    assert (
+        len(evaluated) == len(set(evaluated)) == 1 + 4 * 3 + 1 + 1
+    )  # supervised; four encoders; fine-tuned; submission
+    assert benchmarks.done == ["attention", "throughput"]
+    assert made == ["action_video"] * 2 + ["report"] * 2
+    for name in ("report.html", "video.mp4", "table.md", "model.safetensors", "speed/stages.json"):
+        assert (out / name).stat().st_size > 0
+    asked = [row["filename"] for row in read_sheet(har / "Testing_set.csv")]
+    answers = read_sheet(out / "submission" / "predictions.csv")
+    assert [row["filename"] for row in answers] == asked
+    assert {row["label"] for row in answers} <= {"calling", "cycling", "sleeping"}
+    report_page = (out / "report.html").read_text()
+    assert "Shrunk for a test." in report_page and "36 labelled images, 12,600 are known" in report_page
+
+    capsys.readouterr()
+    assert main(words(har, out)) == 0
+    said = capsys.readouterr().out
+    assert said.count("done before") == len(STAGES) and len(steps) == 2 * STEPS and len(evaluated) == 15
+    rows = [line.split()[0] for line in said.splitlines() if "(" in line and "│" in line]
+    assert rows == ["out", "dino", "untrained", "pixels", "supervised"]
+    assert said.splitlines()[-1] == f"{out}/report.html, {out}/video.mp4"
+
+    # what has changed is done anew, and what was made of it; nothing else
+    (out / "stages" / "evaluate.json").unlink()
+    assert main(words(har, out)) == 0
+    assert made == ["action_video"] * 2 + ["report"] * 3
+    assert len(steps) == 2 * STEPS and len(evaluated) == 15 and benchmarks.done == ["attention", "throughput"]
+
+
+def test_a_stage_alone(small_har, tmp_path, benchmarks, capsys):
+    out = tmp_path / "out"
+    assert main(words(small_har, out, "speed")) == 0
+    assert [path.name for path in (out / "stages").glob("*.json")] == ["speed.json"]
+    assert main(words(small_har, out, "video")) == 2
+    assert "video needs train" in capsys.readouterr().err
+    assert main(words(small_har, out, "video", "train")) == 0
+    assert (out / "video.mp4").is_file() and not (out / "baselines").exists()
+
+
+def test_the_table_has_linear_first_and_the_figures_of_the_results(tmp_path):
+    from dinolab.jobs.table import read_table, write_table
+
+    def result(accuracy):
+        return {"accuracy": accuracy, "interval": [0.1, 0.9], "protocol": {"epochs": 3}}
+
+    row = {"name": "out", "encoder": "out", "results": {"linear": result(0.5), "knn": result(0.25)}}
+    summary = {"data": {"train": "a", "test": "b"}, "settings": {"protocols": ["knn"], "seeds": 1}, "encoders": [row]}
+    (tmp_path / "eval" / "all").mkdir(parents=True)
+    (tmp_path / "eval" / "all" / "all.json").write_text(json.dumps(summary))
+    for name, accuracy in (("finetuned", 0.75), ("supervised", 0.125)):
+        (tmp_path / "eval" / name).mkdir()
+        (tmp_path / "eval" / name / "result.json").write_text(json.dumps(result(accuracy)))
+    assert [r["name"] for r in read_table(tmp_path)["encoders"]] == ["out", "supervised"]
+    write_table(tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "|  | linear, % | knn, % | logreg, % | finetune, % | images/s |"
+    assert lines[2] == "| out | 50.0 (10.0-90.0) | 25.0 (10.0-90.0) | - | 75.0 (10.0-90.0) | - |"
+    assert lines[3] == "| supervised | - | - | - | 12.5 (10.0-90.0) | - |"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["scale=big"], r"scale 'big' is not one of smoke, small, full"),
+        (["trian"], r"stage 'trian' is not one of train, baselines"),
+        ([str(Path(__file__).parent)], r"did you mean data=.*jobs\?"),
+        (["data.path=x"], r"data.path=x: the job sets this option itself"),
+        (["optim.lenght=1 steps"], r"optim.lenght.*optim.length"),
+        (["official=nowhere.pth"], r"official=nowhere.pth: no such file"),
+        (["clip=nowhere.mp4"], r"clip=nowhere.mp4: no such file"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_done(small_har, tmp_path, capsys, more, said):
+    import re
+
+    assert main(words(small_har, tmp_path / "out", *more)) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_or_of_another_scale_is_left_alone(small_har, tmp_path, benchmarks, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert main(words(small_har, tmp_path / "out")) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert main(words(small_har, tmp_path / "job", "speed")) == 0
+    assert main([*words(small_har, tmp_path / "job", "speed"), "scale=small"]) == 2
+    assert "began with scale smoke, not small" in capsys.readouterr().err
+    assert main(words(small_har, tmp_path / "job", "speed", "optim.lr=1")) == 2
+    assert "began with options" in capsys.readouterr().err
+    assert main(words(small_har, tmp_path / "job", "speed", "run.micro_batch=4")) == 0
+
+
+def test_a_mistake_in_the_first_call_pins_nothing(small_har, tmp_path, benchmarks, capsys):
+    out = tmp_path / "job"
+    assert main(["recipe", "har", f"data={tmp_path / 'nowhere'}", f"out={out}"]) == 2
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert main(words(small_har, out, "speed")) == 0
+    other_order = [*words(small_har, out, "speed")[:4], *reversed(words(small_har, out, "speed")[4:]), "eval.k=5"]
+    assert main(other_order) == 0
+
+
+def test_packages_that_are_missing_are_named_first(small_har, tmp_path, monkeypatch):
+    monkeypatch.setattr("dinolab.jobs.find_spec", lambda name: None)
+    with pytest.raises(Exception, match=r"av and timm is missing: pip install 'dinolab\[timm,video\]'"):
+        recipe(str(small_har), tmp_path / "out", "smoke")
+
+
+def test_a_benchmark_that_fails_is_named(small_har, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 3))
+    assert main(words(small_har, tmp_path / "out", "speed")) == 2
+    assert "dinolab bench attention failed, see above (exit status 3)" in capsys.readouterr().err
+
+
+def test_shipped_scales_are_what_they_say():
+    from dinolab.recipes import load_config
+
+    full = load_config("har_full")
+    assert (full.method, full.model.size, full.model.patch_size, full.views.global_size) == ("dinov2", "small", 8, 224)
+    for name in SCALES:
+        cfg = load_config(f"har_{name}")
+        assert cfg.model.patch_size == 8
+        for what in ("attention", "throughput"):
+            _, rest = parser().parse_known_args(["bench", what, *getattr(SCALES[name], what)])
+            assert rest == []

@@ -1,0 +1,74 @@
+"""Hugging Face's models to our ViT and back; random weights, no network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ConvNextConfig, ConvNextModel
+
+from dinolab.errors import UserError
+from dinolab.models.encoder import Encoder
+from dinolab.models.vit import ViT
+from dinolab.options import Model
+from dinolab.weights.huggingface import from_huggingface, to_huggingface
+from dinolab.weights.load import load
+from tests.weights.foreign import SIZE, assert_same, features_of, random_model
+
+
+@pytest.mark.parametrize(
+    ("kind", "swiglu"),
+    [("dino", False), ("dinov2", False), ("dinov2", True), ("registers", False), ("registers", True)],
+)
+def test_a_folder_of_theirs_is_our_vit(kind: str, swiglu: bool, tmp_path: Path) -> None:
+    model = random_model(kind, swiglu)
+    model.save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    assert isinstance(encoder.vit, ViT) and encoder.info == {"source": f"hf:{tmp_path}"}
+    for size in [(SIZE, SIZE), (56, 24)]:
+        images = torch.rand(2, 3, *size)
+        assert_same(encoder(images), features_of(model, images))
+
+
+@pytest.mark.parametrize("changes", [{}, {"layerscale": 0.1, "antialias": False}, {"registers": 2, "ffn": "swiglu"}])
+def test_there_and_back(changes: dict) -> None:
+    vit = ViT(Model(dim=48, depth=2, heads=4, patch_size=8, **changes), SIZE)
+    for p in vit.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    back = from_huggingface(to_huggingface(vit), "here")
+    assert back.cfg.antialias == vit.cfg.antialias
+    for name, tensor in vit.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], tensor, atol=0, rtol=0)
+    images = torch.rand(2, 3, 56, 24)
+    assert_same(Encoder(back)(images), Encoder(vit)(images))
+
+
+def test_other_models_and_missing_ones_are_named(tmp_path: Path) -> None:
+    ConvNextModel(ConvNextConfig(hidden_sizes=[4] * 4, depths=[1] * 4)).save_pretrained(tmp_path / "convnext")
+    with pytest.raises(UserError, match=r"a convnext model; dinolab reads dinov2, dinov2_with_registers, vit"):
+        load(f"hf:{tmp_path / 'convnext'}")
+    with pytest.raises(UserError, match=r"^hf:.*none") as error:
+        load(f"hf:{tmp_path / 'none'}")
+    assert "\n" not in str(error.value)
+
+
+def test_variants_that_are_not_ours_are_named(tmp_path: Path) -> None:
+    random_model("dinov2").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(UserError, match="with relu; dinolab has"):
+        load(f"hf:{tmp_path}")
+
+
+def test_missing_tensors_are_named_and_not_drawn_at_random(tmp_path: Path) -> None:
+    random_model("dinov2").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["encoder.layer.1.norm1.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"encoder\.layer\.1\.norm1\.weight"):
+        load(f"hf:{tmp_path}")
+    weights.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^hf:"):
+        load(f"hf:{tmp_path}")

@@ -1,0 +1,139 @@
+"""Files in the layout of Meta's, with random weights, against Hugging Face's models."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from dinolab.errors import UserError
+from dinolab.weights.load import load
+from tests.weights.foreign import DEPTH, DIM, PATCH, SIZE, assert_same, features_of, official_layout, random_model
+
+
+@pytest.mark.parametrize(
+    ("kind", "swiglu"),
+    [("dino", False), ("dinov2", False), ("dinov2", True), ("registers", False), ("registers", True)],
+)
+def test_an_official_file_equals_hugging_face(kind: str, swiglu: bool, tmp_path: Path) -> None:
+    model = random_model(kind, swiglu)
+    torch.save(official_layout(model), tmp_path / "official.pth")
+    encoder = load(tmp_path / "official.pth")
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+    assert (encoder.dim, encoder.patch_size, encoder.image_size) == (DIM, PATCH, SIZE)
+    assert encoder.info["source"].endswith("official.pth")
+    assert encoder.vit.cfg.interpolate_offset == (0.0 if kind == "registers" else 0.1)
+    encoder.vit.cfg.interpolate_offset = 0.0  # as Hugging Face; the published formula is in test_vit.py
+    for size in [(SIZE, SIZE), (56, 24)]:
+        images = torch.rand(2, 3, *size)
+        assert_same(encoder(images), features_of(model, images))
+
+
+def test_half_precision_and_safetensors(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = official_layout(random_model("dinov2"))
+    save_file({name: t.half() for name, t in tensors.items()}, tmp_path / "official.safetensors")
+    encoder = load(tmp_path / "official.safetensors")
+    torch.testing.assert_close(encoder.vit.norm.weight, tensors["norm.weight"].half().float(), atol=0, rtol=0)
+
+
+def test_a_training_checkpoint_of_dino_gives_its_teacher(tmp_path: Path) -> None:
+    teacher, student = random_model("dino"), random_model("dino")
+    whole = {
+        "student": {f"module.backbone.{k}": v for k, v in official_layout(student).items()},
+        "teacher": {f"backbone.{k}": v for k, v in official_layout(teacher).items()},
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", patch_size=16),
+    }
+    whole["student"]["module.head.mlp.0.weight"] = whole["teacher"]["head.mlp.0.weight"] = torch.zeros(2, 2)
+    images = torch.rand(2, 3, SIZE, SIZE)
+    torch.save(whole, tmp_path / "full.pth")
+    assert_same(load(tmp_path / "full.pth")(images), features_of(teacher, images))
+    del whole["teacher"]
+    torch.save(whole, tmp_path / "student.pth")
+    assert_same(load(tmp_path / "student.pth")(images), features_of(student, images))
+
+
+def test_a_training_checkpoint_of_dinov2_has_blocks_in_chunks(tmp_path: Path) -> None:
+    model = random_model("registers", swiglu=True)
+    tensors = {"dino_head.mlp.0.weight": torch.zeros(2, 2)}
+    for name, tensor in official_layout(model).items():
+        for i in range(DEPTH):
+            name = name.replace(f"blocks.{i}.", f"chunk.{i // 2}.{i}.")  # two blocks a chunk
+        tensors[f"backbone.{name.replace('chunk', 'blocks')}"] = tensor
+    torch.save({"teacher": tensors}, tmp_path / "teacher_checkpoint.pth")
+    images = torch.rand(2, 3, SIZE, SIZE)
+    assert_same(load(tmp_path / "teacher_checkpoint.pth")(images), features_of(model, images))
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    tensors = official_layout(random_model("dinov2"))
+    del tensors["blocks.1.norm1.bias"]
+    tensors["blocks.0.attn.rope"] = torch.zeros(3)
+    tensors["norm.weight"] = torch.zeros(DIM - 1)
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "x.pth")
+    said = str(error.value)
+    assert "\n" not in said and "x.pth" in said
+    for problem in (
+        "blocks.1.norm1.bias is missing",
+        "blocks.0.attn.rope is unknown",
+        "norm.weight is (127,), should be (128,)",
+    ):
+        assert problem in said
+
+
+def test_many_misfits_are_counted(tmp_path: Path) -> None:
+    tensors = official_layout(random_model("dinov2")) | {f"blocks.0.extra{i:02}": torch.zeros(1) for i in range(20)}
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"extra11 is unknown; and 8 more$"):
+        load(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "truncated or not a PyTorch file"),
+        (b"<html>not found</html>", "truncated or not a PyTorch file"),
+        ("half", "truncated or not a PyTorch file"),
+        ({}, "no tensors by name"),
+        ([torch.zeros(2)], "no tensors by name"),
+        ({"last_layer.weight": torch.zeros(2)}, r"not a DINO or DINOv2 backbone: no cls_token, .*last_layer\.weight"),
+        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "not quite DINO's ResNet-50"),
+    ],
+)
+def test_wrong_files_end_in_one_line(content: object, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(official_layout(random_model("dino")) if content == "half" else content, path)
+    if content == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=said) as error:
+        load(path)
+    assert "\n" not in str(error.value) and "wrong.pth" in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for name in ("none.pth", "none.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: no such file"):
+            load(tmp_path / name)
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_file_s_code_is_not_run(tmp_path: Path) -> None:
+    torch.save(official_layout(random_model("dino")) | {"x": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    with pytest.raises(UserError, match=r"bomb\.pth: holds more than tensors .*weights_only=False"):
+        load(tmp_path / "bomb.pth")
+    assert not (tmp_path / "ran").exists()

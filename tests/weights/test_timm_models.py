@@ -1,0 +1,119 @@
+"""timm's models behind the encoder's contract; random weights, no network."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from dinolab.errors import UserError
+from dinolab.models.encoder import Encoder, normalise
+from dinolab.models.vit import ViT
+from dinolab.options import Model
+from dinolab.weights.load import load
+from dinolab.weights.timm_models import TimmEncoder, to_timm
+from tests.weights.foreign import assert_same
+
+
+def our_vit(**changes) -> ViT:
+    vit = ViT(Model(dim=48, depth=3, heads=4, patch_size=8, **changes), 40).eval()
+    for p in vit.parameters():
+        nn.init.normal_(p, std=0.1)
+    return vit
+
+
+@pytest.mark.parametrize("changes", [{}, {"layerscale": 0.1, "registers": 2}, {"registers": 3, "ffn": "swiglu"}])
+def test_our_weights_in_timm_give_our_features(changes: dict) -> None:
+    ours = Encoder(our_vit(**changes))
+    theirs = TimmEncoder(to_timm(ours.vit), {})
+    assert (theirs.dim, theirs.patch_size) == (ours.dim, ours.patch_size)
+    for size in [(40, 40), (56, 24), (61, 35)]:  # the last with remainders, which neither sees
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        assert_same(theirs(images), ours(images))
+        for a, b in zip(theirs.layers(images, 2), ours.layers(images, 2), strict=True):
+            assert_same(a, b)
+        torch.testing.assert_close(theirs.attention(images), ours.attention(images), atol=1e-6, rtol=0)
+    assert_same(theirs(images), ours(images))  # the fused kernel is back after attention()
+
+
+def test_a_timm_vit_has_its_own_normalisation(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=0).eval()
+    assert model.pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    images = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        tokens = model.forward_features((images - 0.5) / 0.5)
+        features = TimmEncoder(model, {})(images)
+    torch.testing.assert_close(features.cls, tokens[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.patches.flatten(1, 2), tokens[:, 1:], atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"^x does not take images of \(32, 32\) pixels"):
+        TimmEncoder(model, {"source": "x"})(images[..., :32, :32])
+
+
+def test_resnet_50_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    """torchvision's, and DINO's, names are timm's; the classifier is left out."""
+    reference = resnet50().eval()
+    torch.save({"teacher": {f"module.backbone.{k}": v for k, v in reference.state_dict().items()}}, tmp_path / "r.pth")
+    encoder = load(f"timm:resnet50={tmp_path / 'r.pth'}")
+    assert (encoder.dim, encoder.patch_size, encoder.image_size) == (2048, 32, 224)
+    assert encoder.info == {"source": f"timm:resnet50={tmp_path / 'r.pth'}"} and not encoder.training
+    images = torch.rand(2, 3, 64, 96)
+    reference.fc = nn.Identity()
+    with torch.inference_mode():
+        expected = reference(normalise(images))
+    features = encoder(images)
+    torch.testing.assert_close(features.cls, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features.patches.mean((1, 2)), expected, atol=1e-5, rtol=1e-5)
+    assert features.patches.shape == (2, 2, 3, 2048) and features.registers.shape == (2, 0, 2048)
+    with pytest.raises(UserError, match="no attention of a class token"):
+        encoder.attention(images)
+    with pytest.raises(UserError, match="last layer alone"):
+        encoder.layers(images, 4)
+
+
+def test_a_rotary_model_with_registers_takes_any_size() -> None:
+    model = timm.create_model("vit_small_patch16_dinov3", embed_dim=64, depth=2, num_heads=2, num_classes=0).eval()
+    encoder = TimmEncoder(model, {})
+    features = encoder(torch.rand(2, 3, 50, 32))
+    assert (
+        features.cls.shape == (2, 64)
+        and features.registers.shape == (2, 4, 64)
+        and features.patches.shape == (2, 3, 2, 64)
+    )
+    weights = encoder.attention(torch.rand(2, 3, 50, 32))
+    assert weights.shape == (2, 2, 11, 11)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 11))
+
+
+def test_misfits_and_bad_images_are_named(tmp_path: Path) -> None:
+    tensors = timm.create_model("resnet10t", num_classes=0).state_dict()
+    del tensors["layer1.0.bn1.bias"]
+    torch.save(tensors, tmp_path / "r.pth")
+    with pytest.raises(UserError, match=r"r\.pth is not timm's resnet10t: layer1\.0\.bn1\.bias is missing"):
+        load(f"timm:resnet10t={tmp_path / 'r.pth'}")
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        load(f"timm:resnet10t={tmp_path / 'none.pth'}")
+    encoder = TimmEncoder(timm.create_model("resnet10t", num_classes=0), {"source": "x"})
+    for images in (torch.zeros(3, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.long), torch.zeros(1, 3, 8, 64)):
+        with pytest.raises(UserError, match="images"):
+            encoder(images)
+
+
+def test_what_timm_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("nonesuch", "resnet10t.nonesuch", "resnet10t", "hf-hub:nobody/nothing"):
+        with pytest.raises(UserError, match=f"^timm:{name}: ") as error:
+            load(f"timm:{name}")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("library", "source"), [("timm", "timm:resnet50"), ("transformers", "hf:facebook/dino-vits16")]
+)
+def test_a_missing_library_is_named(library: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"pip install 'dinolab\[{library}\]'"):
+        load(source)
