@@ -1,0 +1,57 @@
+"""What an evaluation found: one class for every kind of evaluation, to and from JSON."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dinolab.errors import UserError
+
+VERSION = 2  # of the JSON; files without a version are version 1
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The value of one figure, in the unit that the evaluation's FIGURES gives; shares are from 0 to 1."""
+
+    value: float
+    interval: tuple[float, float] | None = None  # 95 %, over test images
+
+
+@dataclass
+class Result:
+    """Figures of one encoder by one evaluation, and what they depend on."""
+
+    evaluation: str  # its name in EVALS, for example "knn"
+    encoder: Json  # name, dim, patch_size, and info: what the model card says of how it was made
+    data: Json  # train, test: names of the sources; split; numbers of images; classes
+    settings: Json  # size, precision, the evaluation's options, and what it chose by itself
+    figures: dict[str, Measured]  # by the keys of the evaluation's FIGURES; the first is the one to compare encoders by
+    seed: int = 0
+    other: dict[str, float] = field(default_factory=dict)  # the main figure under other settings, for example "k = 10"
+    per_class: dict[str, Json] = field(default_factory=dict)  # class: {"accuracy": share, "images": number}
+    leaks: list[list[str]] = field(default_factory=list)  # [test image, training image] with the same bytes
+    seeds: Json | None = None  # {"seed": [...], "value": [...], "mean", "std"} where several were run
+    environment: Json | None = None  # machine and versions
+
+    @property
+    def main(self) -> Measured | None:
+        """The figure to compare encoders by; None where the test images have no labels."""
+        return next(iter(self.figures.values()), None)
+
+    def to_json(self) -> Json:
+        return {"version": VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_json(content: Json) -> "Result":
+        """Raises UserError for what is no result. Version 1 is read by `earlier.py`."""
+        if content.get("version") != VERSION:
+            raise UserError(f"a result of version {content.get('version')}, this dinolab reads {VERSION}")
+        fields = {key: value for key, value in content.items() if key != "version"}
+        try:
+            figures = {
+                key: Measured(float(found["value"]), tuple(found["interval"]) if found.get("interval") else None)
+                for key, found in fields.pop("figures").items()
+            }
+            return Result(**fields, figures=figures)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise UserError(f"not a result of dinolab's ({type(error).__name__}: {error})") from error
