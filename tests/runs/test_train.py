@@ -8,8 +8,8 @@ import pytest
 from dinolab.recipes import load_config
 from dinolab.data.types import Source
 from dinolab.runs.folder import crc32
-from dinolab.runs.train import Run
-from dinolab.training.schedules import Schedules
+from dinolab.runs.run import Run
+from dinolab.training.phases import Phase
 
 
 def source(*paths: str) -> Source:
@@ -45,7 +45,7 @@ def test_a_broken_image_in_a_shard_is_named_in_words(tmp_path: Path) -> None:
     run.source = source("/a/x.tar\x00512+9\x00cat/1.jpg")
     run.log = type("Log", (), {"say": staticmethod(said.append)})()
     run.state = type(
-        "State", (), {"broken": set(), "schedules": Schedules(load_config(None, ["data.max_broken=1"]), 64)}
+        "State", (), {"broken": set(), "phase": Phase(load_config(None, ["data.max_broken=1"]), 64)}
     )()
     run.note_broken([(0, "not an image"), (0, "not an image")])
     assert said == ["broken image 1, replaced by another draw: /a/x.tar: cat/1.jpg: not an image"]
