@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from dinolab.data.addresses import braces, find_files, local_copy, open_file, stamps
-from dinolab.data.storage import forget
+from dinolab.data.sources.kinds import forget
 from dinolab.errors import UserError
 
 
