@@ -113,7 +113,7 @@ def test_copies_are_whole_or_not_there(bucket, kept, monkeypatch):
     assert local_copy(file) == str(copy)
     assert copy.stat().st_mtime_ns == written
     fs.pipe("/bucket/a.tar", b"another")
-    assert local_copy(file) == str(copy)  # storage is not asked again
+    assert local_copy(file) == str(copy)  # the storage is not looked at again
     forget()  # as whenever a source is opened
     assert Path(local_copy(file)).read_bytes() == b"another"
 

@@ -44,7 +44,7 @@ def tiny() -> Config:
         ("train-*.parquet", "dataset"),
         ("s3://bucket/folder", "shards"),
         ("simplecache::s3://bucket/v1.0", "shards"),
-        ("s3://bucket/all.csv", "csv"),  # which refuses it, and says so
+        ("s3://bucket/all.csv", "csv"),  # which refuses it with a message of its own
     ],
 )
 def test_the_kind_of_a_file_a_pattern_or_an_address(path, kind):

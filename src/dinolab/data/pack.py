@@ -5,7 +5,7 @@ import logging
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -67,9 +67,10 @@ def pack(
     with (
         new_folder(Path(out).absolute()) as folder,
         closing(ShardWriter(folder, shard_size)) as shards,
+        closing(shrink_all(source, short_side, quality, workers or cores())) as results,
         progress_bar(f"packing {source.name}", len(source), progress, unit="images") as advance,
     ):
-        for number, result in enumerate(shrink_all(source, short_side, quality, workers or cores())):
+        for number, result in enumerate(results):
             advance(1)
             if isinstance(result, BrokenImage):
                 broken.append(str(result))
@@ -99,7 +100,7 @@ def warn_of_broken(source: Source, broken: list[str]) -> None:
 
 def shrink_all(
     source: Source, short_side: int, quality: int, workers: int
-) -> Iterator[tuple[bytes, bytes] | BrokenImage]:
+) -> Generator[tuple[bytes, bytes] | BrokenImage, None, None]:
     """Yields for each image, in order, its file and the JPEG that `shrink` makes of it, or why it cannot be read."""
 
     def work(path: str) -> tuple[bytes, bytes] | BrokenImage:
