@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dinolab.recipes import load_config
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
+from dinolab.options import Config
+from dinolab.recipes import load_config
 from dinolab.rundir import RunFolder
 from dinolab.runs.folder import describe_run
-from dinolab.options import Config
 from tests.pictures import TINY, make_folder
 
 
