@@ -87,7 +87,7 @@ class Distillation(DINOv2):
         self.patch_size, self.seed = cast(int, backbone.patch_size), cfg.seed
 
         size = cfg.views.global_size
-        blank = self.look(torch.zeros(2, 1, 3, size, size, dtype=torch.uint8))
+        blank = self.look(torch.zeros(2, 1, self.frozen.pixels.channels, size, size, dtype=torch.uint8))
         self.cls_head = Prototypes(blank.cls.shape[-1], cfg.head.prototypes)
         if cfg.loss.ibot:
             h, w, width = blank.patches.shape[1:]
@@ -104,7 +104,7 @@ class Distillation(DINOv2):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Distillation":
         """What `to`, `double` and the like do to a module; the frozen encoder goes along."""
-        self.frozen._apply(fn)
+        cast(nn.Module, self.frozen)._apply(fn)
         return cast("Distillation", super()._apply(fn, recurse))
 
     def grid(self, size: int) -> int:

@@ -22,7 +22,7 @@ from dinolab.errors import UserError
 from dinolab.evals import knn
 from dinolab.runs.folder import check_run, describe_run, hold
 from dinolab.methods.base import StudentTeacher, Targets
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.weights.initial import resized
 from dinolab.weights.load import load, save_encoder
 from dinolab.options import Config
@@ -265,7 +265,7 @@ class Run:
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
         result = knn.evaluate(
-            Encoder(product), votes, asked, size, self.cfg.eval.k, self.device, loaders, progress=False
+            BackboneEncoder(product), votes, asked, size, self.cfg.eval.k, self.device, loaders, progress=False
         )
         self.log.line({"step": step, **result})
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
