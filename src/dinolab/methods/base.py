@@ -44,6 +44,8 @@ class Targets:
 class StudentTeacher(nn.Module):
     """A student that is trained and a teacher that follows it as an exponential moving average (EMA)."""
 
+    PREPARES = ""  # a sentence on work before the first step, which `dinolab plan` prints since it does not time it
+
     centre: Tensor  # (K,), of the class token's logits
 
     def __init__(self, student: dict[str, nn.Module], cfg: Loss):

@@ -77,6 +77,8 @@ class Distillation(DINOv2):
     makes of it is. With loss.ibot=0 class tokens alone are compared, and the encoder needs no patches.
     """
 
+    PREPARES = "before the first step it clusters the teacher's features, which no time here includes"
+
     def __init__(self, backbone: nn.Module, dim: int, cfg: Config):
         super().__init__(backbone, dim, cfg)
         if not cfg.teacher:

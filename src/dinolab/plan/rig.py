@@ -1,4 +1,4 @@
-"""A phase of a run put together as `train` does, to take single steps with."""
+"""A phase of a run, put together as training does, for single steps."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ Batch = list[Views] | list[Photos]
 
 
 class Rig:
-    """The data, model and optimizer of a run that is not going to be kept, as they are in one of its phases."""
+    """The data, networks and optimizer of a run in one of its phases; nothing of it is saved."""
 
     def __init__(self, phase: Schedules, source: Source):
         self.phase, self.cfg, self.source = phase, phase.cfg, source
@@ -26,17 +26,18 @@ class Rig:
         self.micro_option = "highres.micro_batch" if phase.first else "run.micro_batch"
         self.cores, self.workers = cores(), workers(self.cfg, self.device)
         self.autocast = choose_autocast(self.cfg.run.precision, self.device)
-        self.device_views = self.cfg.run.device_views == "always"  # "auto" begins without
-        # the first step on which everything is trained, while the learning rate is still low
+        self.device_views = self.cfg.run.device_views == "always"  # "auto" begins with crops made by the loader
+        # The first step on which everything is trained, while the learning rate is still low.
         self.s = phase(phase.first + min(phase.freeze_prototypes, phase.total - 1))
 
     def batches(self, workers: int, cfg: Config | None = None) -> Iterator[Batch]:
-        """Batches without end, loaded by so many processes; of another size, for example, with another cfg."""
+        """Return an endless stream of batches, loaded by this number of processes; a cfg changes, for example, their size."""
         cfg = cfg or self.cfg
         run = replace(cfg.run, workers=workers, device_views="always" if self.device_views else "never")
         return open_batches(replace(cfg, run=run), self.source, 0, 1 << 40, self.device, say=print)
 
     def step(self, batch: Batch) -> list[Targets]:
+        """Train on a batch, and return its targets."""
         views = [part.to(self.device) for part in batch]
         precision = autocast_of(self.device, self.autocast)
         return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[1]

@@ -22,10 +22,12 @@ from dinolab.errors import UserError
 from dinolab.evals import knn
 from dinolab.runs.folder import check_run, describe_run, hold
 from dinolab.methods.base import StudentTeacher, Targets
+from dinolab.methods.panels import DINO_PANELS
 from dinolab.models.encoder import Encoder
 from dinolab.weights.initial import resized
 from dinolab.weights.load import load, save_encoder
 from dinolab.options import Config
+from dinolab.panels import GRADIENT, KNN, SHARED
 from dinolab.runs.build import (
     build_method,
     choose_autocast,
@@ -306,7 +308,7 @@ class Run:
 
 def draw_pictures(folder: Path, cfg: Config, source: Source, images: int = 6) -> None:
     """Curves of the run, attention and PCA maps of a few images, into the run's folder."""
-    plot_metrics(folder / "metrics.jsonl", folder / "curves.png")
+    plot_metrics(folder, folder / "curves.png", (*DINO_PANELS, KNN, GRADIENT, *SHARED))
     size = cfg.eval.size or cfg.views.global_size
     views: list[torch.Tensor] = []
     for path in subset(source, 4 * images, seed=0).paths:
