@@ -89,7 +89,15 @@ def test_a_run_is_named_by_its_folder(tmp_path, drawn):
     assert drawn["loss"].figure.get_suptitle() == f"{tmp_path.name}: step 40, epoch 1"
 
 
-def test_only_the_given_panels_are_drawn_in_their_order(tmp_path, drawn):
+def test_panels_of_a_group_stand_together(tmp_path, drawn):
+    panels = [
+        Panel(group, title, {"loss": "loss"}) for group, title in (("b", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
+    ]
+    plot_metrics(write(tmp_path / "m.jsonl", ROWS), tmp_path / "x.png", panels)
+    assert list(drawn) == ["1", "3", "2", "4"]
+
+
+def test_only_the_given_panels_are_drawn(tmp_path, drawn):
     panels = (
         Panel("Toys", "balls", {"balls": "red", "dolls": "blue"}, percent=True, level="most", level_label="all"),
         *SHARED,

@@ -24,9 +24,15 @@ from dinolab.timing import WARM_UP, describe, synchronise
 ROUNDS = 3  # timed, at least
 MATMUL_SIDE = (512, 8192)  # sides of the square matrices that measure a device's speed, smallest and largest
 MATMUL_SECONDS = 0.1  # that one product should take, at least
-# Messages of RuntimeErrors that say that this machine cannot run something. scaled_dot_product_attention has no type of its own for
-# a combination of kernel, data type and size that does not exist, and not every device raises torch.OutOfMemoryError.
-CANNOT_RUN = ("No available kernel", "out of memory", "can't allocate memory")
+# Parts of the messages of RuntimeErrors by which PyTorch reports that this machine cannot run something: it has no exceptions of
+# their own for an attention kernel that does not exist and for a missing Triton, and not every device raises OutOfMemoryError.
+CANNOT_RUN = (
+    "No available kernel",
+    "out of memory",
+    "can't allocate memory",
+    "Cannot find a working triton installation",
+    "too old to be supported by the triton GPU compiler",
+)
 
 Name = TypeVar("Name", bound=Hashable)
 Row = dict[str, Any]  # one line of the table and of the JSON
@@ -100,7 +106,7 @@ def measure(
     """Time the variants in turn, round by round.
 
     Each variant is first called to warm up, and once more to measure its peak of memory. A variant that this machine cannot run
-    (see `cannot_run`) gets the reason in its Timing and is not called again; any other exception is a bug and is raised.
+    (see `why_not`) gets the reason in its Timing and is not called again; any other exception is a bug and is raised.
 
     Args:
         variants: functions by name.
@@ -117,9 +123,9 @@ def measure(
                 try:
                     do(fn, timings[name])
                 except (RuntimeError, UserError) as error:
-                    if not cannot_run(error):
+                    timings[name] = Timing(failure=why_not(error))
+                    if not timings[name].failure:
                         raise
-                    timings[name] = Timing(failure=reason(error))
                 if timings[name].failure:  # not before: until here the exception keeps its tensors alive
                     release_memory(device)
 
@@ -149,14 +155,15 @@ def measure(
     return timings
 
 
-def cannot_run(error: Exception) -> bool:
-    """Return whether an exception means that this machine cannot run the variant, and not that the program is wrong.
+def why_not(error: Exception) -> str:
+    """Return in one line why this machine cannot run a variant; "" if the exception means that the program is wrong.
 
-    That is too little memory, an operator or kernel that the device does not have, or a UserError such as a missing compiler.
+    Reasons are too little memory, an operator or kernel that the device does not have, and UserErrors such as a missing compiler.
     """
     if isinstance(error, UserError | NotImplementedError | torch.OutOfMemoryError):
-        return True
-    return any(part in str(error) for part in CANNOT_RUN)
+        return reason(error)
+    lines = (line for line in str(error).splitlines() if any(part in line for part in CANNOT_RUN))
+    return next((reason(RuntimeError(line)) for line in lines), "")
 
 
 def memory_in_use(device: torch.device) -> int | None:

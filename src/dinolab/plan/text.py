@@ -88,7 +88,7 @@ def loader_advice(plan: Plan) -> list[str]:
     enough = min(plan.cores, max(plan.workers + 1, math.ceil(plan.workers * slower)))
     if waits and enough > plan.workers:
         found.append(
-            f"run.workers={enough}: with {plan.workers} processes on {plan.cores} cores, the loader takes {slower:.2g} times as long "
+            f"run.workers={enough}: with run.workers={plan.workers} on {plan.cores} cores, the loader takes {slower:.2g} times as long "
             "as the step"
         )
     too_large = reading.short_side >= LARGER * plan.needed_side > 0

@@ -27,7 +27,7 @@ def plot_metrics(run: Path, out: Path, panels: Sequence[Panel]) -> None:
     Args:
         run: the run's folder, or its metrics.jsonl.
         out: the PNG.
-        panels: in the order in which they are drawn, row by row.
+        panels: drawn row by row; those of the same group stand together.
 
     Raises:
         UserError: the file is missing, or holds no figures yet.
@@ -59,7 +59,9 @@ def points(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
 
 
 def draw(rows: Sequence[Row], panels: Sequence[Panel], title: str, out: Path) -> None:
-    """Draw the panels that have data, in three columns (four panels in two)."""
+    """Draw the panels that have data, group by group, in three columns (four panels in two)."""
+    groups = [panel.group for panel in panels]
+    panels = sorted(panels, key=lambda panel: groups.index(panel.group))
     shown = [panel for panel in panels if any(points(rows, key)[0] for key in panel.series)]
     columns = min(len(shown), 3 if len(shown) != 4 else 2) or 1
     lines = math.ceil(len(shown) / columns) or 1
