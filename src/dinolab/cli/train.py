@@ -81,6 +81,8 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 
 def show_schedules(cfg: Config, out: Path) -> int:
+    from dinolab.methods.panels import DINO_PANELS
+    from dinolab.panels import GRADIENT, KNN, SHARED
     from dinolab.runs.build import open_data
     from dinolab.training.phases import plan_phases
     from dinolab.visuals.curves import plot_schedules
@@ -93,7 +95,7 @@ def show_schedules(cfg: Config, out: Path) -> int:
         for step in range(phase.first, phase.last)
         if step % every == 0 or step == phase.last - 1
     ]
-    plot_schedules(lines, out)
+    plot_schedules(lines, out, (*DINO_PANELS, KNN, GRADIENT, *SHARED))
     print(
         f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
     )
