@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from dinolab.data import draws, loader
+from dinolab.data import draws, samples
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import open_source, subset
 from dinolab.data.types import Source
@@ -129,12 +129,12 @@ def speed(source: Source, cfg: Config, seconds: float, goal: float) -> dict[str,
     """Images per core-second of the three pipelines, the ratios round by round, and where dinolab's time goes."""
     published = torchvisions(v1, cfg.views, [v1.ToTensor(), v1.Normalize(RGB.mean, RGB.deviation)])
     on_tensors = torchvisions(v2, cfg.views, [])
-    dataset, numbers = loader.MicroBatches(source, cfg), count()
+    dataset, numbers = samples.MicroBatches(source, cfg), count()
 
     def ours(index: int) -> None:
         rng = draws.rng(cfg.seed, draws.SAMPLE, next(numbers))
         _, image, crops = dataset.read(index, rng, [])
-        loader.make_views(image, crops, blank(cfg.views))
+        samples.make_views(image, crops, blank(cfg.views))
 
     def theirs(index: int) -> None:
         image = Image.open(io.BytesIO(Path(source.paths[index]).read_bytes())).convert("RGB")
@@ -186,7 +186,7 @@ def timed_parts() -> Iterator[dict[str, float]]:
     with ExitStack() as stack:
         for part, names in PARTS.items():
             for name in names:
-                stack.enter_context(mock.patch.object(loader, name, timed(part, getattr(loader, name))))
+                stack.enter_context(mock.patch.object(samples, name, timed(part, getattr(samples, name))))
         yield spent
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dinolab.cli import main
-from dinolab.data.loader import MicroBatches
+from dinolab.data.samples import MicroBatches
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.options import Config

@@ -1,7 +1,7 @@
 """The losses and target normalisations of DINO and DINOv2, stateless.
 
-Shapes: K prototypes; leading dimensions are samples, whatever they stand for. Everything is computed in at least fp32,
-under autocast too. With several processes, what depends on the whole batch (centre, Sinkhorn-Knopp, KoLeo) sees all ranks' samples.
+Shapes: K prototypes; leading dimensions are samples. Everything is computed in at least fp32, under autocast too. With several
+processes, losses that depend on the whole batch (centre, Sinkhorn-Knopp, KoLeo) use the samples of all ranks.
 """
 
 from typing import Any
@@ -31,14 +31,14 @@ def prototype_cross_entropy(
 ) -> Tensor:
     """sum_i w_i * -sum_k p_ik log softmax(x_i . c / temperature)_k, without ever holding all logits.
 
-    Some samples at a time, logits, loss and gradient are computed and the logits forgotten: in memory there is one chunk
-    of them, and nothing is computed twice. The targets need not sum to one: a student view that meets two teacher views
-    takes the sum of their targets.
+    Logits, loss and gradient are computed for some samples at a time, and these logits are then dropped: memory holds one chunk of
+    them, and nothing is computed twice. The targets need not sum to one: a student's crop that is compared with two crops of the
+    teacher takes the sum of their targets.
 
     Args:
-        x: what is compared with the prototypes, (n, D).
+        x: features to compare with the prototypes, (n, D).
         prototypes: (K, D).
-        targets: p, (n, K); or (m, K), of which sample i takes targets[rows[i]]. No gradient goes into them.
+        targets: p, (n, K); or (m, K), where sample i uses targets[rows[i]]. They get no gradient.
         weights: w, (n,).
         rows: int64 (n,), see targets.
         chunk: logits in memory at a time, at least one sample's.
@@ -98,7 +98,7 @@ def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tenso
 def update_centre(centre: Tensor, logits: Tensor, momentum: float) -> Tensor:
     """The new centre, momentum * c + (1 - momentum) * mean of the logits over samples. DINO, equation 4.
 
-    A mean that is not finite, or of no sample, leaves the centre as it is: it would stay bad for good.
+    A mean that is not finite, or of no sample, leaves the centre unchanged: otherwise it would never become finite again.
     """
     flat = at_least_fp32(logits).flatten(0, -2)
     mean = sum_over_ranks(flat.sum(0)) / sum_over_ranks(flat.new_full((), len(flat)))
@@ -106,7 +106,7 @@ def update_centre(centre: Tensor, logits: Tensor, momentum: float) -> Tensor:
 
 
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Targets (n, K) that share the prototypes out equally over the n samples (SwAV, arXiv 2006.09882, equation 3).
+    """Targets (n, K) that use all prototypes equally over the n samples (SwAV, arXiv 2006.09882, equation 3).
 
     exp(logits / temperature), then in turn each prototype's column scaled to n/K and each sample's row to 1;
     the row step comes last, so each target is a distribution.
@@ -118,12 +118,12 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
         own = z is not logits  # a copy that may be changed
         q = (z.sub_ if own else z.sub)(row_max[:, None]).div_(temperature).exp_()
         # Rows and columns are scaled by two vectors, not in place: with many prototypes q is the largest tensor of a step.
-        # Each row has its own maximum taken out, so none underflows; `row` begins with what that took out.
+        # The maximum of each row is subtracted, so that none underflows; `row` begins with what was subtracted.
         highest = max_over_ranks(
             torch.cat([row_max, row_max.new_full((1,), -torch.inf)]).amax()
         )  # a rank may have no sample
         row = ((row_max - highest) / temperature).exp_()
-        tiny = torch.finfo(q.dtype).tiny  # what underflows to an empty column must not become 0/0
+        tiny = torch.finfo(q.dtype).tiny  # a column that underflows to zeros must not become 0/0
 
         def columns(row: Tensor) -> Tensor:
             return sum_over_ranks(q.T @ row).mul_(q.shape[1] / samples).clamp_min_(tiny).reciprocal_()
@@ -131,14 +131,14 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
         for _ in range(iterations - 1):
             row = (q @ columns(row)).clamp_min_(tiny).reciprocal_()
         q.mul_(columns(row))
-        return q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))  # by a sum, which is nearer to the truth than a product
+        return q.div_(q.sum(1, keepdim=True).clamp_min_(tiny))  # dividing by the sum is more accurate than multiplying
 
 
 def koleo(features: Tensor) -> Tensor:
     """-mean_i log min_{j != i} |x_i - x_j| over L2-normalised features (n, D). DINOv2, section 4; arXiv 1806.03198.
 
-    Spreads the batch over the sphere. Neighbours are looked for among all ranks' features; the mean is over this rank's.
-    With fewer than two samples there is no neighbour and the loss is 0.
+    It spreads the batch over the sphere. Neighbours are searched among the features of all ranks; the mean is over this rank's.
+    With fewer than two samples there is no neighbour, and the loss is 0.
     """
     n = len(features)
     if n * world() < 2:

@@ -184,11 +184,13 @@ class Highres:
 
 @dataclass
 class Eval:
-    train: str = option("", "labelled images the k-NN votes with (empty: four fifths of data.path, if it has labels)")
-    test: str = option("", "labelled images the k-NN is tested on (empty: the other fifth)")
+    train: str = option(
+        "", "labelled images that are the k-NN's reference set (empty: four fifths of data.path, if it has labels)"
+    )
+    test: str = option("", "labelled images that the k-NN is tested on (empty: the other fifth)")
     every: str = duration("10%", "how often k-NN accuracy is measured during training; 0 steps for never")
     max_images: int = option(10000, "images taken from each, at most, while training", 2, 1 << 30)
-    k: int = option(20, "neighbours that vote", 1, 10000)
+    k: int = option(20, "nearest neighbours that the k-NN classifies by", 1, 10000)
     size: int = option(0, "side of the evaluation images, in pixels (0: views.global_size)", 0, 4096)
 
 
@@ -207,7 +209,7 @@ class Run:
     )
     compile: bool = option(
         False,
-        "compile the transformer blocks (TorchInductor): takes a minute or two; what it gains, dinolab bench step tells",
+        "compile the transformer blocks (TorchInductor): takes a minute or two; dinolab bench step measures what it gains",
     )
     workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
     device_views: str = option(

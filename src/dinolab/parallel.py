@@ -1,6 +1,7 @@
-"""Several processes, one run: the process group, sums and gathers over its ranks, and parameters sharded over them.
+"""Several processes that train together: the process group, sums and gathers over its ranks, and parameters sharded over them.
 
-Started by torchrun, each process (rank) has a device of its own and its share of every batch. Alone, everything here does nothing.
+Started by torchrun, each process (rank) has a device of its own and its share of every batch. With a single process, all functions
+here return at once and change nothing.
 """
 
 import os
@@ -19,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from dinolab.errors import LostContact, UserError
 
-# FSDP2's warning is of changes in place to what a module returns, of which there are none
+# FSDP2 warns that a module's output must not be changed in place; nothing here does that
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
 
 PATIENCE = timedelta(minutes=60)  # rank 0 evaluates while the others wait; a rank that dies is noticed at once
@@ -35,13 +36,13 @@ def world() -> int:
 
 
 def launched() -> int:
-    """The number of processes that torchrun has started, also before they have joined."""
+    """The number of processes that torchrun has started, whether or not they have joined the group yet."""
     complete = {"WORLD_SIZE", "RANK", "MASTER_ADDR"} <= os.environ.keys()  # some clusters set the first alone
     return int(os.environ["WORLD_SIZE"]) if complete else 1
 
 
 def refuse_many(verb: str) -> None:
-    """Raises UserError in one of several processes, for what runs in one."""
+    """Raises UserError where there are several processes, for a verb that runs in one."""
     if launched() > 1:
         raise UserError(f"{verb} runs in one process; start it without torchrun")
 
@@ -56,7 +57,7 @@ def local_world() -> int:
 
 
 def choose_device(name: str, option: str = "run.device=") -> torch.device:
-    """The device that is named; "auto" and "cuda" are this process's own of several. Raises UserError if it is not there."""
+    """The device of this name; with several processes "auto" and "cuda" mean this process's own. Raises UserError if it is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if launched() > 1 and name != "cpu":
@@ -69,7 +70,7 @@ def choose_device(name: str, option: str = "run.device=") -> torch.device:
             raise RuntimeError("one of auto, cpu, cuda, mps")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"{option}{name}: not to be had here ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{option}{name}: not available here ({str(error).splitlines()[0]})") from error
     return device
 
 
@@ -103,7 +104,7 @@ def lost_contact(error: BaseException) -> bool:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """What is inside, rank 0 has done before the others begin with it: it writes files that they read."""
+    """Rank 0 finishes the block before the other ranks begin it: it writes files that they read."""
     if rank() > 0:
         dist.barrier()
     yield
@@ -112,7 +113,7 @@ def first_rank_first() -> Iterator[None]:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce, whose gradient is the sum of all ranks' gradients: each rank's loss depends on each rank's input."""
+    """All-reduce. Its gradient is the sum of all ranks' gradients, because each rank's loss depends on each rank's input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def max_over_ranks(x: Tensor) -> Tensor:
-    """Without gradient."""
+    """The largest value of all ranks, element by element, without gradient."""
     if world() > 1:
         x = x.detach().clone()
         dist.all_reduce(x, dist.ReduceOp.MAX)
@@ -138,7 +139,10 @@ def max_over_ranks(x: Tensor) -> Tensor:
 
 
 def gather_over_ranks(x: Tensor) -> Tensor:
-    """All ranks' (n, ...), which must be of one shape, in the order of ranks: (world n, ...). Gradients flow back to each."""
+    """The tensors (n, ...) of all ranks, which must have one shape, joined in the order of ranks: (world * n, ...).
+
+    Gradients flow back to each rank.
+    """
     if world() == 1:
         return x
     others = [x.new_zeros(x.shape) for _ in range(world())]
@@ -156,7 +160,7 @@ def collect(value: Any) -> list[Any]:
 
 
 def agree(signum: int) -> int:
-    """The largest of all ranks' numbers, by way of the hosts alone: devices are not waited for."""
+    """The largest of all ranks' numbers. The hosts exchange it by themselves, without waiting for their devices."""
     if world() == 1:
         return signum
     seen = torch.tensor(signum)
@@ -199,7 +203,7 @@ def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of all ranks' samples, on any device: torch.nn.SyncBatchNorm is for GPUs alone."""
+    """Batch norm with the statistics of all ranks' samples, on any device: torch.nn.SyncBatchNorm works on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.track_running_stats:
@@ -227,11 +231,11 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y.to(x.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accepts any number of dimensions."""
 
 
 def sync_batch_norm(network: nn.Module) -> None:
-    """Have each batch norm take its statistics over all ranks, in place: they do not depend on the number of ranks then."""
+    """Make each batch norm compute its statistics over all ranks, in place, so that they do not depend on the number of ranks."""
     for module in network.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
             module.__class__ = SyncBatchNorm

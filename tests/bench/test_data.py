@@ -13,7 +13,7 @@ from dinolab.bench.data import conclusion, core_seconds, loader_job, part_job
 from dinolab.cli import main
 from dinolab.data import draws
 from dinolab.data.decode import decode, read_file
-from dinolab.data.loader import MicroBatches
+from dinolab.data.samples import MicroBatches
 from dinolab.data.sources import open_source
 from dinolab.recipes import load_config
 from tests.pictures import TINY, make_folder

@@ -19,8 +19,9 @@ from dinolab.data import device_views
 from dinolab.data.crops import Crops, draw_crops, reduction
 from dinolab.data.decode import read_image
 from dinolab.data.device_views import Photos
-from dinolab.data.loader import batches, pack, photo_batches
+from dinolab.data.loader import batches, photo_batches
 from dinolab.data.masks import Masks
+from dinolab.data.samples import pack
 from dinolab.data.types import Needs, Source, Views
 from dinolab.data.views import make_views, resize
 from dinolab.options import Config

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
-from dinolab.data import loader, masks
+from dinolab.data import loader, masks, samples
 from dinolab.data.device_views import Photos
 from dinolab.data.masks import Masks
 from dinolab.data.types import Needs, Source, Views
@@ -240,7 +240,7 @@ def test_workers_end_with_the_main_process(source, tmp_path, end):
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")
 def test_a_worker_that_dies_is_no_hang(source, monkeypatch):
-    real = loader.decode
+    real = samples.decode
 
     def deadly(*args: Any) -> np.ndarray:
         if get_worker_info() is not None:
@@ -250,7 +250,7 @@ def test_a_worker_that_dies_is_no_hang(source, monkeypatch):
     def too_long(*_: object) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(loader, "decode", deadly)
+    monkeypatch.setattr(samples, "decode", deadly)
     before = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(20)
     try:
@@ -285,13 +285,13 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, reading: float) -> None:
         self.now, self.reading = 0.0, reading
-        real = loader.decode
+        real = samples.decode
 
         def slow(*args: Any) -> np.ndarray:
             self.now += self.reading
             return real(*args)
 
-        monkeypatch.setattr(loader, "decode", slow)
+        monkeypatch.setattr(samples, "decode", slow)
         monkeypatch.setattr(loader, "perf_counter", lambda: self.now)
 
     def train(self, steps: Iterator[Any], seconds: float) -> Iterator[Any]:

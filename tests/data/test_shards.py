@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.data.loader import MicroBatches, batches
+from dinolab.data.loader import batches
+from dinolab.data.samples import MicroBatches
 from dinolab.data.sources import open_source
 from dinolab.data.sources.shards import SHARDS
 from dinolab.data.storage import describe, read_bytes

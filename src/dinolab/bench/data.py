@@ -20,7 +20,8 @@ from dinolab.bench.report import Columns, bars, collect, report
 from dinolab.data import draws
 from dinolab.data.crops import draw_crops, reduction
 from dinolab.data.decode import decode, jpeg_size, read_file
-from dinolab.data.loader import MicroBatches, batches
+from dinolab.data.loader import batches
+from dinolab.data.samples import MicroBatches
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.data.views import make_views

@@ -11,7 +11,8 @@ import cv2
 import torch
 
 from dinolab.data import draws
-from dinolab.data.loader import MicroBatches, kept_ready
+from dinolab.data.loader import kept_ready
+from dinolab.data.samples import MicroBatches
 from dinolab.plan.rig import Batch, Rig
 from dinolab.runs.build import needs_of
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from dinolab import parallel
 from dinolab.config import parse_duration
 from dinolab.data.device_views import Photos
-from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_batches
+from dinolab.data.loader import adaptive_batches, batches, photo_batches
+from dinolab.data.samples import micro_batch
 from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError

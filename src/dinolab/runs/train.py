@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dinolab import parallel
-from dinolab.data.loader import micro_batch
+from dinolab.data.samples import micro_batch
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.options import Config

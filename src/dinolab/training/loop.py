@@ -33,7 +33,7 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """While entered, SIGTERM and Ctrl-C are noted instead of obeyed, so that the loop can save between two steps."""
+    """Inside the block, SIGTERM and Ctrl-C are only noted, so that the loop can finish its step and save."""
 
     def __enter__(self) -> "StopSignals":
         self.seen = 0
@@ -65,13 +65,21 @@ def train_loop(
     evaluate: Callable[[int], None],
     end_step: Callable[[], object],
 ) -> None:
-    """Steps `start` to the end of the phase. `batches` yields each step's micro-batches, from step `start` on; what of
-    them is still to be made, their `to` makes on the device. `signals` is entered.
+    """Train from step `start` to the end of the phase.
 
-    `log` is given the figures, the last targets and the broken images met since it was last called.
-    `end_step` is called after all else of a step.
     With several processes, all ranks call this, and `log`, `save` and `evaluate` are called on all of them at once.
-    Raises Interrupted after a signal, having saved, and UserError once the loss is not finite, with nothing bad saved.
+
+    Args:
+        batches: each step's micro-batches, from step `start` on; their `to(device)` makes Views on the device.
+        signals: entered by the caller.
+        autocast: the lower precision to compute in; None for fp32.
+        log: called with the figures, the last targets, and the broken images met since the last call.
+        save, evaluate: called with the number of finished steps.
+        end_step: called at the end of each step.
+
+    Raises:
+        Interrupted: after a signal; the state is saved.
+        UserError: the loss or the gradient is not finite; nothing bad is saved.
     """
     cfg, last = phase.cfg, phase.last
     save_every = phase.steps(cfg.run.save_every, "run.save_every") or phase.total
@@ -83,10 +91,10 @@ def train_loop(
     broken: list[tuple[int, str]] = []
     method.train()
     for step in range(start, last):
-        asked = time.perf_counter()
+        before = time.perf_counter()
         with span("data wait"):
             batch = next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - before
         broken += [b for part in batch for b in part.broken]
         with span("to device"):
             views = [part.to(device) for part in batch]
@@ -130,7 +138,7 @@ def train_loop(
 
 
 def mean_over_parts(parts: list[Logs]) -> dict[str, float]:
-    """Parts of the loss, as means over micro-batches and ranks."""
+    """The parts of the loss by name, means over micro-batches and ranks."""
     means = torch.stack([torch.stack([p[name] for p in parts]).mean() for name in parts[0]])
     return dict(zip(parts[0], (sum_over_ranks(means) / world()).tolist()))
 
@@ -165,5 +173,5 @@ def train_step(
 
 
 def autocast_of(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """What a step computes in, to be entered as often as needed: lower precision where that is safe, or nothing special."""
+    """A context in which a step computes in lower precision where that is safe; without a dtype it changes nothing."""
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
