@@ -1,28 +1,49 @@
-"""The job's accuracies in one table: linear first, and the fine-tuned networks beside the frozen ones."""
+"""The figures of the job's encoders in one table, for the terminal and as Markdown."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Shown
 
-from dinolab.evals import comparison_table as tables
+from dinolab.errors import UserError
 from dinolab.files import write_whole
+from dinolab.jobs.job import Job
+from dinolab.report.comparison import comparison_table
+from dinolab.report.run import read_run
+from dinolab.report.tables import Table
 
 
-def read_table(out: Path) -> dict[str, Any]:
-    """eval/all/all.json with the fine-tuned networks, which `dinolab eval all` does not know of."""
-    summary = json.loads((out / "eval" / "all" / "all.json").read_bytes())
-    files = (out / "eval" / name / "result.json" for name in ("finetuned", "supervised"))
-    return tables.with_finetuned(summary, *(json.loads(f.read_bytes()) if f.is_file() else None for f in files))
+def read_table(out: Path) -> Table:
+    """The report's table: encoders side by side, with the fine-tuned networks among them.
+
+    Raises:
+        UserError: the job has compared nothing yet.
+    """
+    run = read_run(out)
+    table = next((made for found in run.comparisons if (made := comparison_table(found, run))), None)
+    if table is None:
+        raise UserError(f"{out}: no encoders are compared yet; do the stage evaluate")
+    return table
 
 
-def write_table(out: Path) -> None:
-    write_whole(out / "table.md", tables.markdown(read_table(out)).encode())
+def write_table(job: Job) -> None:
+    write_whole(job.table, markdown(read_table(job.out)).encode())
 
 
 def print_table(out: Path) -> None:
-    summary = read_table(out)
-    Console(width=None if sys.stdout.isatty() else 160).print(tables.table(summary))
-    print(*tables.notes(summary), sep="\n")
+    table = read_table(out)
+    shown = Shown(show_edge=False)
+    for number, name in enumerate(table.headings):
+        shown.add_column(escape(name), justify="right" if number else "left")
+    for row in table.rows:
+        shown.add_row(*(escape(cell.text or "-") for cell in row))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+    print(table.note)
+
+
+def markdown(table: Table) -> str:
+    rows = [table.headings, ["---", *["---:"] * (len(table.headings) - 1)]]
+    rows += [[cell.text.replace("|", "\\|") or "-" for cell in row] for row in table.rows]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", table.note]) + "\n"
