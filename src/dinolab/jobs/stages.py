@@ -39,7 +39,7 @@ def train_network(job: Job) -> None:
 
 def train_baselines(job: Job) -> None:
     """Train the baseline method with the same options, and the untrained network with labels on as many images."""
-    from dinolab.evals.compare import untrained
+    from dinolab.evals.contenders import untrained
     from dinolab.runs.train import train
     from dinolab.training.schedules import Schedules
 

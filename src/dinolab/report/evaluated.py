@@ -102,12 +102,6 @@ def between(interval: Sequence[float], figure: Figure) -> str:
     return " to ".join(figure.number(end) for end in interval)
 
 
-def heading(evaluated: Evaluated) -> str:
-    """Evaluation, main figure and unit, for a column; an accuracy needs no name."""
-    figure = evaluated.figure
-    return ", ".join(filter(None, [evaluated.title, figure.title if figure.title != ACCURACY else "", figure.unit]))
-
-
 def own_settings(evaluated: Evaluated) -> Json:
     """The settings that are options of this evaluation alone."""
     if not evaluated.evaluation:

@@ -130,7 +130,7 @@ def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Sho
                 attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
             cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
         rows.append(from_cells(cells, f"attention {image.label}".strip()))
-    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest patches that hold {100 * MASS:.0f} % of it."
+    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest patches that hold {100 * MASS:.0f}% of it."
     return over_time("Attention", note, rows, networks)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinolab.errors import UserError
+from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
@@ -19,14 +20,15 @@ Json = dict[str, Any]
 
 WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # a line of log.txt with one of these is shown
 BROKEN_SHOWN = 5  # broken images that are named
+JOB_FILES = ("official", "clip")  # words of a job that name files
 EARLIER_JOB = {"job": "har", "title": "Human Action Recognition"}  # the job that wrote a recipe.json
 
 
-class Comparison(NamedTuple):
-    """Several encoders side by side, from an all.json."""
+class Compared(NamedTuple):
+    """A comparison of encoders and the folder that holds it; the results of its encoders lie below."""
 
-    folder: Path  # the results of its encoders lie below
-    content: Json
+    folder: Path
+    comparison: Comparison
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Run:
     metrics: list[Row] = field(default_factory=list)  # lines of metrics.jsonl, in steps that never decrease
     warnings: list[str] = field(default_factory=list)  # lines of log.txt
     results: list[Evaluated] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[Compared] = field(default_factory=list)
     benchmarks: list[Json] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # SHA-256 by file name
     problems: list[str] = field(default_factory=list)  # files that could not be read, and why
@@ -122,17 +124,13 @@ def read_json(file: Path, problems: list[str]) -> Json:
 
 
 def read_job(folder: RunFolder, problems: list[str]) -> Json:
-    """What job.json holds, and under "files" the files that the user named for a stage, which the stages' marks hold.
-
-    A mark's "with" has the times of earlier stages, too, under the names of their marks.
-    """
+    """What job.json holds, and under "files" the files that the user named, which the marks of the stages hold."""
     job = read_json(folder.job, problems)
     if not job:
         return {}
-    marks = {file.stem: read_json(file, problems) for file in sorted(folder.stages.glob("*.json"))}
-    inputs = [mark["with"] for mark in marks.values() if isinstance(mark.get("with"), dict)]
-    files = {word: name for one in inputs for word, name in one.items() if name and word not in marks}
-    return EARLIER_JOB | job | {"files": {word: name for word, name in files.items() if isinstance(name, str)}}
+    marks = (read_json(file, problems).get("with") for file in sorted(folder.stages.glob("*.json")))
+    files = {word: mark[word] for mark in marks if isinstance(mark, dict) for word in JOB_FILES if mark.get(word)}
+    return EARLIER_JOB | job | {"files": files}
 
 
 def read_warnings(file: Path) -> list[str]:
@@ -143,21 +141,20 @@ def read_warnings(file: Path) -> list[str]:
     return [line for line in lines if any(sign in line for sign in WARNINGS)] + broken[:BROKEN_SHOWN] + more
 
 
-def read_results(folder: Path, problems: list[str]) -> tuple[list[Evaluated], list[Comparison]]:
+def read_results(folder: Path, problems: list[str]) -> tuple[list[Evaluated], list[Compared]]:
     """All results and comparisons below the folder; a result that lies in two places counts once."""
     results: dict[str, Evaluated] = {}
     comparisons = []
     for file in sorted(folder.rglob("*.json"), key=lambda file: (len(file.parts), file)):
         content = read_json(file, problems)
-        if is_table(content.get("encoders")) and isinstance(content.get("settings"), dict):
-            comparisons.append(Comparison(file.parent, content))
-        elif isinstance(content.get("encoder"), dict):
-            try:
+        try:
+            if is_table(content.get("encoders")):
+                comparisons.append(Compared(file.parent, Comparison.from_json(content)))
+            elif isinstance(content.get("encoder"), dict):
                 found = read_evaluated(file)
-            except UserError as error:
-                problems.append(f"{file.parent.name}/{file.name}: left out: {error}")
-                continue
-            results.setdefault(found.identity, found)
+                results.setdefault(found.identity, found)
+        except UserError as error:
+            problems.append(f"{file.parent.name}/{file.name}: left out: {error}")
     return list(results.values()), comparisons
 
 

@@ -10,11 +10,11 @@ from dinolab.report.run import Run
 
 SAME = ("train", "test", "split", "train_images", "test_images")  # of the data, where figures can be compared
 PIXELS = "pixels"  # name of the encoder that returns the pixels themselves
-Z = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
+Z = 1.96  # standard deviations on either side that hold 95% of a normal distribution
 
 
 class Difference(NamedTuple):
-    """By how much the first of two figures is larger, and the 95 % interval of that."""
+    """By how much the first of two figures is larger, and the 95% interval of that."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ def verdict(run: Run) -> str:
     if evaluated is None or not evaluated.main or not evaluated.main.interval or not others:
         return ""
     figure = evaluated.figure
-    value = f"{figure.text(evaluated.main.value)} (95 % interval {between(evaluated.main.interval, figure)})"
+    value = f"{figure.text(evaluated.main.value)} (95% interval {between(evaluated.main.interval, figure)})"
     sentences = " ".join(sentence(evaluated, other, name, run.problems) for name, other in others.items())
     return (
         f"Its {figure.title} by {evaluated.title} is {value}. {sentences} "
@@ -83,7 +83,7 @@ def signed(value: float, figure: Figure) -> str:
 
 
 def differ(own: Evaluated, other: Evaluated, problems: list[str]) -> Difference:
-    """How much larger the main figure of `own` is, and the 95 % interval of that.
+    """How much larger the main figure of `own` is, and the 95% interval of that.
 
     Where both figures are accuracies and the predictions of both are there, image by image, the interval is that of paired
     shares. One image is added to each of the two counts of images that only one of them predicted right (Bonett and Price 2012):

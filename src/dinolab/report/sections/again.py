@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from dinolab.config import as_word, changed_words
+from dinolab.evals.comparison import Comparison
 from dinolab.options import options
 from dinolab.report.evaluated import Evaluated, setting
 from dinolab.report.run import Json, Run
@@ -24,7 +25,7 @@ def commands(run: Run) -> list[str]:
     lines = [shlex.join(["dinolab", "train", *changed_words(run.config)])] if run.config else []
     alone = [r for r in run.results if not any(r.folder.is_relative_to(c.folder) for c in run.comparisons)]
     lines += [line for evaluated in alone if (line := evaluation(evaluated))]
-    lines += [comparison(found.content) for found in run.comparisons]
+    lines += [comparison(found.comparison) for found in run.comparisons]
     lines += [content["command"] for content in run.benchmarks if isinstance(content.get("command"), str)]
     return list(dict.fromkeys([*lines, report]))
 
@@ -52,16 +53,12 @@ def evaluation(evaluated: Evaluated) -> str:
     return shlex.join([*words, f"seed={result.seed}"])
 
 
-def comparison(content: Json) -> str:
+def comparison(found: Comparison) -> str:
     """The command that compares the same encoders again."""
-    encoders, data, settings = content["encoders"], content.get("data") or {}, content["settings"]
-    first, *others = (str(row.get("encoder", "?")) for row in encoders)
+    first, *others = (row.encoder for row in found.encoders)
     words = ["dinolab", "eval", "all", first, *([f"against={as_word(others)}"] if others else [])]
-    names = dict.fromkeys(name for row in encoders for name in row.get("results", {}))
-    words += [f"evaluations={as_word(list(names))}", f"train={data.get('train', 'DIR')}"]
-    words += [f"test={data['test']}"] if data.get("test") else []
-    words += [f"{name}={settings[name]}" for name in ("precision", "seed", "seeds") if name in settings]
-    return shlex.join(words)
+    words += [f"{part}={name}" for part, name in found.data.items() if name]
+    return shlex.join([*words, *(f"{name}={as_word(value)}" for name, value in found.settings.items())])
 
 
 def install(environment: Json) -> tuple[str, str]:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from dinolab.methods import METHODS
-from dinolab.methods.panels import DINO_PANELS
-from dinolab.panels import GRADIENT, HEALTH, KNN, LOSS, SCHEDULES, SHARED, SPEED, Panel
+from dinolab.options import Config
+from dinolab.panels import HEALTH, LOSS, SCHEDULES, SPEED, Panel
 from dinolab.report.charts import Chart, Line, chart
 from dinolab.report.run import Run
 from dinolab.report.sections.section import Page, labels
+from dinolab.runs.pictures import panels_of
 from dinolab.visuals.curves import points
 
 ORDER = (LOSS, HEALTH, SPEED, SCHEDULES)  # groups that come first
@@ -20,16 +21,27 @@ def build(page: Page) -> dict[str, Any]:
 
 def curves(runs: Sequence[Run]) -> dict[str, list[Chart]]:
     """Charts of what is in the runs' metrics.jsonl, by group. With two runs, each figure has a chart, and each run a colour."""
-    panels = list({(panel.group, panel.title): panel for run in runs for panel in panels_of(run)}.values())
+    panels = merge([panel for run in runs for method in methods_of(run) for panel in panels_of(method)])
     groups = dict.fromkeys([*ORDER, *(panel.group for panel in panels)])
     found = {group: [c for panel in panels if panel.group == group for c in charts_of(panel, runs)] for group in groups}
     return {group: charts for group, charts in found.items() if charts}
 
 
-def panels_of(run: Run) -> tuple[Panel, ...]:
-    """The panels of the run's method, and those of every run."""
-    method = METHODS.get(run.config.method) if run.config else None
-    return (*getattr(method, "PANELS", DINO_PANELS), KNN, GRADIENT, *SHARED)
+def methods_of(run: Run) -> list[Config]:
+    """The run's configuration; where that is unknown, one for each method, since any of them may have written the figures."""
+    known = run.config is not None and run.config.method in METHODS
+    return [run.config] if known and run.config else [Config(method=name) for name in METHODS]
+
+
+def merge(panels: Sequence[Panel]) -> list[Panel]:
+    """One panel for each group and title, with the series of all that have these; the labels are those of the largest."""
+    merged: dict[tuple[str, str], Panel] = {}
+    for panel in panels:
+        before = merged.setdefault((panel.group, panel.title), panel)
+        small, large = sorted((before, panel), key=lambda one: len(one.series))
+        more = {key: label for key, label in small.series.items() if key not in large.series}
+        merged[panel.group, panel.title] = large._replace(series={**large.series, **more})
+    return list(merged.values())
 
 
 def charts_of(panel: Panel, runs: Sequence[Run]) -> list[Chart]:
@@ -54,4 +66,5 @@ def level_of(panel: Panel, run: Run, lines: Sequence[Line]) -> list[Line]:
     """The panel's horizontal line, as wide as its curves."""
     level = next((row[panel.level] for row in run.metrics if panel.level in row), None) if panel.level else None
     steps = [x for line in lines for x in line.x]
-    return [Line(panel.level_label, [min(steps), max(steps)], [level, level], dashed=True)] if level and steps else []
+    label = panel.level_label or panel.level.replace("_", " ")
+    return [Line(label, [min(steps), max(steps)], [level, level], dashed=True)] if level and steps else []

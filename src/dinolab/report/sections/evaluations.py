@@ -19,9 +19,8 @@ from dinolab.rundir import CONFUSION
 
 def build(page: Page) -> dict[str, Any]:
     results = [(view.label, view.run, evaluated) for view in page.views for evaluated in view.run.results]
-    comparisons = [[comparison_table(found, run) for found in run.comparisons] for run in page.runs]
     return {
-        "comparisons": [[table for table in tables if table] for tables in comparisons],
+        "comparisons": [[comparison_table(found.comparison, run) for found in run.comparisons] for run in page.runs],
         "table_of_all": evaluations(results) if results else None,
         "abouts": {evaluated.title: evaluated.about for *_, evaluated in results if evaluated.about},
         "first": next(iter(EVALS)),
@@ -40,7 +39,7 @@ def evaluations(results: Sequence[tuple[str, Run, Evaluated]]) -> Table:
         row = [Cell(label)] if several else []
         row.append(Cell("this run" if run.is_own(evaluated) else evaluated.encoder))
         rows.append([*row, *cells_of(evaluated, named=not heading)])
-    headings = ["encoder", "evaluation", "settings", heading or "figure", "95 % interval", "test images", "also"]
+    headings = ["encoder", "evaluation", "settings", heading or "figure", "95% interval", "test images", "also"]
     return Table("Evaluations", "", ["run", *headings] if several else headings, rows)
 
 
