@@ -97,12 +97,6 @@ class Views:
 
 
 @dataclass
-class Masks:
-    share: float = option(0.5, "share of the global crops that are masked", 0, 1)
-    ratio: list[float] = option([0.1, 0.5], "share of a masked crop's patches that are masked: [least, most]", 0, 1)
-
-
-@dataclass
 class Model:
     size: str = option(
         "small",
@@ -144,25 +138,6 @@ class Head:
 
 
 @dataclass
-class Loss:
-    targets: str = option("centring", "what keeps teacher outputs from collapsing", choices=("centring", "sinkhorn"))
-    student_temperature: float = option(0.1, "temperature of the student's softmax", 1e-3, 10)
-    teacher_temperature: float = option(0.07, "temperature of the teacher's softmax after its warm-up", 1e-3, 10)
-    teacher_temperature_start: float = option(0.04, "temperature of the teacher's softmax at the start", 1e-3, 10)
-    teacher_temperature_warmup: str = duration("30 epochs", "linear warm-up of the teacher temperature")
-    centre_momentum: float = option(0.9, "momentum of the centre (with targets=centring)", 0, 1)
-    sinkhorn_iterations: int = option(3, "iterations of Sinkhorn-Knopp (with targets=sinkhorn)", 1, 100)
-    koleo: float = option(0.1, "weight of the KoLeo regulariser (DINOv2)", 0, 100)
-    ibot: float = option(1.0, "weight of the masked-patch loss (DINOv2)", 0, 100)
-
-
-@dataclass
-class Ema:
-    start: float = option(0.996, "momentum of the teacher at the start", 0, 1)
-    end: float = option(1.0, "momentum of the teacher at the end of the run (cosine)", 0, 1)
-
-
-@dataclass
 class Optim:
     length: str = duration("100 epochs", "length of the whole run; an epoch is one pass over the data")
     batch_size: int = option(64, "images in a step, over all its micro-batches", 1, 1 << 20)
@@ -181,7 +156,6 @@ class Optim:
     clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
-    freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
     nan: str = option(
         "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
     )
@@ -269,25 +243,18 @@ class Run:
 
 @dataclass
 class Config:
-    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2", "distill"))
-    teacher: str = option(
-        "",
-        "frozen encoder that method=distill learns from: a run's folder, an official .pth file, hf:NAME or timm:NAME",
-    )
+    """The options that every training has. A method's own stand beside them: `recipes.schema` adds them."""
+
+    method: str = option("", "method to train with")
     seed: int = option(0, "seed of every random draw of the run", 0, (1 << 63) - 1)
-    data: Data = field(default_factory=Data)
-    views: Views = field(default_factory=Views)
-    masks: Masks = field(default_factory=Masks)
-    model: Model = field(default_factory=Model)
-    head: Head = field(default_factory=Head)
-    ibot_head: Head = field(default_factory=Head)
-    loss: Loss = field(default_factory=Loss)
-    ema: Ema = field(default_factory=Ema)
-    optim: Optim = field(default_factory=Optim)
-    init: Init = field(default_factory=Init)
-    highres: Highres = field(default_factory=Highres)
-    eval: Eval = field(default_factory=Eval)
-    run: Run = field(default_factory=Run)
+    data: Data = section(Data, "images to train on")
+    views: Views = section(Views, "crops and their augmentation")
+    model: Model = section(Model, "the backbone")
+    optim: Optim = section(Optim, "length, batch, learning rate, weight decay")
+    init: Init = section(Init, "weights to start from")
+    highres: Highres = section(Highres, "a last phase with larger crops")
+    eval: Eval = section(Eval, "k-NN accuracy while training")
+    run: Run = section(Run, "folder, device, speed, log, checkpoints")
 
 
 def option_lines() -> list[str]:

@@ -82,13 +82,13 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 def show_schedules(cfg: Config, out: Path) -> int:
     from dinolab.runs.build import open_data
-    from dinolab.training.schedules import plan_phases
+    from dinolab.training.phases import plan_phases
     from dinolab.visuals.curves import plot_schedules
 
     phases = plan_phases(cfg, len(open_data(cfg, cache=None)))
     steps, every = phases[-1].last, max(1, phases[-1].last // 1000)
     lines = [
-        {"step": step, **phase(step).figures()}
+        {"step": step, **phase(step).figures}
         for phase in phases
         for step in range(phase.first, phase.last)
         if step % every == 0 or step == phase.last - 1

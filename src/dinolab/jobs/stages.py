@@ -41,7 +41,7 @@ def train_baselines(job: Job) -> None:
     """Train the baseline method with the same options, and the untrained network with labels on as many images."""
     from dinolab.evals.contenders import untrained
     from dinolab.runs.train import train
-    from dinolab.training.schedules import Schedules
+    from dinolab.training.phases import Phase
 
     train(job.config(job.baseline.path, f"method={plan.BASELINE}"))
     cfg, images = job.config(job.out), job.split.facts["train"]["images"]
@@ -49,7 +49,7 @@ def train_baselines(job: Job) -> None:
         fresh = untrained(job.out, cfg.seed)
         job.untrained.path.mkdir(parents=True, exist_ok=True)
         save_encoder(fresh.backbone, job.untrained.path, fresh.info)
-    passes = Schedules(cfg, images).total * cfg.optim.batch_size
+    passes = Phase(cfg, images).total * cfg.optim.batch_size
     finetune(job, job.untrained, job.supervised, max(1, round(passes / images)), job.supervised.name)
 
 
