@@ -241,7 +241,9 @@ def test_a_job_of_an_earlier_version_continues(small_har, tmp_path, benchmarks):
     settings = json.loads((out / "job.json").read_text())
     assert settings["job"] == "har" and settings["scale"] == "smoke" and settings["title"] == plan.TITLE
     (out / "job.json").unlink()
-    (out / "recipe.json").write_text(json.dumps({"recipe": "har", **{key: settings[key] for key in ("scale", "options")}}))
+    (out / "recipe.json").write_text(
+        json.dumps({"recipe": "har", **{key: settings[key] for key in ("scale", "options")}})
+    )
     run_job(str(small_har), out, "smoke", ["speed"], options=OPTIONS)
     assert benchmarks.done == ["attention", "throughput"] and not (out / "job.json").exists()
     with pytest.raises(UserError, match="began with scale smoke, not small"):

@@ -34,7 +34,11 @@ def test_without_test_labels_a_fifth_is_held_out_once(tmp_path):
     split = prepare(str(folder), tmp_path / "a")
     train, test = names(split.train), names(split.test)
     assert sorted(train + test) == sorted((r["filename"], r["label"]) for r in read_sheet(folder / "Training_set.csv"))
-    assert {label: sum(of == label for _, of in test) for _, label in test} == {"calling": 2, "cycling": 2, "sleeping": 2}
+    assert {label: sum(of == label for _, of in test) for _, label in test} == {
+        "calling": 2,
+        "cycling": 2,
+        "sleeping": 2,
+    }
     unlabelled = read_sheet(folder / "Testing_set.csv")
     assert [row["filename"].rpartition("/")[2] for row in read_sheet(split.unlabelled)] == [
         r["filename"] for r in unlabelled

@@ -19,7 +19,7 @@ from dinolab.evals.result import Measured, Result
 from dinolab.methods import METHODS
 from dinolab.options import Config, option
 from dinolab.panels import Panel
-from dinolab.recipes import load_config
+from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import charts, predictions, published
 from dinolab.report.comparison import comparison_table
 from dinolab.report.evaluated import Evaluated, read_evaluated
@@ -56,7 +56,9 @@ def depth(monkeypatch) -> str:
     return "depth"
 
 
-def result(evaluation, encoder, value=None, low=0.0, high=0.0, info=None, data=None, key="accuracy", **settings) -> Result:
+def result(
+    evaluation, encoder, value=None, low=0.0, high=0.0, info=None, data=None, key="accuracy", **settings
+) -> Result:
     figures = {} if value is None else {key: Measured(value, (low, high))}
     about = {"test": "/data/some/test", "split": "given"} | (data or {})
     return Result(evaluation, {"name": encoder, "info": info}, about, settings, figures)
@@ -64,7 +66,9 @@ def result(evaluation, encoder, value=None, low=0.0, high=0.0, info=None, data=N
 
 def test_the_train_command_makes_the_configuration_again(run):
     (command,) = [c for c in again.commands(read_run(run)) if c.startswith("dinolab train")]
-    assert load_config(None, shlex.split(command)[2:]) == load_config(run / "config.yaml")
+    assert load_config(None, shlex.split(command)[2:]) == load_saved_config(run / "config.yaml")
+    cfg = load_config(None, ["method=dino", "ema.start=0.9"])
+    assert load_config(None, shlex.split(again.training(cfg))[2:]) == cfg
 
 
 def test_evaluation_commands_have_what_was_chosen(run):
@@ -94,6 +98,10 @@ def test_settings_are_what_differs(run):
         found["optim.lr"].same and found["optim.lr"].values == ["0.1", "0.1"] and found["optim.lr"].default == "0.0005"
     )
     assert not found["seed"].same and found["seed"].values == ["0", "3"]
+    other = load_config(None, ["method=dino"])
+    (method, *_) = (s for s in configuration.settings([one, other]) if s.name == "method")
+    assert method.values == [one.method, "dino"] and not method.same
+    assert "method" not in {s.name for s in configuration.settings([other])}
 
 
 def test_confusion_is_scikit_learns(run):
@@ -225,13 +233,22 @@ def test_an_evaluation_that_measures_no_accuracy_shows_up_right(tmp_path, depth)
     assert remark == f"{rmse.number(0.4)} to {rmse.number(0.6)}, 50 images, lower is better"
     table = evaluations.evaluations([("a", run, one) for one in run.results])
     rows = [dict(zip(table.headings, (cell.text for cell in row))) for row in table.rows]
-    assert [row["encoder"] for row in rows] == ["pixels", "this run", "untrained"]  # by evaluation; the lower RMSE first
+    assert [row["encoder"] for row in rows] == [
+        "pixels",
+        "this run",
+        "untrained",
+    ]  # by evaluation; the lower RMSE first
     assert rows[1]["figure"] == f"RMSE {rmse.text(0.5)}" and rows[0]["figure"] == "accuracy 75.0%"
-    assert rows[1]["settings"] == "bins 64, size 224" and rows[1]["also"] == f"log10 error: {log.text(3.25)}, lower is better"
+    assert (
+        rows[1]["settings"] == "bins 64, size 224"
+        and rows[1]["also"] == f"log10 error: {log.text(3.25)}, lower is better"
+    )
     text = verdict(run)
     assert text.startswith(f"Its RMSE by depth is {rmse.text(0.5)} (95% interval ")
     assert f"Against the untrained network: better (−{rmse.number(2.0)} m, " in text
-    assert again.evaluation(run.results[1]) == f"dinolab eval depth {tmp_path} size=224 depths=/data/depths bins=64 seed=0"
+    assert (
+        again.evaluation(run.results[1]) == f"dinolab eval depth {tmp_path} size=224 depths=/data/depths bins=64 seed=0"
+    )
 
 
 def test_evaluations_that_are_unknown_or_have_no_figure_are_shown_too(tmp_path):

@@ -29,7 +29,9 @@ OWN = {"method": "dinov2", "step": 10, "images": 40, "config": {
 FRESH = {"untrained": "out", "seed": 0}
 
 
-def evaluated(folder: Path, name: str, info: dict, right: str | None, evaluation: str = "linear", **settings) -> Evaluated:
+def evaluated(
+    folder: Path, name: str, info: dict, right: str | None, evaluation: str = "linear", **settings
+) -> Evaluated:
     """`right` has a 1 for each image that was predicted right, and a 0 for each other; None: 4 of 10, without predictions."""
     folder.mkdir(parents=True)
     images = [sign == "1" for sign in right or "1111000000"]
@@ -47,7 +49,12 @@ def evaluated(folder: Path, name: str, info: dict, right: str | None, evaluation
 
 @pytest.fixture(autouse=True)
 def titles(monkeypatch):
-    for name, title in (("linear", "linear"), ("knn", "k-NN"), ("logreg", "logistic regression"), ("finetune", "fine-tuning")):
+    for name, title in (
+        ("linear", "linear"),
+        ("knn", "k-NN"),
+        ("logreg", "logistic regression"),
+        ("finetune", "fine-tuning"),
+    ):
         monkeypatch.setattr(type(EVALS[name]), "title", title)
     monkeypatch.setattr(type(EVALS["finetune"]), "trains_encoder", True, raising=False)
 
@@ -251,7 +258,10 @@ def test_tiles_come_in_the_order_of_the_evaluations(job):
     for folder, name in (("a", "knn"), ("b", "telepathy"), ("c", "logreg")):
         evaluated(job / "eval" / folder, "out", OWN, None, name)
     shown = [tile[0] for tile in glance.tiles(read_run(job))]
-    assert shown == [*(EVALS[name].title for name in EVALS if name in ("linear", "knn", "logreg", "finetune")), "telepathy"]
+    assert shown == [
+        *(EVALS[name].title for name in EVALS if name in ("linear", "knn", "logreg", "finetune")),
+        "telepathy",
+    ]
 
 
 def test_long_names_break_after_an_underscore():

@@ -93,7 +93,9 @@ def download(name: str, to: Path) -> None:
         parts = datasets.load_dataset(name)
     except Exception as error:  # any of the libraries below may raise its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"data=hf:{name}: cannot be downloaded ({reason}); download the set, and name its folder") from error
+        raise UserError(
+            f"data=hf:{name}: cannot be downloaded ({reason}); download the set, and name its folder"
+        ) from error
     saved = to / "hub"
     parts.save_to_disk(saved)
     convert({part: str(saved / part) for part in ("train", "test")}, to)

@@ -21,7 +21,9 @@ def do_stage(job: Job, name: str, title: str) -> None:
     stage, file = STAGES[name], mark_of(job, name)
     if is_done(job, name):
         took = in_words(read_json(file)["seconds"])
-        print(f"{title}: finished before, in {took}; to repeat it, remove {file} and those of its results that are to be made anew")
+        print(
+            f"{title}: finished before, in {took}; to repeat it, remove {file} and those of its results that are to be made anew"
+        )
         return
     for needed in stage.needs:
         if not is_done(job, needed):

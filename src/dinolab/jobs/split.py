@@ -57,7 +57,9 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
     else:
         assert labelled.labels is not None
         if np.bincount(labelled.labels).max() < 2:
-            raise UserError(f"data={data}: every class has a single image; two are needed, a train image and a test image")
+            raise UserError(
+                f"data={data}: every class has a single image; two are needed, a train image and a test image"
+            )
         held, how = held_out(labelled, SEED, place, progress)
         train, test = (take(labelled, np.flatnonzero(side)) for side in (~held, held))
         everything = [labelled]

@@ -167,7 +167,9 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
 def over_time(what: str, note: str, rows: list[list[Picture]], networks: Sequence[tuple[str, Encoder]]) -> Grid:
     if len(networks) > 1:
         return Grid(f"{what} over training", note, rows)
-    return Grid(what, f"{note} Only the final network is shown: set run.keep or run.keep_every to keep more checkpoints.", rows)
+    return Grid(
+        what, f"{note} Only the final network is shown: set run.keep or run.keep_every to keep more checkpoints.", rows
+    )
 
 
 def draw(rgb: Tensor, view: Tensor, title: str) -> Cell:

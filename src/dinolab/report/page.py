@@ -27,7 +27,9 @@ def render(runs: Sequence[Run], photos: bool, folder: Path) -> str:
         folder: where the page will lie: files there can be linked to.
     """
     page = open_page(runs, photos, folder)
-    built = [(section, section.build(page)) for section in SECTIONS]  # all of them first: they may find problems to be shown
+    built = [
+        (section, section.build(page)) for section in SECTIONS
+    ]  # all of them first: they may find problems to be shown
     templates, names = environment(), [view.label for view in page.views]
     common = {"names": names, "two": len(names) > 1}
     sections = [

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dinolab.errors import UserError
 from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
-from dinolab.recipes import load_config
+from dinolab.recipes import load_saved_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
 from dinolab.rundir import Row, RunFolder
 
@@ -105,7 +105,7 @@ def read_config(file: Path, problems: list[str]) -> Config | None:
     if not file.is_file():
         return None
     try:
-        return load_config(file)
+        return load_saved_config(file)
     except UserError as error:
         problems.append(f"{file.name}: left out: {error}")
         return None

@@ -43,7 +43,11 @@ def verdict(run: Run) -> str:
 def rivals(run: Run, own: Evaluated) -> dict[str, Evaluated]:
     """The untrained network, raw pixels, and the untrained network trained with labels, as far as they were evaluated."""
     others = [one for one in run.results if not run.is_own(one) and can_be_compared(own, one)]
-    alike = [one for one in others if one.result.evaluation == own.result.evaluation and own_settings(own) == own_settings(one)]
+    alike = [
+        one
+        for one in others
+        if one.result.evaluation == own.result.evaluation and own_settings(own) == own_settings(one)
+    ]
     trained = [one for one in others if one.is_untrained and getattr(one.evaluation, "trains_encoder", False)]
     found = {
         "the untrained network": [one for one in alike if one.is_untrained and one not in trained],

@@ -5,7 +5,7 @@ from typing import Any
 
 from dinolab.config import as_word, changed_words
 from dinolab.evals.comparison import Comparison
-from dinolab.options import options
+from dinolab.options import Config, options
 from dinolab.report.evaluated import Evaluated, setting
 from dinolab.report.run import Json, Run
 from dinolab.report.sections.section import Page
@@ -22,12 +22,16 @@ def commands(run: Run) -> list[str]:
     report = shlex.join(["dinolab", "report", str(run.path)])
     if run.job:
         return [job(run), report]
-    lines = [shlex.join(["dinolab", "train", *changed_words(run.config)])] if run.config else []
+    lines = [training(run.config)] if run.config else []
     alone = [r for r in run.results if not any(r.folder.is_relative_to(c.folder) for c in run.comparisons)]
     lines += [line for evaluated in alone if (line := evaluation(evaluated))]
     lines += [comparison(found.comparison) for found in run.comparisons]
     lines += [content["command"] for content in run.benchmarks if isinstance(content.get("command"), str)]
     return list(dict.fromkeys([*lines, report]))
+
+
+def training(cfg: Config) -> str:
+    return shlex.join(["dinolab", "train", f"method={cfg.method}", *changed_words(cfg)])
 
 
 def job(run: Run) -> str:

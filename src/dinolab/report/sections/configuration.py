@@ -25,13 +25,15 @@ def build(page: Page) -> dict[str, Any]:
 
 
 def settings(configs: Sequence[Config | None]) -> list[Setting]:
-    """The options that differ from their default in any of the runs."""
-    defaults = flatten(to_dict(Config()))
+    """The options that differ from their default in any of the runs, or between the runs."""
+    fields = {name: f for cfg in configs if cfg for name, f in options(type(cfg))}
     values = [flatten(to_dict(cfg)) if cfg else {} for cfg in configs]
+    defaults = [flatten(to_dict(type(cfg)())) if cfg else {} for cfg in configs]
     rows = []
-    for name, f in options(Config):
-        own = [v.get(name, defaults[name]) for v in values]
-        if name not in PLACES and any(value != defaults[name] for value in own):
-            texts = [as_word(v[name]) if v else "" for v in values]
-            rows.append(Setting(name, f.metadata["help"], as_word(defaults[name]), texts, len(set(texts)) == 1))
+    for name, f in fields.items():
+        texts = [as_word(v[name]) if name in v else "" for v in values]
+        usual = [as_word(d[name]) if name in d else "" for d in defaults]
+        known = {text for text, v in zip(texts, values) if name in v}
+        if name not in PLACES and (texts != usual or len(known) > 1):
+            rows.append(Setting(name, f.metadata["help"], next(filter(None, usual), ""), texts, len(set(texts)) == 1))
     return rows

@@ -35,7 +35,9 @@ def evaluations(results: Sequence[tuple[str, Run, Evaluated]]) -> Table:
     names = {evaluated.figure.title for *_, evaluated in results if evaluated.main}
     heading = names.pop() if len(names) == 1 else ""
     rows = []
-    for label, run, evaluated in sorted(results, key=lambda item: (rank(item[2].result.evaluation), -goodness(item[2]))):
+    for label, run, evaluated in sorted(
+        results, key=lambda item: (rank(item[2].result.evaluation), -goodness(item[2]))
+    ):
         row = [Cell(label)] if several else []
         row.append(Cell("this run" if run.is_own(evaluated) else evaluated.encoder))
         rows.append([*row, *cells_of(evaluated, named=not heading)])
@@ -46,7 +48,9 @@ def evaluations(results: Sequence[tuple[str, Run, Evaluated]]) -> Table:
 def cells_of(evaluated: Evaluated, named: bool) -> list[Cell]:
     """Everything of a result but its encoder. `named` puts the figure's title before its value."""
     result, main, figure = evaluated.result, evaluated.main, evaluated.figure
-    settings = [f"{key.replace('_', ' ')} {setting(value)}" for key, value in result.settings.items() if is_shown(value)]
+    settings = [
+        f"{key.replace('_', ' ')} {setting(value)}" for key, value in result.settings.items() if is_shown(value)
+    ]
     value, interval = Cell(""), Cell("")
     if main:
         text = figure.text(main.value)
@@ -98,7 +102,9 @@ def best(view: View, photos: bool) -> dict[str, Any]:
     found = {
         "best": evaluated,
         "matrix": confusion(predictions) if few else None,
-        "confusion": Picture(data_uri(drawn.read_bytes(), "image/png"), "Confusion matrix", "") if drawn.is_file() else None,
+        "confusion": Picture(data_uri(drawn.read_bytes(), "image/png"), "Confusion matrix", "")
+        if drawn.is_file()
+        else None,
         "by_class": by_class(evaluated),
         "class_grids": [],
         "no_examples": "" if photos else NO_PHOTOS,

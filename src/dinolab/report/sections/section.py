@@ -76,7 +76,9 @@ def open_images(run: Run) -> Images:
     if not run.config:
         raise UserError(f"{run.folder.config.name}, which names the images, is not there")
     try:
-        source = open_data(run.config, run.folder.listing)  # the list of images that training has left, if it still holds
+        source = open_data(
+            run.config, run.folder.listing
+        )  # the list of images that training has left, if it still holds
         reference, test = monitor_sources(run.config, source, lambda _: None) or (source, source)
     except (UserError, OSError) as error:
         raise UserError(f"the images are not at hand: {error}") from error

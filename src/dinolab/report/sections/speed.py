@@ -62,7 +62,11 @@ def attention_charts(rows: Sequence[Json]) -> list[Chart]:
         for title, key in (("ms an image", "ms"), ("peak memory, MB", "peak_memory_mb")):
             lines = []
             for backend in dict.fromkeys(str(row.get("backend")) for row in panel):
-                own = [r for r in panel if r.get("backend") == backend and is_number(r.get(key)) and is_number(r.get("tokens"))]
+                own = [
+                    r
+                    for r in panel
+                    if r.get("backend") == backend and is_number(r.get(key)) and is_number(r.get("tokens"))
+                ]
                 scale = [r.get("batch") or 1 if key == "ms" else 1 for r in own]
                 lines.append(Line(backend, [r["tokens"] for r in own], [r[key] / s for r, s in zip(own, scale)]))
             shown: dict[str, Any] = {"log_y": True} if key == "ms" else {"zero": True}
