@@ -1,5 +1,4 @@
 import csv
-import json
 import math
 import re
 import shlex

@@ -84,8 +84,8 @@ def job(tmp_path) -> Path:
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
-    rows = [{"name": name, "encoder": name, "results": {"linear": {"accuracy": 0.75, "interval": [0.6, 0.9], "protocol": {"name": "linear"}}}}
-            for name in ("out", "pixels")]  # fmt: skip
+    found = {"linear": {"accuracy": 0.75, "interval": [0.6, 0.9], "protocol": {"name": "linear"}}}
+    rows = [{"name": name, "encoder": name, "results": found} for name in ("out", "pixels")]
     summary = {
         "data": {"train": DATA["train"], "test": DATA["test"]},
         "settings": {"protocols": ["linear"], "seeds": 1},

@@ -14,8 +14,8 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.parallel import choose_device
-from dinolab.report.run import Run
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
+from dinolab.report.run import Run
 from dinolab.rundir import RunFolder
 from dinolab.training.checkpoint import checkpoints, step_of
 from dinolab.visuals.attention import attention_maps, overlay, rows_of
@@ -130,7 +130,7 @@ def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Sho
                 attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
             cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
         rows.append(from_cells(cells, f"attention {image.label}".strip()))
-    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest patches that hold {100 * MASS:.0f}% of it."
+    note = f"The class token's attention in the last block, mean of the heads; lines enclose {100 * MASS:.0f}% of it."
     return over_time("Attention", note, rows, networks)
 
 

@@ -20,6 +20,9 @@ class About(NamedTuple):
 
 DINO, DINOV2 = "DINO, arXiv 2104.14294", "DINOv2, arXiv 2304.07193"
 HEADINGS = {"knn_top1": "k-NN, %", "linear_top1": "linear, %", "arch": "network"}
+REVISITED = {  # columns of the retrieval benchmarks
+    f"r{place}_{level[0]}": f"{place.title()} {level}" for place in ("oxford", "paris") for level in ("medium", "hard")
+}
 TABLES = {
     "small_scale": About(
         "Runs on one GPU",
@@ -44,7 +47,7 @@ TABLES = {
     "retrieval": About(
         "Retrieval, mAP on revisited Oxford and Paris",
         f"{DINO}, table 3",
-        HEADINGS | {"pretrain": "training"} | {f"r{place}_{level[0]}": f"{place.title()} {level}" for place in ("oxford", "paris") for level in ("medium", "hard")},
+        HEADINGS | {"pretrain": "training"} | REVISITED,
         name="pretrain",
     ),
     "copy_detection": About(

@@ -99,7 +99,7 @@ def best(view: View, photos: bool) -> dict[str, Any]:
     predictions = read_predictions(evaluated, view.run.problems)
     few = bool(predictions) and len({p.label for p in predictions}) <= NUMBERS
     drawn = evaluated.folder / CONFUSION
-    found = {
+    found: dict[str, Any] = {
         "best": evaluated,
         "matrix": confusion(predictions) if few else None,
         "confusion": Picture(data_uri(drawn.read_bytes(), "image/png"), "Confusion matrix", "")
