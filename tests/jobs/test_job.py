@@ -82,7 +82,7 @@ def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, mon
             del stop_at_evaluation[0]
             raise KeyboardInterrupt
         found = evaluate_one(*args, **options)
-        evaluated.append(str(args[4]))
+        evaluated.append(args[2].out)
         return found
 
     def stopping_once(name, make):
@@ -94,10 +94,10 @@ def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, mon
 
         return work
 
-    train_step, evaluate_one = loop.train_step, evaluate.evaluate
+    train_step, evaluate_one = loop.train_step, evaluate.run_evaluation
     monkeypatch.setattr(loop, "train_step", step)
     for module in (evaluate, compare):
-        monkeypatch.setattr(module, "evaluate", one)
+        monkeypatch.setattr(module, "run_evaluation", one)
     from dinolab import report
     from dinolab.visuals import action_video
 
@@ -133,7 +133,7 @@ def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, mon
     assert rows == ["out", "dino", "untrained", "pixels", "supervised"]
     assert shown.splitlines()[-1] == f"{out}/report.html, {out}/video.mp4"
 
-    # what has changed is done anew, and what was made of it; nothing else
+    # what has changed is repeated, with what was made from it; nothing else
     (out / "stages" / "evaluate.json").unlink()
     assert main(words(har, out)) == 0
     assert made == ["action_video"] * 2 + ["report"] * 3
@@ -187,7 +187,7 @@ def test_the_table_has_the_fine_tuned_networks_beside_the_others(tmp_path):
         (["clip=nowhere.mp4"], r"clip=nowhere.mp4: no such file"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_done(small_har, tmp_path, capsys, more, message):
+def test_mistakes_are_named_before_anything_is_done(small_har, tmp_path, capsys, more, message):
     import re
 
     assert main(words(small_har, tmp_path / "out", *more)) == 2

@@ -1,15 +1,15 @@
-"""What the stages of a job get."""
+"""A job: its folder, its images and its settings, as the stages get them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinolab.jobs.plan import SCALES, Scale
+from dinolab.jobs.plan import BASELINE, SCALES, Scale
 from dinolab.jobs.split import Split
-from dinolab.options import Config
+from dinolab.options import Config, options
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision
-from dinolab.recipes import load_config
+from dinolab.recipes import load_config, schema
 from dinolab.rundir import COMPARISON, RunFolder
 from dinolab.runs.build import workers
 
@@ -37,7 +37,7 @@ class Job:
     @property
     def baseline(self) -> RunFolder:
         """The run of the other method."""
-        return RunFolder(self.out / "baselines" / "dino")
+        return RunFolder(self.out / "baselines" / BASELINE)
 
     @property
     def untrained(self) -> RunFolder:
@@ -68,10 +68,16 @@ class Job:
     def table(self) -> Path:
         return self.out / "table.md"
 
-    def config(self, folder: Path, *words: str) -> Config:
+    def config(self, folder: Path, method: str = "") -> Config:
+        """The configuration of a training into this folder; with another method, without options that this one does not have."""
         train, test = self.split.train, self.split.test
-        own = [f"data.path={train}", f"eval.train={train}", f"eval.test={test}", f"run.dir={folder}", *words]
-        return load_config(f"har_{self.scale_name}", [*self.options, *own])
+        words = [f"data.path={train}", f"eval.train={train}", f"eval.test={test}", f"run.dir={folder}"]
+        given = self.options
+        if method:
+            known = dict(options(schema(method)))
+            given = tuple(word for word in given if word.partition("=")[0] in known)
+            words.append(f"method={method}")
+        return load_config(f"har_{self.scale_name}", [*given, *words])
 
     def features(self) -> dict[str, Any]:
         """Options of evaluations: encoders run as they do in training."""

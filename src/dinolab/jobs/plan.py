@@ -1,4 +1,4 @@
-"""What the reference job does: its method, baselines and evaluations, and what its scales change beside configs/har_SCALE.yaml."""
+"""The plan of the reference job: its method, baselines and evaluations, and what a scale changes besides configs/har_SCALE.yaml."""
 
 from dataclasses import dataclass
 

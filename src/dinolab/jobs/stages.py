@@ -43,7 +43,7 @@ def train_baselines(job: Job) -> None:
     from dinolab.runs.train import train
     from dinolab.training.phases import Phase
 
-    train(job.config(job.baseline.path, f"method={plan.BASELINE}"))
+    train(job.config(job.baseline.path, plan.BASELINE))
     cfg, images = job.config(job.out), job.split.facts["train"]["images"]
     if not job.untrained.card.is_file():
         fresh = untrained(job.out, cfg.seed)

@@ -34,7 +34,7 @@ class Evaluated:
 
     @property
     def about(self) -> str:
-        """What the evaluation measures, in a sentence; empty where this dinolab does not know it."""
+        """A sentence about what the evaluation measures; empty where this dinolab does not know it."""
         return self.evaluation.about if self.evaluation else ""
 
     @property
@@ -43,7 +43,7 @@ class Evaluated:
 
     @property
     def info(self) -> Json:
-        """What the encoder's model card says of how it was made."""
+        """How the encoder was made, from its model card."""
         found = self.result.encoder.get("info")
         return found if isinstance(found, dict) else {}
 

@@ -1,4 +1,4 @@
-"""What the page calls a run's method, network and data."""
+"""Names for people: of a run's method, network and data."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -33,7 +33,7 @@ class Compared(NamedTuple):
 
 @dataclass
 class Run:
-    """What was found in the folder of one run."""
+    """The contents of the folder of one run."""
 
     path: Path
     config: Config | None = None
@@ -124,7 +124,7 @@ def read_json(file: Path, problems: list[str]) -> Json:
 
 
 def read_job(folder: RunFolder, problems: list[str]) -> Json:
-    """What job.json holds, and under "files" the files that the user named, which the marks of the stages hold."""
+    """The contents of job.json, and under "files" the files that the user named, from the marks of the stages."""
     job = read_json(folder.job, problems)
     if not job:
         return {}

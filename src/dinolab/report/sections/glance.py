@@ -3,6 +3,7 @@
 from statistics import median
 from typing import Any
 
+from dinolab.panels import KNN
 from dinolab.report.evaluated import ACCURACY, Evaluated, between, rank
 from dinolab.report.names import about
 from dinolab.report.run import Run
@@ -26,7 +27,7 @@ def tiles(run: Run) -> list[Tile]:
     """The main figure of each evaluation of the run's network, in the order of EVALS, and what the training measured."""
     own = [evaluated for evaluated in run.results if run.is_own(evaluated)]
     found = [tile for one in sorted(own, key=lambda one: rank(one.result.evaluation)) for tile in main_tile(one)]
-    (_, knn), (_, loss), (_, speed) = (points(run.metrics, key) for key in ("knn", "loss", "images_per_s"))
+    (_, knn), (_, loss), (_, speed) = (points(run.metrics, key) for key in (*KNN.series, "loss", "images_per_s"))
     if knn:
         found.append(("k-NN while training", percent(knn[-1]), f"from {percent(knn[0])}"))
     if loss:

@@ -1,4 +1,4 @@
-"""What the network learned, in pictures of the data: neighbours, attention, PCA, and the link to a job's video."""
+"""Pictures of what the network learned: neighbours, attention, PCA; and the link to a job's video."""
 
 from typing import Any
 

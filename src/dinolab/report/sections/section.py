@@ -34,7 +34,7 @@ class View:
 
 @dataclass
 class Page:
-    """What the sections are built from: one run, or two side by side."""
+    """One run, or two side by side, from which the sections are built."""
 
     views: list[View]
     folder: Path  # where the page will lie
