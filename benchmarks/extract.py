@@ -24,7 +24,7 @@ from dinolab.cli.evaluate import feature_options, sides
 from dinolab.data.sources import open_source, subset
 from dinolab.features.extract import extract
 from dinolab.machine import environment
-from dinolab.models.encoder import Encoder, evaluating
+from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
 from dinolab.timing import describe, seconds_of
 from dinolab.weights.load import load
@@ -59,7 +59,7 @@ def main() -> None:
     }  # by default as many workers as `dinolab eval`
     device, size = options["device"], options["size"]
 
-    encoder = load(given.encoder) if given.encoder else Encoder(ViT(parse_model(given.model), 224))
+    encoder = load(given.encoder) if given.encoder else BackboneEncoder(ViT(parse_model(given.model), 224))
     encoder.to(device)
     photos = subset(open_source(given.photos, option="--photos"), given.images, seed=0)
     height, width = (size, size) if isinstance(size, int) else size

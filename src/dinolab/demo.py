@@ -12,7 +12,7 @@ from dinolab.data.digits import SIDE, make_scenes
 from dinolab.data.sources import open_source
 from dinolab.evals import knn
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
 from dinolab.runs.train import train
@@ -29,7 +29,7 @@ def demo(folder: Path) -> dict[str, float]:
     words = [f"data.path={scenes / 'train'}", f"eval.train={scenes / 'train'}", f"eval.test={scenes / 'test'}"]
     cfg = load_config("demo", [*words, f"run.dir={folder / 'run'}"])
 
-    before = Encoder(build_method(cfg, torch.device("cpu")).product)  # what the run itself begins with
+    before = BackboneEncoder(build_method(cfg, torch.device("cpu")).product)  # what the run itself begins with
     train(cfg)
     after = load(folder / "run")
 

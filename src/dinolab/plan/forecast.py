@@ -15,7 +15,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.knn import knn
 from dinolab.features.extract import extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import Config, Views
 from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
@@ -174,7 +174,8 @@ def time_evaluation(rig: Rig, votes: Source, asked: Source) -> float:
 
     Features of two small samples give what an image takes and what starting takes; the vote is done at its true size.
     """
-    encoder, device, size = Encoder(rig.method.product), rig.device, rig.cfg.eval.size or rig.cfg.views.global_size
+    encoder, device = BackboneEncoder(rig.method.product), rig.device
+    size = rig.cfg.eval.size or rig.cfg.views.global_size
 
     def time_features(images: int) -> tuple[int, float]:
         sample = subset(votes, images, seed=0)

@@ -9,7 +9,6 @@ import numpy as np
 
 from dinolab.data.sources import open_source
 from dinolab.evals.scores import count_confusions
-from dinolab.features.inputs import names
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.pictures import Grid, Picture, photo
 
@@ -81,7 +80,7 @@ def test_images(evaluated: Evaluated) -> dict[str, str]:
     data = evaluated.result.data
     part = "test" if data.get("split") == "given" else "train"
     source = open_source(str(data.get(part)), option=f"the {part} images of {evaluated.folder}")
-    return dict(zip(names(source), source.paths))
+    return dict(zip(source.names(), source.paths))
 
 
 def examples(predictions: Sequence[Prediction], where: dict[str, str]) -> list[Picture]:
