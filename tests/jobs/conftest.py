@@ -22,11 +22,11 @@ def read_sheet(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def make_har(folder: Path, learn: int = 8, ask: int = 4, labels: bool = True, side: int = 24) -> Path:
-    """`learn` and `ask` images of each class; with `labels` also Testing_labels.csv."""
+def make_har(folder: Path, train: int = 8, test: int = 4, labels: bool = True, side: int = 24) -> Path:
+    """`train` and `test` images of each class; with `labels` also Testing_labels.csv."""
     rng = np.random.default_rng(0)
     number = 0
-    for part, sheet, count in (("train", "Training_set.csv", learn), ("test", "Testing_labels.csv", ask)):
+    for part, sheet, count in (("train", "Training_set.csv", train), ("test", "Testing_labels.csv", test)):
         (folder / part).mkdir(parents=True)
         rows = []
         for label, name in enumerate(CLASSES * count):

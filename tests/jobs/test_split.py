@@ -26,24 +26,28 @@ def test_given_labels_are_the_test_set(small_har, tmp_path):
     facts = json.loads((tmp_path / "out" / "data" / "split.json").read_text())
     assert facts == split.facts
     assert facts["split"] == "given, by Testing_labels.csv" and facts["train"]["images"] == 24
-    assert "36 labelled images, 12,600 are known" in facts["differences"]
+    assert "36 labelled images instead of 12,600" in facts["differences"]
 
 
 def test_without_test_labels_a_fifth_is_held_out_once(tmp_path):
-    folder = make_har(tmp_path / "har", learn=10, labels=False)
+    folder = make_har(tmp_path / "har", train=10, labels=False)
     split = prepare(str(folder), tmp_path / "a")
-    learn, ask = names(split.train), names(split.test)
-    assert sorted(learn + ask) == sorted((r["filename"], r["label"]) for r in read_sheet(folder / "Training_set.csv"))
-    assert {label: sum(of == label for _, of in ask) for _, label in ask} == {"calling": 2, "cycling": 2, "sleeping": 2}
-    asked = read_sheet(folder / "Testing_set.csv")
+    train, test = names(split.train), names(split.test)
+    assert sorted(train + test) == sorted((r["filename"], r["label"]) for r in read_sheet(folder / "Training_set.csv"))
+    assert {label: sum(of == label for _, of in test) for _, label in test} == {
+        "calling": 2,
+        "cycling": 2,
+        "sleeping": 2,
+    }
+    unlabelled = read_sheet(folder / "Testing_set.csv")
     assert [row["filename"].rpartition("/")[2] for row in read_sheet(split.unlabelled)] == [
-        r["filename"] for r in asked
+        r["filename"] for r in unlabelled
     ]
     again = prepare(str(folder), tmp_path / "b")
-    assert names(again.test) == ask and "20% held out" in again.facts["split"]
+    assert names(again.test) == test and "20% held out" in again.facts["split"]
 
 
-def test_only_what_has_no_label_is_to_be_predicted(small_har, tmp_path):
+def test_only_images_without_a_label_are_to_be_predicted(small_har, tmp_path):
     rows = read_sheet(small_har / "Testing_labels.csv")
     write_sheet(small_har / "Testing_labels.csv", [(r["filename"], r["label"]) for r in rows[:-2]])
     split = prepare(str(small_har), tmp_path / "out")
@@ -122,9 +126,9 @@ def test_a_hugging_face_copy_on_disk_or_by_name(small_har, tmp_path):
         table.to_parquet(tmp_path / "parquet" / f"{name}-00000-of-00001.parquet")
     for number, data in enumerate((tmp_path / "saved", tmp_path / "parquet", f"hf:{tmp_path / 'parquet'}")):
         folder = find_layout(str(data), tmp_path / str(number))
-        learn = read_sheet(folder / "Training_set.csv")
-        assert [row["label"] for row in learn] == [r["label"] for r in read_sheet(small_har / "Training_set.csv")]
-        first, theirs = folder / "train" / learn[0]["filename"], small_har / "train" / "Image_1.jpg"
+        train = read_sheet(folder / "Training_set.csv")
+        assert [row["label"] for row in train] == [r["label"] for r in read_sheet(small_har / "Training_set.csv")]
+        first, theirs = folder / "train" / train[0]["filename"], small_har / "train" / "Image_1.jpg"
         assert first.read_bytes() == theirs.read_bytes()
         assert len(read_sheet(folder / "Testing_set.csv")) == 12 and not (folder / "Testing_labels.csv").exists()
         assert sorted(path.name for path in folder.iterdir()) == [
@@ -136,7 +140,7 @@ def test_a_hugging_face_copy_on_disk_or_by_name(small_har, tmp_path):
         ]
 
 
-def test_what_is_no_copy_is_refused_in_a_line(small_har, tmp_path):
+def test_anything_but_a_copy_is_refused_in_a_line(small_har, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="data= is not set"):
         prepare("", out)
@@ -159,7 +163,7 @@ def test_what_is_no_copy_is_refused_in_a_line(small_har, tmp_path):
         prepare(str(small_har), out)
 
 
-def test_labels_that_nothing_can_be_learned_of_are_refused(small_har, tmp_path):
+def test_useless_labels_are_refused(small_har, tmp_path):
     sheets = {name: read_sheet(small_har / f"{name}.csv") for name in ("Training_set", "Testing_labels")}
 
     def relabel(name, label):
@@ -170,7 +174,7 @@ def test_labels_that_nothing_can_be_learned_of_are_refused(small_har, tmp_path):
         prepare(str(small_har), tmp_path / "a")
     relabel("Testing_labels", lambda row: row["label"].replace("sleeping", "snoring"))
     assert (
-        "classes to be asked of that no image to learn from has: snoring"
+        "classes of test images that no train image has: snoring"
         in prepare(str(small_har), tmp_path / "b").facts["differences"]
     )
     relabel("Training_set", lambda row: "running")
@@ -178,7 +182,7 @@ def test_labels_that_nothing_can_be_learned_of_are_refused(small_har, tmp_path):
         prepare(str(small_har), tmp_path / "c")
 
 
-def test_images_named_twice_are_said(small_har, tmp_path):
+def test_images_named_twice_are_reported(small_har, tmp_path):
     rows = read_sheet(small_har / "Training_set.csv")
     twice = {**rows[0], "label": rows[1]["label"]}
     write_sheet(small_har / "Training_set.csv", [(r["filename"], r["label"]) for r in [*rows, twice]])

@@ -1,5 +1,6 @@
-"""A run with everything that a report can show, made once."""
+"""A run with everything that a report can show, made once; and the folder of a run of the version before."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,21 @@ def run(tmp_path_factory) -> Path:
     test_images = make_folder(folder / "test", per_class=5, classes=3, seed=1)
     words = [f"data.path={train_images}", f"eval.train={train_images}", f"eval.test={test_images}", "run.keep=9"]
     made = train("dinov2_vits16", *TINY, *words, f"run.dir={folder / 'mine'}")
-    for protocol in ("knn", "logreg"):
+    for name in ("knn", "logreg"):
         evaluate(
-            protocol, made, str(train_images), str(test_images), made / "eval" / protocol,
-            cache=None, environment=environment(),
+            name, made, str(train_images), str(test_images), made / "eval" / name,
+            cache="none", environment=environment(),
         )  # fmt: skip
     write_benchmark(
         "attention", "Attention kernels", MEASURED, attention.COLUMNS, made / "speed", setting("cpu", "fp32", 0.0)
     )
     return made
+
+
+@pytest.fixture(scope="session")
+def earlier(tmp_path_factory) -> Path:
+    """Runs with evaluations as the version before wrote them, and their images."""
+    folder = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(Path(__file__).parents[1] / "fixtures" / "earlier.tar.xz") as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "earlier"

@@ -26,8 +26,8 @@ def browser(tmp_path_factory):
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
 def test_loads_without_a_complaint_and_fits(browser, file, width, dark):
     browser.open(file, width, dark=dark)
-    asked = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
-    assert [url[:99] for url in asked if not url.startswith("data:")] == [file.as_uri()]
+    requests = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert [url[:99] for url in requests if not url.startswith("data:")] == [file.as_uri()]
     complaints = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
     assert [e for e in browser.events if e["method"] in complaints] == []
     loaded = browser.run("[...document.images].map((i) => i.complete && i.naturalWidth > 0)")

@@ -1,38 +1,89 @@
 import csv
-import json
 import math
 import re
 import shlex
 import shutil
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from dinolab.cli import parser
-from dinolab.evals.compare import compare
-from dinolab.recipes import load_config
-from dinolab.report import charts, curves, images, published, settings, tables
-from dinolab.report.facts import Result, Run, read_run
+from dinolab.config import read_options
+from dinolab.evals import EVALS
+from dinolab.evals.compare import CompareOptions, compare
+from dinolab.evals.contract import Evaluation, EvaluationOptions, Figure
+from dinolab.evals.result import Measured, Result
+from dinolab.methods import METHODS
+from dinolab.options import Config, option
+from dinolab.panels import Panel
+from dinolab.recipes import load_config, load_saved_config
+from dinolab.report import charts, predictions, published
+from dinolab.report.comparison import comparison_table
+from dinolab.report.evaluated import Evaluated, read_evaluated
+from dinolab.report.run import Run, read_run
+from dinolab.report.sections import again, configuration, curves, evaluations, glance, speed
+from dinolab.report.sections.section import open_images
+from dinolab.report.verdict import verdict
 from dinolab.runs.build import monitor_sources
 from tests.pictures import TINY, make_folder
 
 
+class Depth(Evaluation):
+    """An evaluation that no code of the report knows: two figures, neither an accuracy, the lower the better."""
+
+    title = "depth"
+    about = "Depth of each patch by a linear layer."
+    FIGURES = (
+        Figure("rmse", "RMSE", unit="m", higher_is_better=False, published="distillation.depth_rmse"),
+        Figure("log", "log10 error", unit="", higher_is_better=False),
+    )
+
+    @dataclass
+    class Options(EvaluationOptions):
+        depths: str = option("", "images with depth")
+        bins: int = option(256, "depth bins", 1, 1000)
+
+    def run(self, encoder, data, options, context):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def depth(monkeypatch) -> str:
+    monkeypatch.setitem(EVALS, "depth", Depth())
+    return "depth"
+
+
+def result(
+    evaluation, encoder, value=None, low=0.0, high=0.0, info=None, data=None, key="accuracy", **settings
+) -> Result:
+    figures = {} if value is None else {key: Measured(value, (low, high))}
+    about = {"test": "/data/some/test", "split": "given"} | (data or {})
+    return Result(evaluation, {"name": encoder, "info": info}, about, settings, figures)
+
+
 def test_the_train_command_makes_the_configuration_again(run):
-    (command,) = [c for c in settings.commands(read_run(run)) if c.startswith("dinolab train")]
-    words = shlex.split(command)[2:]
-    assert load_config(None, words) == load_config(run / "config.yaml")
-    awkward = ["optim.lr=1e-5", "data.path=a b'c", "run.compile=true", "eval.every=0 steps", "run.wandb=007", *TINY]
-    cfg = load_config(None, awkward)
-    assert load_config(None, settings.train_words(cfg)) == cfg
+    (command,) = [c for c in again.commands(read_run(run)) if c.startswith("dinolab train")]
+    assert load_config(None, shlex.split(command)[2:]) == load_saved_config(run / "config.yaml")
+    cfg = load_config(None, ["method=dino", "ema.start=0.9"])
+    assert load_config(None, shlex.split(again.training(cfg))[2:]) == cfg
 
 
-def test_evaluation_commands_say_what_was_chosen(run):
-    result = Result(run, json.loads((run / "eval" / "knn" / "result.json").read_text()))
-    result.content["protocol"] |= {"k": 7, "tokens": "both", "size": [16, 32]}
-    args = parser().parse_args(shlex.split(settings.evaluation(result))[1:])
-    assert (args.protocol, args.k, args.tokens, args.size, args.encoder) == ("knn", 7, "both", (16, 32), str(run))
-    assert (args.train, args.test) == (str(run.parent / "images"), str(run.parent / "test"))
+def test_evaluation_commands_have_what_was_chosen(run):
+    found = read_evaluated(run / "eval" / "knn" / "result.json")
+    found.result.settings.update({"k": 7, "tokens": "both", "size": [16, 32]})
+    dinolab, verb, name, encoder, *words = shlex.split(again.evaluation(found))
+    assert (dinolab, verb, name, encoder) == ("dinolab", "eval", "knn", str(run))
+    options = read_options(EVALS["knn"].Options, words)
+    assert (options.k, options.tokens, options.size, options.seed) == (7, "both", "16x32", 0)
+    assert (options.train, options.test) == (str(run.parent / "images"), str(run.parent / "test"))
+
+
+def test_held_out_images_are_not_named_as_test_images(run):
+    found = read_evaluated(run / "eval" / "knn" / "result.json")
+    found.result.data["split"] = "20% held out, kept somewhere"
+    assert "test=" not in again.evaluation(found) and "train=" in again.evaluation(found)
 
 
 def test_settings_are_what_differs(run):
@@ -40,66 +91,66 @@ def test_settings_are_what_differs(run):
         load_config(None, ["optim.lr=0.1", "run.dir=a"]),
         load_config(None, ["optim.lr=0.1", "seed=3", "run.dir=b"]),
     )
-    found = {s.name: s for s in settings.settings([one, two])}
+    found = {s.name: s for s in configuration.settings([one, two])}
     assert set(found) == {"optim.lr", "seed"}
     assert (
         found["optim.lr"].same and found["optim.lr"].values == ["0.1", "0.1"] and found["optim.lr"].default == "0.0005"
     )
     assert not found["seed"].same and found["seed"].values == ["0", "3"]
+    other = load_config(None, ["method=dino"])
+    (method, *_) = (s for s in configuration.settings([one, other]) if s.name == "method")
+    assert method.values == [one.method, "dino"] and not method.same
+    assert "method" not in {s.name for s in configuration.settings([other])}
 
 
 def test_confusion_is_scikit_learns(run):
-    result = Result(run / "eval" / "knn", {})
-    found = images.read_predictions(result, [])
-    matrix = images.confusion(found)
-    truth, said = [p.label for p in found], [p.predicted for p in found]
+    found = predictions.read_predictions(read_evaluated(run / "eval" / "knn" / "result.json"), [])
+    matrix = predictions.confusion(found)
+    truth, predicted = [p.label for p in found], [p.predicted for p in found]
     assert matrix.classes == ["class0", "class1", "class2"]
-    np.testing.assert_array_equal(matrix.counts, confusion_matrix(truth, said, labels=matrix.classes))
+    np.testing.assert_array_equal(matrix.counts, confusion_matrix(truth, predicted, labels=matrix.classes))
     np.testing.assert_allclose(np.sum(matrix.shares, 1), 1)
 
 
-def test_examples_are_the_surest_right_and_wrong(run):
+def test_examples_are_the_most_probable_right_and_wrong(run):
     test = run.parent / "test"
     names = {f"class0/{n:03d}.png": str(test / f"class0/{n:03d}.png") for n in range(5)}
-    said = ["class0", "class1", "class0", "class2", ""]
-    found = [images.Prediction(n, "class0", s, p) for n, s, p in zip(names, said, (0.5, 0.6, 0.9, 0.7, 0.1))]
-    shown = images.examples(found, names)
+    predicted = ["class0", "class1", "class0", "class2", ""]
+    found = [predictions.Prediction(n, "class0", s, p) for n, s, p in zip(names, predicted, (0.5, 0.6, 0.9, 0.7, 0.1))]
+    shown = predictions.examples(found, names)
     assert [(p.caption, p.mark) for p in shown] == [
-        ("✓ class0 90 %", "right"), ("✓ class0 50 %", "right"),
-        ("✗ class2 70 %", "wrong"), ("✗ class1 60 %", "wrong"), ("✗ nothing 10 %", "wrong"),
+        ("✓ class0 90%", "right"), ("✓ class0 50%", "right"),
+        ("✗ class2 70%", "wrong"), ("✗ class1 60%", "wrong"), ("✗ nothing 10%", "wrong"),
     ]  # fmt: skip
-    assert shown[2].alt == "003.png: a class0, taken for class2"
+    assert shown[2].alt == "003.png: a class0, predicted as class2"
 
 
-def test_images_that_vote_and_are_asked_are_those_of_the_training(tmp_path):
+def test_reference_and_test_images_are_those_of_the_training(tmp_path):
     folder = make_folder(tmp_path / "images", per_class=10)
     words = [*TINY, f"data.path={folder}", "eval.max_images=6"]
     cfg = load_config(None, words)
-    source, votes, asked = images.open_images(cfg, tmp_path)
+    source, reference, test = open_images(Run(tmp_path, cfg))
     expected = monitor_sources(cfg, source, print)
-    assert [votes.paths, asked.paths] == [side.paths for side in expected] and len(votes) == 6
-    source, votes, asked = images.open_images(load_config(None, [*words, "eval.every=0 steps"]), tmp_path)
-    assert source is votes is asked
+    assert [reference.paths, test.paths] == [side.paths for side in expected] and len(reference) == 6
+    source, reference, test = open_images(Run(tmp_path, load_config(None, [*words, "eval.every=0 steps"])))
+    assert source is reference is test
 
 
 @pytest.mark.parametrize("split", ["given", "20% held out, somewhere"])
 def test_test_images_are_found_by_their_names(run, split):
     data = {"train": str(run.parent / "images"), "test": str(run.parent / "test"), "split": split}
-    where = images.test_images(Result(run, {"data": data}))
+    where = predictions.test_images(Evaluated(run, result("knn", "x", data=data)))
     folder = "test" if split == "given" else "images"
     assert where["class1/002.png"] == str(run.parent / folder / "class1" / "002.png")
 
 
-def test_own_accuracies_stand_on_top_of_published_ones(tmp_path):
-    def result(encoder, protocol, accuracy):
-        data = {"test": "/data/some/test"}
-        return Result(
-            tmp_path, {"encoder": {"name": encoder}, "protocol": {"name": protocol}, "accuracy": accuracy, "data": data}
-        )
-
-    knn, linear = "weighted k-NN, as DINO", "linear heads, DINOv2's grid, on features without augmentation"
+def test_own_figures_stand_on_top_of_published_ones(tmp_path, depth):
     mine = str(tmp_path)
-    run = Run(tmp_path, results=[result(mine, knn, 0.5), result(mine, linear, 0.625), result("pixels", knn, 0.25)])
+    results = [
+        result("knn", mine, 0.5), result("linear", mine, 0.625), result("knn", "pixels", 0.25),
+        result("depth", mine, 0.5, key="rmse"),
+    ]  # fmt: skip
+    run = Run(tmp_path, results=[Evaluated(tmp_path, one) for one in results])
     by_title = {table.title: table for table in published.published([run])}
     table = by_title["ImageNet-1k"]
     rows = [dict(zip(table.headings, (cell.text for cell in row))) for row in table.rows]
@@ -112,49 +163,101 @@ def test_own_accuracies_stand_on_top_of_published_ones(tmp_path):
     assert (rows[1]["method"], rows[1]["k-NN, %"], rows[1]["linear, %"]) == ("pixels, on some/test", "25.0", "")
     assert {"method": "DINO", "network": "ViT-S/8", "linear, %": "79.7", "k-NN, %": "78.3"}.items() <= rows[-3].items()
     assert all(table.rows[table.own :] for table in by_title.values()) and len(by_title) == 7
+    depths = by_title["A ViT-L distilled from a frozen ViT-g"]
+    assert depths.own == 1 and depths.rows[0][depths.headings.index("depth, RMSE")].text == Depth.FIGURES[0].number(0.5)
+    assert [table.own > 0 for table in published.published([run])] == [True] * 3 + [False] * 4
 
 
 def test_published_tables_are_whole():
     folder = published.files("dinolab.report") / "reference"
-    for name in published.TABLES:
+    for name, about in published.TABLES.items():
         with (folder / f"{name}.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert rows and all(None not in row and None not in row.values() for row in rows)
+        assert about.name in rows[0]
+
+
+def test_every_published_column_exists():
+    """Those that the evaluations name for their figures."""
+    folder = published.files("dinolab.report") / "reference"
+    places = [place for one in EVALS.values() for figure in one.FIGURES for place in figure.published.split()]
+    assert places
+    for table, column in (place.split(".") for place in places):
+        with (folder / f"{table}.csv").open() as file:
+            assert column in next(csv.reader(file))
 
 
 def test_a_comparison_is_shown_and_its_results_once(run, tmp_path):
     made = tmp_path / "run"
     shutil.copytree(run, made, ignore=shutil.ignore_patterns("checkpoints"))
     images = str(run.parent / "images"), str(run.parent / "test")
-    compare(str(made), ["pixels"], *images, made / "eval" / "all", protocols=["knn"], cache=None)
+    compare(str(made), ["pixels"], *images, made / "eval" / "all", evaluations=["knn"], cache="none")
     found = read_run(made)
-    assert [(r.kind, found.is_own(r)) for r in found.results] == [("knn", True), ("logreg", True), ("knn", False)]
-    table = tables.comparison(found.comparisons[0].content)
-    assert table.headings == ["encoder", "knn, %", "images/s"]
+    assert [(r.result.evaluation, found.is_own(r)) for r in found.results] == [
+        ("knn", True), ("logreg", True), ("knn", False)
+    ]  # fmt: skip
+    ((_, comparison),) = found.comparisons
+    table = comparison_table(comparison, found)
+    assert table.headings == ["encoder", "knn, %", "logreg, %", "images/s"]  # logreg: evaluated apart
     assert [row[0].text for row in table.rows] == ["run", "pixels"]
-    assert table.rows[1][1].value == round(100 * found.results[2].accuracy, 1)
-    args = parser().parse_args(shlex.split(settings.comparison(found.comparisons[0].content))[1:])
-    assert (args.encoder, args.against, args.protocols, args.train, args.test) == (
-        str(made),
-        ["pixels"],
-        ["knn"],
-        *images,
-    )
-    words = [line.split()[2] for line in settings.commands(found) if line.startswith("dinolab eval")]
+    assert table.rows[1][1].value == round(100 * found.results[2].main.value, 1)
+    assert table.rows[0][2].value == round(100 * found.results[1].main.value, 1) and table.rows[1][2].text == ""
+    command = shlex.split(again.comparison(comparison))
+    assert command[:4] == ["dinolab", "eval", "all", str(made)]
+    options = read_options(CompareOptions, command[4:])
+    assert (options.against, options.evaluations, options.train, options.test) == (["pixels"], ["knn"], *images)
+    words = [line.split()[2] for line in again.commands(found) if line.startswith("dinolab eval")]
     assert words == ["knn", "logreg", "all"]
 
 
-@pytest.mark.parametrize(
-    "content", [{"encoders": [{}], "settings": {}}, {"encoders": [{"results": 3}], "settings": {"protocols": ["a"]}}]
-)
-def test_comparisons_of_another_shape_are_left_out(content):
-    assert tables.comparison(content) is None
+def test_a_comparison_of_another_shape_is_left_out_and_named(tmp_path):
+    (tmp_path / "eval" / "all").mkdir(parents=True)
+    (tmp_path / "eval" / "all" / "all.json").write_text('{"encoders": [{"results": 3}], "settings": {}}')
+    found = read_run(tmp_path)
+    assert found.comparisons == []
+    assert found.problems[0].startswith("all/all.json: left out: not a comparison")
 
 
-def test_evaluations_without_accuracy_show_their_figures(tmp_path):
-    content = {"encoder": {"name": "x"}, "protocol": {"name": "retrieval"}, "map": 0.4321, "seed": 0}
-    table = tables.evaluations([("a", Run(tmp_path), Result(tmp_path, content))])
-    assert dict(zip(table.headings, (c.text for c in table.rows[0])))["also"] == "map 0.4321"
+def test_an_evaluation_that_measures_no_accuracy_shows_up_right(tmp_path, depth):
+    """In tiles, table, verdict and commands, by nothing but its contract."""
+    data = {"depths": "/data/depths", "train": "/data/train", "test_images": 50}
+    mine = result(depth, str(tmp_path), 0.5, 0.4, 0.6, {"step": 3}, data, "rmse", bins=64, size=[224, 224])
+    mine.figures["log"] = Measured(3.25)
+    fresh = result(depth, "untrained", 2.5, 2.25, 2.75, {"untrained": "x"}, data, "rmse", bins=64)
+    others = result("knn", "pixels", 0.75, 0.5, 1.0)
+    run = Run(tmp_path, results=[Evaluated(tmp_path, one) for one in (fresh, mine, others)])
+    rmse, log = Depth.FIGURES
+    ((what, figure, remark),) = glance.tiles(run)
+    assert (what, figure) == ("depth: RMSE", rmse.text(0.5))
+    assert remark == f"{rmse.number(0.4)} to {rmse.number(0.6)}, 50 images, lower is better"
+    table = evaluations.evaluations([("a", run, one) for one in run.results])
+    rows = [dict(zip(table.headings, (cell.text for cell in row))) for row in table.rows]
+    assert [row["encoder"] for row in rows] == [
+        "pixels",
+        "this run",
+        "untrained",
+    ]  # by evaluation; the lower RMSE first
+    assert rows[1]["figure"] == f"RMSE {rmse.text(0.5)}" and rows[0]["figure"] == "accuracy 75.0%"
+    assert (
+        rows[1]["settings"] == "bins 64, size 224"
+        and rows[1]["also"] == f"log10 error: {log.text(3.25)}, lower is better"
+    )
+    text = verdict(run)
+    assert text.startswith(f"Its RMSE by depth is {rmse.text(0.5)} (95% interval ")
+    assert f"Against the untrained network: better (−{rmse.number(2.0)} m, " in text
+    assert (
+        again.evaluation(run.results[1]) == f"dinolab eval depth {tmp_path} size=224 depths=/data/depths bins=64 seed=0"
+    )
+
+
+def test_evaluations_that_are_unknown_or_have_no_figure_are_shown_too(tmp_path):
+    unknown = result("telepathy", "x", 0.4321, key="mind_map")
+    run = Run(tmp_path, results=[Evaluated(tmp_path, unknown), Evaluated(tmp_path, result("knn", "y"))])
+    table = evaluations.evaluations([("a", run, one) for one in run.results])
+    rows = [dict(zip(table.headings, (cell.text for cell in row))) for row in table.rows]
+    assert (rows[0]["encoder"], rows[0]["mind map"]) == ("y", "")
+    assert (rows[1]["evaluation"], rows[1]["mind map"]) == ("telepathy", Figure("", "", unit="").text(0.4321))
+    assert again.evaluation(run.results[0]) == ""
 
 
 def test_benchmarks_of_any_shape():
@@ -163,7 +266,7 @@ def test_benchmarks_of_any_shape():
         {"variant": "b", "images_per_s": 100.0},
         {"variant": "c", "note": "oom"},
     ]
-    table = tables.benchmark({"rows": rows})
+    table = speed.benchmark_table({"rows": rows})
     assert table.headings == ["variant", "images per s", "odd", ""]
     assert table.rows[2][3].text == "oom"
     assert [row[1].share for row in table.rows] == [0.5, 1.0, None]
@@ -212,6 +315,18 @@ def test_two_runs_have_a_panel_a_figure_and_a_colour_a_run(tmp_path):
     by_title = {c.title: c for c in curves.curves([a, b])["Loss and accuracy"]}
     assert list(by_title) == ["loss: sum", "loss: DINO", "loss: iBOT"]
     assert by_title["loss: sum"].legend == [("b", 1)] and by_title["loss: iBOT"].legend == [(tmp_path.name, 0)]
+
+
+def test_panels_are_those_that_the_method_declares(tmp_path, monkeypatch):
+    panels = (Panel("Mine", "queue", {"queue": "length"}, level="most", level_label="limit"),)
+    monkeypatch.setitem(METHODS, "toy", SimpleNamespace(PANELS=panels))
+    rows = [{"step": n, "queue": 5, "most": 9, "teacher_entropy": 1.0, "lr": 0.5} for n in range(3)]
+    shown = curves.curves([Run(tmp_path, Config(method="toy"), metrics=rows)])
+    assert {group: [c.title for c in made] for group, made in shown.items()} == {
+        "Schedules": ["learning rate"],
+        "Mine": ["queue"],
+    }
+    assert [label for label, _ in shown["Mine"][0].legend] == ["length", "limit"]
 
 
 def test_short_numbers():

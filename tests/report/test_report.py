@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from dinolab.errors import UserError
+from dinolab.evals import EVALS
 from dinolab.report import report
+from dinolab.report.sections import SECTIONS, curves
+from dinolab.report.sections.section import Section
 from tests.pictures import make_folder
 
 
@@ -56,23 +59,23 @@ def copy(run: Path, to: Path, *without: str) -> Path:
 
 def test_all_parts_are_there(page):
     parts = [
-        "What was trained on what", "A sample", "Configuration", "Loss and accuracy", "Health", "Schedules", "Evaluations",
-        "Who is taken for whom", "Best and worst classes", "Published figures beside it", "Nearest neighbours",
-        "Attention over training", "Attention, head by head", "PCA over training", "Speed and memory", "Environment",
-        "To do it again",
+        "Evaluations", "Confusion matrix", "Best and worst classes", "Published figures", "What it learned",
+        "Nearest neighbours", "Attention over training", "Attention, head by head", "PCA over training", "Curves",
+        "Loss and accuracy", "Health", "Speed", "Schedules", "Data", "A sample", "Configuration", "Speed and memory",
+        "Environment", "Commands to repeat it",
     ]  # fmt: skip
-    assert [h for h in parts if h not in page.headings] == []
+    assert [h for h in page.headings if h in parts] == parts  # results first, configuration below
     assert 'class="missing"' not in page.html
 
 
-def test_nothing_is_asked_of_the_network(page):
+def test_nothing_is_fetched_from_the_network(page):
     assert page.references
     assert [r[:80] for r in page.references if not r.startswith(("data:", "#"))] == []
     assert "@import" not in page.html and "url(" not in page.html
 
 
 def test_the_video_beside_the_page_is_its_one_link(run, tmp_path):
-    """Which asks for nothing until it is followed: the content security policy stays as it is."""
+    """It fetches nothing until it is followed: the content security policy stays as it is."""
     small = tmp_path / "small"
     small.mkdir()
     shutil.copy(run / "metrics.jsonl", small)
@@ -95,10 +98,10 @@ def test_every_picture_is_within_and_described(page):
 
 
 def test_figures_are_those_of_the_files(run, page):
-    for protocol in ("knn", "logreg"):
-        result = json.loads((run / "eval" / protocol / "result.json").read_text())
-        low, high = result["interval"]
-        assert f"{100 * result['accuracy']:.1f} %" in page.words
+    for name in ("knn", "logreg"):
+        result = json.loads((run / "eval" / name / "result.json").read_text())
+        low, high = result["figures"]["accuracy"]["interval"]
+        assert f"{100 * result['figures']['accuracy']['value']:.1f}%" in page.words
         assert f"{100 * low:.1f} to {100 * high:.1f}" in page.words
     assert f"{json.loads((run / 'environment.json').read_text())['names_crc32']:08x}" in page.words
     assert "step 4" in page.words and "step 8" in page.words and "step 12" in page.words
@@ -112,7 +115,7 @@ def test_alarms_and_leaks_are_shown(run, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"leaks": [["a", "b"]]}))
     shown = Page(report([changed]))
     assert "2026-01-01 10:00:00 ALARM at step 8: collapse: all images go to one prototype <b>" in shown.words
-    assert "k-NN: 1 test images are byte-identical to training images" in shown.words
+    assert f"{EVALS['knn'].title}: 1 test images are byte-identical to train images" in shown.words
 
 
 def test_broken_files_are_named_and_the_rest_is_shown(run, tmp_path, caplog):
@@ -145,7 +148,7 @@ def test_any_piece_alone_is_enough(run, tmp_path, kept):
     shown = Page(report([alone]))
     assert 'class="missing"' in shown.html
     assert ("No evaluation in this folder yet: dinolab eval knn" in shown.text) == (kept != "eval")
-    assert ("dinolab bench attention --out" in shown.text) == (kept != "speed")
+    assert ("dinolab bench attention out=" in shown.text) == (kept != "speed")
 
 
 def test_images_that_are_gone_are_a_quiet_line(run, tmp_path):
@@ -158,9 +161,9 @@ def test_images_that_are_gone_are_a_quiet_line(run, tmp_path):
     (moved / "eval" / "knn" / "result.json").unlink()
     shown = Page(report([moved]))
     assert "No sample: the images are not at hand: data.path=/nowhere" in shown.text
-    assert "No pictures of what was learned: the images are not at hand: data.path=/nowhere" in shown.text
+    assert "No pictures of what it learned: the images are not at hand: data.path=/nowhere" in shown.text
     assert "No examples of the classes: the test images are not at hand" in shown.text
-    assert "Who is taken for whom" in shown.headings
+    assert "Confusion matrix" in shown.headings
 
 
 def test_two_runs_side_by_side(run, tmp_path):
@@ -188,9 +191,9 @@ def test_without_photos_only_figures_are_left(run, tmp_path, page):
         "PCA over training",
     ):
         assert heading in page.headings and heading not in out.headings
-    for heading in ("What was trained on what", "Loss and accuracy", "Evaluations", "Who is taken for whom"):
+    for heading in ("Data", "Loss and accuracy", "Evaluations", "Confusion matrix"):
         assert heading in out.headings
-    assert out.text.count("asked for without photos") == 3
+    assert out.text.count("written without photos") == 3
 
 
 def test_names_are_text_and_never_markup(tmp_path):
@@ -210,7 +213,7 @@ def test_what_is_no_run_is_refused(run, tmp_path):
     for runs, words in (
         ([tmp_path / "nowhere"], "no such folder"),
         ([tmp_path / "empty"], "not a run's folder"),
-        ([run, run, run], "one run or of two, not of 3"),
+        ([run, run, run], "one run or two, not 3"),
     ):
         with pytest.raises(UserError, match=words):
             report(runs)
@@ -239,5 +242,34 @@ def test_command_line(run, tmp_path, capsys):
     shutil.copy(run / "metrics.jsonl", small)
     assert main(["report", str(small)]) == 0
     assert capsys.readouterr().out == f"{small / 'report.html'}\n"
-    assert main(["report", str(small), "--out", str(tmp_path / "a.pdf")]) == 2
+    assert main(["report", str(small), f"out={tmp_path / 'a.pdf'}"]) == 2
     assert "must end in .html" in capsys.readouterr().err
+
+
+def test_runs_of_the_version_before_are_shown_with_their_evaluations(earlier, tmp_path, monkeypatch):
+    monkeypatch.chdir(earlier)
+    run = Path("dinov2")
+    shown = Page(report([run], tmp_path / "page.html"))
+    for name in ("knn", "logreg", "linear", "linear-dino", "finetune"):
+        result = json.loads((run / "eval" / name / "result.json").read_text())
+        assert EVALS[name].title in shown.words
+        assert f"{100 * result['accuracy']:.1f}%" in shown.words
+        assert f"dinolab eval {name} dinov2" in shown.text
+    comparison = json.loads((run / "eval" / "all" / "all.json").read_text())
+    found = comparison["encoders"][1]["results"]["knn"]
+    low, high = found["interval"]
+    assert f"{100 * found['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})" in shown.words
+    for heading in ("Side by side", "Confusion matrix", "Best and worst classes", "Nearest neighbours", "Curves"):
+        assert heading in shown.headings
+
+
+def test_a_section_is_one_entry(run, tmp_path, monkeypatch):
+    """Two more: one that has something to show, and one that has not. Both use the template of the curves."""
+    small = tmp_path / "small"
+    small.mkdir()
+    shutil.copy(run / "metrics.jsonl", small)
+    found = {"curves": curves.build, "nothing": lambda page: None}
+    monkeypatch.setattr("dinolab.report.page.SECTIONS", [Section("curves", "Mine", found["curves"]), *SECTIONS[:1]])
+    assert "Mine" in Page(report([small])).headings
+    monkeypatch.setattr("dinolab.report.page.SECTIONS", [Section("curves", "Mine", found["nothing"]), *SECTIONS[:1]])
+    assert "Mine" not in Page(report([small])).headings

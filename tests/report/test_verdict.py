@@ -1,4 +1,4 @@
-"""Whether the training helped, in words; and what else a job's folder tells the page."""
+"""Whether the training helped, in words; and what else a job's folder adds to the page."""
 
 import csv
 import json
@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from dinolab.cli import parser
+from dinolab.evals import EVALS
+from dinolab.evals.result import Measured, Result
 from dinolab.options import Config
 from dinolab.recipes import load_config
-from dinolab.report import learned, page, pictures, published, settings, tables, verdict
 from dinolab.report import names as words
-from dinolab.report.facts import Result, Run, read_run
+from dinolab.report import network_pictures, page, pictures, published, verdict
+from dinolab.report.comparison import comparison_table
+from dinolab.report.evaluated import Evaluated
+from dinolab.report.run import Run, read_run
+from dinolab.report.sections import again, data, glance
 
 DATA = {"train": "out/data/train.csv", "test": "out/data/test.csv", "split": "given", "train_images": 9}
 OWN = {"method": "dinov2", "step": 10, "images": 40, "config": {
@@ -23,48 +27,55 @@ OWN = {"method": "dinov2", "step": 10, "images": 40, "config": {
     "model": {"size": "tiny", "dim": 128, "depth": 4, "patch_size": 8},
 }}  # fmt: skip
 FRESH = {"untrained": "out", "seed": 0}
-LINEAR, FINETUNE = (
-    "linear heads, DINOv2's grid, on features without augmentation",
-    "fine-tuning of all weights, as DeiT",
-)
 
 
-def result(folder: Path, name: str, info: dict, answers: str | None, protocol: str = LINEAR, **more) -> Result:
-    """`answers` has a 1 for each image that was told right, a 0 for each that was not."""
+def evaluated(
+    folder: Path, name: str, info: dict, right: str | None, evaluation: str = "linear", **settings
+) -> Evaluated:
+    """`right` has a 1 for each image that was predicted right, and a 0 for each other; None: 4 of 10, without predictions."""
     folder.mkdir(parents=True)
-    right = [sign == "1" for sign in answers or "1111000000"]
-    accuracy = sum(right) / len(right)
-    content = {
-        "encoder": {"name": name, "info": info},
-        "protocol": {"name": protocol, **more},
-        "data": DATA | {"test_images": len(right)},
-        "accuracy": accuracy,
-        "interval": [accuracy - 0.1, accuracy + 0.1],
-    }
-    if answers:
-        rows = [[f"{n}.png", "a", "a" if yes else "b", "0.5"] for n, yes in enumerate(right)]
+    images = [sign == "1" for sign in right or "1111000000"]
+    accuracy = sum(images) / len(images)
+    figures = {"accuracy": Measured(accuracy, (accuracy - 0.1, accuracy + 0.1))}
+    data = DATA | {"test_images": len(images)}
+    result = Result(evaluation, {"name": name, "info": info}, data, settings, figures)
+    if right:
+        rows = [[f"{n}.png", "a", "a" if yes else "b", "0.5"] for n, yes in enumerate(images)]
         with (folder / "predictions.csv").open("w") as file:
             csv.writer(file).writerows([["filename", "label", "predicted", "probability"], *rows])
-    (folder / "result.json").write_text(json.dumps(content))
-    return Result(folder, content)
+    (folder / "result.json").write_text(json.dumps(result.to_json()))
+    return Evaluated(folder, result)
+
+
+@pytest.fixture(autouse=True)
+def titles(monkeypatch):
+    for name, title in (
+        ("linear", "linear"),
+        ("knn", "k-NN"),
+        ("logreg", "logistic regression"),
+        ("finetune", "fine-tuning"),
+    ):
+        monkeypatch.setattr(type(EVALS[name]), "title", title)
+    monkeypatch.setattr(type(EVALS["finetune"]), "trains_encoder", True, raising=False)
 
 
 @pytest.fixture
 def job(tmp_path) -> Path:
-    """A folder of `dinolab recipe` without its networks: 40 images were asked, of which this one tells 30 right."""
+    """A job's folder without its networks: its own predicts 30 of 40 test images right."""
     folder = tmp_path / "out"
     own, fresh = "1" * 30 + "0" * 10, "1" * 15 + "0" * 25
-    result(folder / "eval/all/out/linear", "out", OWN, own)
-    result(folder / "eval/all/untrained/linear", "untrained", FRESH, fresh)
-    result(folder / "eval/all/pixels/linear", "pixels", {}, "0" + "1" * 28 + "0" * 11)
-    result(folder / "eval/finetuned", str(folder), OWN, own, FINETUNE, epochs=2)
-    result(folder / "eval/supervised", "supervised", FRESH, "1" * 39 + "0", FINETUNE, epochs=4)
+    evaluated(folder / "eval/all/out/linear", "out", OWN, own)
+    evaluated(folder / "eval/all/untrained/linear", "untrained", FRESH, fresh)
+    evaluated(folder / "eval/all/pixels/linear", "pixels", {}, "0" + "1" * 28 + "0" * 11)
+    evaluated(folder / "eval/finetuned", str(folder), OWN, own, "finetune", epochs=2)
+    evaluated(folder / "eval/supervised", "supervised", FRESH, "1" * 39 + "0", "finetune", epochs=4)
     (folder / "model.json").write_text(json.dumps({"info": OWN}))
-    (folder / "recipe.json").write_text(json.dumps({"recipe": "har", "scale": "smoke", "options": ["optim.lr=0.1"]}))
+    settings = {"job": "har", "title": "Human Action Recognition", "scale": "smoke", "options": ["optim.lr=0.1"]}
+    (folder / "job.json").write_text(json.dumps(settings))
     split = {
         "data": "my images", "split": "given, by Testing_labels.csv", "images_of_a_class": {"train": 45, "test": 1000},
         "train": {"images": 9, "fingerprint": "aa"}, "test": {"images": 40, "fingerprint": "bb"},
-        "unlabelled_images": 5400, "differences": ["7,200 labelled images, 12,600 are known", "and so on"],
+        "unlabelled_images": 5400, "differences": ["7,200 labelled images instead of 12,600", "and so on"],
     }  # fmt: skip
     for name, content in {
         "data/split.json": split,
@@ -73,7 +84,8 @@ def job(tmp_path) -> Path:
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
-    rows = [{"name": "out", "encoder": "out", "results": {"linear": {"accuracy": 0.75, "interval": [0.6, 0.9]}}}]
+    found = {"linear": {"accuracy": 0.75, "interval": [0.6, 0.9], "protocol": {"name": "linear"}}}
+    rows = [{"name": name, "encoder": name, "results": found} for name in ("out", "pixels")]
     summary = {
         "data": {"train": DATA["train"], "test": DATA["test"]},
         "settings": {"protocols": ["linear"], "seeds": 1},
@@ -84,85 +96,102 @@ def job(tmp_path) -> Path:
 
 
 def test_the_verdict_is_in_words_and_of_the_files_figures(job):
-    said = verdict.verdict(read_run(job))
-    assert said.startswith(
-        "Its linear accuracy is 75.0 % (95 % interval 65.0 to 85.0). Against the untrained network: more (+37.5 points"
+    text = verdict.verdict(read_run(job))
+    assert text.startswith(
+        "Its accuracy by linear is 75.0% (95% interval 65.0 to 85.0). Against the untrained network: better (+37.5 points"
     )
-    assert ". Against raw pixels: no difference that these 40 test images could show (+5.0 points, −" in said
-    assert ". Against the same network trained with labels, 4 epochs: less (−22.5 points, −" in said
+    assert ". Against raw pixels: no clear difference on these 40 test images (+5.0 points, −" in text
+    assert ". Against the same network trained with labels, 4 epochs: worse (−22.5 points, −" in text
 
 
-def test_without_linear_figures_k_nn_speaks_and_without_others_nobody(tmp_path):
-    knn = "weighted k-NN, as DINO"
-    own = result(tmp_path / "a", "out", OWN, None, knn, k=20)
-    run = Run(tmp_path, card={"info": OWN}, results=[own, result(tmp_path / "b", "pixels", {}, None, knn, k=10)])
+def test_the_verdict_is_about_what_others_were_measured_by_too(tmp_path):
+    own = evaluated(tmp_path / "a", "out", OWN, None, "knn", k=20)
+    pixels = evaluated(tmp_path / "b", "pixels", {}, None, "knn", k=10)
+    run = Run(tmp_path, card={"info": OWN}, results=[evaluated(tmp_path / "d", "out", OWN, None), own, pixels])
     assert verdict.verdict(run) == ""  # of another k
-    run.results.append(result(tmp_path / "c", "pixels", {}, None, knn, k=20))
-    assert verdict.verdict(run).startswith("Its k-NN accuracy is 40.0 %")
-    run.results[-1].content["data"]["test"] = "elsewhere"
+    run.results.append(evaluated(tmp_path / "c", "pixels", {}, None, "knn", k=20))
+    assert verdict.verdict(run).startswith("Its accuracy by k-NN is 40.0%")
+    run.results[-1].result.data["test"] = "elsewhere"
     assert verdict.verdict(run) == ""
 
 
 @pytest.mark.parametrize(
     ("only_mine", "only_theirs"), [(4, 0), (5, 0), (6, 0), (9, 2), (10, 2), (41, 59), (38, 62), (0, 0)]
 )
-def test_a_difference_is_told_where_the_exact_test_tells_it(tmp_path, only_mine, only_theirs):
+def test_a_difference_is_clear_where_the_exact_test_finds_it(tmp_path, only_mine, only_theirs):
     rest = 500 - only_mine - only_theirs
-    own = result(tmp_path / "a", "a", {}, "1" * rest + "1" * only_mine + "0" * only_theirs)
-    other = result(tmp_path / "b", "b", {}, "1" * rest + "0" * only_mine + "1" * only_theirs)
-    more, low, high = verdict.difference(own, other, [])
+    own = evaluated(tmp_path / "a", "a", {}, "1" * rest + "1" * only_mine + "0" * only_theirs)
+    other = evaluated(tmp_path / "b", "b", {}, "1" * rest + "0" * only_mine + "1" * only_theirs)
+    more, low, high = verdict.differ(own, other, [])
     assert more == (only_mine - only_theirs) / 500 and low < more < high
     apart = only_mine + only_theirs
     exact = binomtest(only_mine, apart).pvalue if apart else 1.0
     assert (low > 0 or high < 0) == (exact < 0.05)
 
 
-def test_without_the_answers_the_intervals_count_as_independent(tmp_path):
-    own, other = (result(tmp_path / name, name, {}, None) for name in "ab")
-    other.content["accuracy"], other.content["interval"] = 0.25, [0.2, 0.3]
-    more, low, high = verdict.difference(own, other, [])
+def test_without_predictions_the_intervals_count_as_independent(tmp_path):
+    own, other = (evaluated(tmp_path / name, name, {}, None) for name in "ab")
+    other.result.figures["accuracy"] = Measured(0.25, (0.2, 0.3))
+    more, low, high = verdict.differ(own, other, [])
     assert more == pytest.approx(0.15)
     assert (more - low, high - more) == pytest.approx((np.hypot(0.1, 0.05), np.hypot(0.1, 0.05)))
 
 
+def test_predictions_of_another_figure_are_not_counted(tmp_path):
+    own, other = (evaluated(tmp_path / name, name, {}, right) for name, right in (("a", "1100"), ("b", "1000")))
+    assert verdict.differ(own, other, []).value == 0.25
+    own.result.figures["accuracy"] = Measured(0.9, (0.8, 1.0))  # not the share of right predictions
+    assert verdict.differ(own, other, []).value == pytest.approx(0.65)
+
+
 def test_the_page_has_the_verdict_of_each_run(job):
     html = page.render([read_run(job), read_run(job)], True, job)
-    assert html.count("Did the training without labels help?</b> Its linear accuracy is 75.0 %") == 2
+    assert html.count("Did the training without labels help?</b> Its accuracy by linear is 75.0%") == 2
 
 
-def test_side_by_side_has_the_fine_tuned_networks_of_a_job(job):
+def test_side_by_side_has_the_results_that_were_made_apart(job):
     run = read_run(job)
-    table = tables.comparison(run.comparisons[0].content, run)
-    assert table.headings == ["encoder", "linear, %", "knn, %", "logreg, %", "finetune, %", "images/s"]
+    comparison = run.comparisons[0].comparison
+    table = comparison_table(comparison, run)
+    assert table.headings == ["encoder", "linear, %", "finetune, %", "images/s"]
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["out", "75.0 (60.0-90.0)", "", "", "75.0 (65.0-85.0)", ""],
-        ["supervised", "", "", "", "97.5 (87.5-107.5)", ""],
+        ["out", "75.0 (60.0-90.0)", "75.0 (65.0-85.0)", ""],
+        ["pixels", "75.0 (60.0-90.0)", "", ""],
+        ["supervised", "", "97.5 (87.5-107.5)", ""],
     ]
-    assert "supervised, finetune: the untrained network, all of it trained with labels, 4 epochs." in table.note
-    for tuned in (r for r in run.results if r.kind == "finetune"):
-        tuned.content["data"]["test"] = "elsewhere"
-    elsewhere = tables.comparison(run.comparisons[0].content, run)
-    assert [[cell.text for cell in row] for row in elsewhere.rows] == [["out", "75.0 (60.0-90.0)", "", "", "", ""]]
+    assert table.rows[2][2].value == 97.5 and "supervised 4" in table.note
+    for tuned in (r for r in run.results if r.result.evaluation == "finetune"):
+        tuned.result.data["test"] = "elsewhere"
+    elsewhere = comparison_table(comparison, run)
+    assert elsewhere.headings == ["encoder", "linear, %", "images/s"] and len(elsewhere.rows) == 2
 
 
-def test_a_job_is_done_again_by_one_command(job):
-    recipe, report = settings.commands(read_run(job))
+def test_a_job_is_repeated_by_one_command(job):
+    command, report = again.commands(read_run(job))
     assert report == f"dinolab report {job}"
-    args = parser().parse_args(shlex.split(recipe)[1:])
-    assert (args.name, args.options) == (
-        "har",
-        ["data=my images", f"out={job}", "scale=smoke", "official=vits14.pth", "optim.lr=0.1"],
-    )
+    assert shlex.split(command) == [
+        "dinolab", "job", "har", "data=my images", f"out={job}", "scale=smoke", "official=vits14.pth", "optim.lr=0.1"
+    ]  # fmt: skip
 
 
-def test_pip_is_told_no_dinolab_of_an_index():
+def test_a_job_of_an_earlier_version_is_one_too(job):
+    (job / "job.json").unlink()
+    (job / "recipe.json").write_text(json.dumps({"recipe": "har", "scale": "small", "options": []}))
+    command, _ = again.commands(read_run(job))
+    assert shlex.split(command) == [
+        "dinolab", "job", "har", "data=my images", f"out={job}", "scale=small", "official=vits14.pth"
+    ]  # fmt: skip
+    assert words.data(read_run(job), "somewhere/data/train.csv") == "Human Action Recognition"
+
+
+def test_the_pip_command_installs_dinolab_from_its_checkout():
     packages = {"torch": "2.14.1+cu130", "dinolab": "0.1.0", "numpy": "2.4.6", "wandb": "not installed"}
-    assert settings.install({"packages": packages}) == ("0.1.0", "pip install . torch==2.14.1 numpy==2.4.6")
-    assert settings.install({}) == ("", "")
+    assert again.install({"packages": packages}) == ("0.1.0", "pip install . torch==2.14.1 numpy==2.4.6")
+    assert again.install({}) == ("", "")
 
 
-def test_a_job_tells_its_split(job):
-    facts = page.trained_on(read_run(job), None)
+def test_the_split_of_a_job_is_shown(job):
+    facts = data.trained_on(read_run(job), None)
     assert (
         facts["test images"] == "40"
         and facts["unlabelled images"] == "5,400"
@@ -170,10 +199,10 @@ def test_a_job_tells_its_split(job):
     )
     assert facts["their checksum (names and labels, BLAKE2b)"] == "bb"
     assert facts["split (data/split.json)"] == (
-        "given, by Testing_labels.csv; of each class at most 45 to learn from, 1,000 to be asked of"
+        "given, by Testing_labels.csv; at most 45 train images and 1,000 test images of each class"
     )
-    assert facts["it differs from the known set"] == "7,200 labelled images, 12,600 are known; and so on"
-    assert page.split_of({"split": "something else's"}) == {}
+    assert facts["differences from the published data"] == "7,200 labelled images instead of 12,600; and so on"
+    assert data.split_of({"split": "something else's"}) == {}
 
 
 def test_a_video_says_its_length_and_size(tmp_path):
@@ -188,10 +217,10 @@ def test_a_video_says_its_length_and_size(tmp_path):
 
 
 def test_steps_are_evenly_spaced_and_not_the_end_again():
-    assert learned.evenly([21, 39], 42) == [21]  # 39: what run.keep has left
-    assert learned.evenly([*range(10, 100, 10), 95], 100) == [20, 40, 60, 80]
-    assert learned.evenly([4, 8], 12) == [4, 8]
-    assert learned.evenly([], 12) == learned.evenly([], None) == []
+    assert network_pictures.evenly([21, 39], 42) == [21]  # 39: what run.keep has left
+    assert network_pictures.evenly([*range(10, 100, 10), 95], 100) == [20, 40, 60, 80]
+    assert network_pictures.evenly([4, 8], 12) == [4, 8]
+    assert network_pictures.evenly([], 12) == network_pictures.evenly([], None) == []
 
 
 @pytest.mark.parametrize(
@@ -205,7 +234,7 @@ def test_steps_are_evenly_spaced_and_not_the_end_again():
 )
 def test_networks_have_their_usual_names(tmp_path, options, name):
     cfg = load_config(None, [*options, "data.path=/somewhere/some/images"])
-    assert words.about(Run(tmp_path, cfg)) == f"DINOv2, {name}, on some/images"
+    assert words.about(Run(tmp_path, cfg)) == f"{words.method(cfg)}, {name}, on some/images"
     assert words.about(Run(tmp_path)) == ""
 
 
@@ -215,22 +244,24 @@ def test_own_rows_of_published_tables_say_network_epochs_and_data(job):
     small = published.published([run])[0]
     rows = [dict(zip(small.headings, (cell.text for cell in row))) for row in small.rows[: small.own]]
     assert [(r["method"], r["data"], r["network"], r["epochs"]) for r in rows] == [
-        ("out (DINOv2)", "Human Action Recognition", "ViT-T/8, 4 blocks of 128", "4"),
+        (f"out ({words.method(Config())})", "Human Action Recognition", "ViT-T/8, 4 blocks of 128", "4"),
         ("pixels", "Human Action Recognition", "", ""),
         ("untrained", "Human Action Recognition", "ViT-S/16", "0"),
     ]
     imagenet = published.published([run])[1]  # a table of one data set has no column for it
-    assert imagenet.rows[0][0].text == "out (DINOv2), on Human Action Recognition"
+    assert imagenet.rows[0][0].text == f"out ({words.method(Config())}), on Human Action Recognition"
     second = OWN | {"config": OWN["config"] | {"highres": {"length": "2 epochs"}}}
-    assert words.epochs_of(Result(job, {"encoder": {"info": second}})) == ""  # steps of two sizes
+    assert words.epochs_of(Evaluated(job, Result("knn", {"info": second}, {}, {}, {}))) == ""  # steps of two sizes
 
 
-def test_tiles_come_in_a_fixed_order(job, tmp_path):
-    result(job / "eval/a", "out", OWN, None, "weighted k-NN, as DINO")
-    result(job / "eval/b", "out", OWN, None, "retrieval")
-    result(job / "eval/c", "out", OWN, None, "logistic regression")
-    shown = page.view(read_run(job), "out", photos=True)
-    assert [tile[0] for tile in shown.tiles] == ["linear", "k-NN", "logistic regression", "finetune", "retrieval"]
+def test_tiles_come_in_the_order_of_the_evaluations(job):
+    for folder, name in (("a", "knn"), ("b", "telepathy"), ("c", "logreg")):
+        evaluated(job / "eval" / folder, "out", OWN, None, name)
+    shown = [tile[0] for tile in glance.tiles(read_run(job))]
+    assert shown == [
+        *(EVALS[name].title for name in EVALS if name in ("linear", "knn", "logreg", "finetune")),
+        "telepathy",
+    ]
 
 
 def test_long_names_break_after_an_underscore():

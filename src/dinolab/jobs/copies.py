@@ -1,6 +1,6 @@
-"""Human Action Recognition in whatever form it was downloaded, found or unpacked as a folder in Kaggle's layout:
+"""Human Action Recognition in any form in which it can be downloaded, as a folder in Kaggle's layout:
 
-Training_set.csv (filename,label) and train/; Testing_set.csv (filename) and test/; perhaps Testing_labels.csv (filename,label).
+Training_set.csv (filename,label) and train/; Testing_set.csv (filename) and test/; in some copies Testing_labels.csv (filename,label).
 """
 
 import shutil
@@ -20,9 +20,10 @@ FORMS = "the folder or zip as downloaded from Kaggle, or a Hugging Face copy: a 
 
 
 def find_layout(data: str, unpacked: Path) -> Path:
-    """The folder that holds Training_set.csv: `data` itself, one below it, or `unpacked`, made of a zip or a dataset once.
+    """The folder that holds Training_set.csv: `data`, a folder below it, or `unpacked`, which is made once from a zip or a dataset.
 
-    Raises UserError where `data` is none of these, or a damaged one.
+    Raises:
+        UserError: `data` is none of these, or damaged.
     """
     if not data:
         raise UserError(f"data= is not set: name {FORMS}")
@@ -55,7 +56,11 @@ def layout_in(folder: Path, data: str) -> Path:
 
 
 def once(folder: Path, origin: str, make: Callable[[Path], None]) -> Path:
-    """The folder, made beside and renamed, so that it is whole or not there. Raises UserError where it is of another origin."""
+    """Make the folder, unless it exists: under another name and renamed at the end, so that it is complete or not there.
+
+    Raises:
+        UserError: it exists and was made from something else than `origin`.
+    """
     note = folder / "origin.txt"
     if not folder.is_dir():
         beside = folder.with_name(f"{folder.name}.unfinished")
@@ -79,16 +84,18 @@ def unzip(file: Path, to: Path) -> None:
 
 
 def download(name: str, to: Path) -> None:
-    """A dataset of the Hugging Face hub, in the layout."""
+    """Download a dataset of the Hugging Face hub and write it in the layout."""
     try:
         import datasets
     except ImportError as error:
         raise UserError(f"data=hf:{name}: needs Hugging Face's library: pip install 'dinolab[datasets]'") from error
     try:
         parts = datasets.load_dataset(name)
-    except Exception as error:  # of any of the libraries below it
+    except Exception as error:  # any of the libraries below may raise its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"data=hf:{name}: cannot be had ({reason}); download the set, and name its folder") from error
+        raise UserError(
+            f"data=hf:{name}: cannot be downloaded ({reason}); download the set, and name its folder"
+        ) from error
     saved = to / "hub"
     parts.save_to_disk(saved)
     convert({part: str(saved / part) for part in ("train", "test")}, to)
@@ -96,7 +103,7 @@ def download(name: str, to: Path) -> None:
 
 
 def convert(tables: dict[str, str], to: Path) -> None:
-    """Rows of the tables at these addresses, as files named by their number."""
+    """Write the rows of the tables at these addresses as files that are named by their numbers."""
     for part, sheet in (("train", TRAINING), ("test", TESTING)):
         address, files = tables[part], find_files(tables[part], ".parquet")
         if not (Path(address).is_dir() or Path(files[0]).is_file()):
@@ -114,7 +121,7 @@ def convert(tables: dict[str, str], to: Path) -> None:
             write_csv(to / sheet, ["filename", "label"], zip(names, labels or ()))
             continue
         write_csv(to / sheet, ["filename"], ((name,) for name in names))
-        if labels and len(set(labels)) > 1:  # a column that says the same of all stands for labels that are not public
+        if labels and len(set(labels)) > 1:  # one label for all rows stands for labels that are not public
             write_csv(to / TEST_LABELS, ["filename", "label"], zip(names, labels))
 
 

@@ -1,4 +1,4 @@
-"""What is known of Human Action Recognition as it was published (DPhi's Data Sprint 76; Kaggle), and how a copy differs."""
+"""Human Action Recognition as it was published (DPhi's Data Sprint 76; Kaggle), and how a copy differs from it."""
 
 import hashlib
 from collections import Counter
@@ -25,33 +25,33 @@ SHA256 = {  # of some labelled images: the first sixteen digits
 
 
 def differences(labelled: list[Source], unlabelled: int) -> list[str]:
-    """A sentence for each way in which these images differ from those known: classes, counts, contents. Nothing is refused."""
+    """A sentence for each way in which these images differ from the published ones: classes, numbers, contents."""
     counts = Counter(
         source.classes[label] for source in labelled for label in (source.labels if source.labels is not None else ())
     )
-    said = []
+    found = []
     if strange := sorted(counts.keys() - set(CLASSES)):
-        said.append(f"classes that the known set does not have: {some(strange, NAMED)}")
+        found.append(f"classes that the published set does not have: {some(strange, NAMED)}")
     if missing := sorted(set(CLASSES) - counts.keys()):
-        said.append(f"classes of the known set that are not there: {some(missing, NAMED)}")
+        found.append(f"classes of the published set that are missing: {some(missing, NAMED)}")
     total = sum(counts.values())
     if total != LABELLED * len(CLASSES):
-        said.append(f"{total:,} labelled images, {LABELLED * len(CLASSES):,} are known")
+        found.append(f"{total:,} labelled images instead of {LABELLED * len(CLASSES):,}")
     by_class = {count for name, count in counts.items() if name in CLASSES}
     if by_class - {LABELLED}:
         spread = f"{min(by_class):,}" + (f" to {max(by_class):,}" if len(by_class) > 1 else "")
-        said.append(f"{spread} labelled images of a class, {LABELLED:,} are known")
+        found.append(f"{spread} labelled images of a class instead of {LABELLED:,}")
     if unlabelled != UNLABELLED:
-        said.append(f"{unlabelled:,} unlabelled images, {UNLABELLED:,} are known")
+        found.append(f"{unlabelled:,} unlabelled images instead of {UNLABELLED:,}")
     files = {name: path for source in labelled for path in source.paths if (name := Path(path).name) in SHA256}
     others = [name for name, path in files.items() if digest(path) != SHA256[name]]
     if others:
-        said.append(
-            f"{len(others)} of {len(files)} images with a known checksum have another content: {some(others, NAMED)}"
+        found.append(
+            f"{len(others)} of {len(files)} images with a published checksum have other contents: {some(others, NAMED)}"
         )
     if not files:
-        said.append("none of the images whose checksums are known is there by name")
-    return said
+        found.append("no image has the name of one whose checksum is known")
+    return found
 
 
 def digest(path: str) -> str:

@@ -19,6 +19,7 @@ from dinolab.evals.splits import held_out
 from dinolab.files import write_whole
 from dinolab.jobs.copies import TEST_LABELS, TESTING, TRAINING, find_layout
 from dinolab.jobs.known import NAMED, differences
+from dinolab.rundir import RunFolder
 
 SEED = 0
 
@@ -26,36 +27,45 @@ SEED = 0
 class Split(NamedTuple):
     train: Path  # CSV files, of absolute paths, with labels
     test: Path
-    unlabelled: Path | None  # without: Testing_set.csv but for what Testing_labels.csv has
+    unlabelled: Path | None  # images of Testing_set.csv without a label in Testing_labels.csv; None if there are none
     facts: dict[str, Any]  # as in split.json
 
 
 def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress: bool = False) -> Split:
-    """Find the images, check them against the known set, and write train.csv, test.csv, unlabelled.csv and split.json to out/data.
+    """Find the images, compare them with the published set, and write train.csv, test.csv, unlabelled.csv and split.json to out/data.
 
-    Testing_labels.csv, where there is one, is the test set; else a fifth of the labelled images is held out, by class and
-    near-duplicates together, once. `most` images of each class are taken for training and for testing; None takes all.
+    Testing_labels.csv, where there is one, names the test images. Else a fifth of each class of the labelled images is held out,
+    once, with near-duplicates on the same side.
 
-    Raises UserError for what is no copy of the set, and for other images than the folder began with.
+    Args:
+        data: a copy of the set, see copies.py.
+        out: the job's folder.
+        most: train and test images that are taken of each class, at most; None takes all.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: `data` is no copy of the set, or has other images than the folder began with.
     """
     folder = find_layout(data, out / "images")
-    said: list[str] = []
-    labelled = open_sheet(folder / TRAINING, True, said)
-    place = out / "data"
+    notes: list[str] = []
+    labelled = open_sheet(folder / TRAINING, True, notes)
+    place = RunFolder(out).split.parent
     if (folder / TEST_LABELS).is_file():
-        test = open_sheet(folder / TEST_LABELS, True, said)
+        test = open_sheet(folder / TEST_LABELS, True, notes)
         train, how = labelled, f"given, by {TEST_LABELS}"
         everything = [train, test]
     else:
         assert labelled.labels is not None
         if np.bincount(labelled.labels).max() < 2:
-            raise UserError(f"data={data}: every class has a single image; two are needed, one to learn, one to ask")
+            raise UserError(
+                f"data={data}: every class has a single image; two are needed, a train image and a test image"
+            )
         held, how = held_out(labelled, SEED, place, progress)
         train, test = (take(labelled, np.flatnonzero(side)) for side in (~held, held))
         everything = [labelled]
-    unlabelled = without_labels(folder, test, said)
-    said += differences(everything, len(unlabelled))
-    compare_classes(data, train, test, said)
+    unlabelled = without_labels(folder, test, notes)
+    notes += differences(everything, len(unlabelled))
+    compare_classes(data, train, test, notes)
     if most:
         train, test = few_of_each(train, most[0]), few_of_each(test, most[1])
     files = {"train": write_side(place / "train.csv", train), "test": write_side(place / "test.csv", test)}
@@ -72,14 +82,14 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
         },
         "classes": train.classes,
         "unlabelled_images": len(unlabelled),
-        "differences": said,
+        "differences": notes,
     }
-    write_whole(place / "split.json", (json.dumps(facts, indent=2) + "\n").encode())
+    write_whole(RunFolder(out).split, (json.dumps(facts, indent=2) + "\n").encode())
     return Split(files["train"], files["test"], place / "unlabelled.csv" if unlabelled else None, facts)
 
 
-def open_sheet(file: Path, labelled: bool, said: list[str]) -> Source:
-    """The images that a CSV of the set's layout names and that are there; what is missing or named twice is said."""
+def open_sheet(file: Path, labelled: bool, notes: list[str]) -> Source:
+    """The images that a CSV of the set's layout names and that exist; `notes` gets a sentence about missing ones and repeated ones."""
     columns = ["filename", "label"] if labelled else ["filename"]
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
         first = next(csv.reader(opened), [])
@@ -89,39 +99,39 @@ def open_sheet(file: Path, labelled: bool, said: list[str]) -> Source:
         )
     source = open_source(str(file), need_labels=labelled, option="data")
     if twice := sorted({Path(path).name for path, times in Counter(source.paths).items() if times > 1}):
-        said.append(f"{file.name} names {len(twice):,} images more than once: {some(twice, NAMED)}")
-    return without_missing(source, said)
+        notes.append(f"{file.name} names {len(twice):,} images more than once: {some(twice, NAMED)}")
+    return without_missing(source, notes)
 
 
-def compare_classes(data: str, train: Source, test: Source, said: list[str]) -> None:
-    """Refuses a test set that nothing can be learned for; says which of its classes no training image has."""
-    learned, asked = ({side.classes[label] for label in side.labels} for side in (train, test))  # type: ignore[union-attr]
-    if len(learned) < 2:
-        raise UserError(f"data={data}: all labels are {some(sorted(learned), 1)!r}; two classes are needed")
-    if not learned & asked:
+def compare_classes(data: str, train: Source, test: Source, notes: list[str]) -> None:
+    """Refuse test images that share no class with the train images; `notes` gets the classes that only they have."""
+    known, tested = ({side.classes[label] for label in side.labels} for side in (train, test))  # type: ignore[union-attr]
+    if len(known) < 2:
+        raise UserError(f"data={data}: all labels are {some(sorted(known), 1)!r}; two classes are needed")
+    if not known & tested:
         raise UserError(
-            f"data={data}: {TEST_LABELS} has none of {TRAINING}'s classes, but {some(sorted(asked), NAMED)}"
+            f"data={data}: {TEST_LABELS} has none of {TRAINING}'s classes, but {some(sorted(tested), NAMED)}"
         )
-    if strange := sorted(asked - learned):
-        said.append(f"classes to be asked of that no image to learn from has: {some(strange, NAMED)}")
+    if strange := sorted(tested - known):
+        notes.append(f"classes of test images that no train image has: {some(strange, NAMED)}")
 
 
-def without_missing(source: Source, said: list[str]) -> Source:
+def without_missing(source: Source, notes: list[str]) -> Source:
     there = np.array([Path(path).is_file() for path in source.paths])
     if there.all():
         return source
     missing = [Path(path).name for path, found in zip(source.paths, there) if not found]
-    said.append(f"{Path(source.name).name} names {len(missing):,} images that are not there: {some(missing, NAMED)}")
+    notes.append(f"{Path(source.name).name} names {len(missing):,} images that are not there: {some(missing, NAMED)}")
     return take(source, np.flatnonzero(there))
 
 
-def without_labels(folder: Path, test: Source, said: list[str]) -> list[str]:
-    """Paths of the images that Testing_set.csv names and no label is known of."""
+def without_labels(folder: Path, test: Source, notes: list[str]) -> list[str]:
+    """Paths of the images that Testing_set.csv names and that have no label."""
     if not (folder / TESTING).is_file():
         return []
     known = {Path(path).name for path in test.paths} if (folder / TEST_LABELS).is_file() else set()
-    asked = replace(open_sheet(folder / TESTING, False, said), labels=None)
-    return [path for path in asked.paths if Path(path).name not in known]
+    sheet = replace(open_sheet(folder / TESTING, False, notes), labels=None)
+    return [path for path in sheet.paths if Path(path).name not in known]
 
 
 def few_of_each(source: Source, most: int) -> Source:
@@ -135,7 +145,7 @@ def few_of_each(source: Source, most: int) -> Source:
 
 
 def write_side(file: Path, source: Source) -> Path:
-    """Refuses other images or labels than the file has; the same images in another place are written again."""
+    """Write the CSV of one side. An existing one must have the same names and labels; the images may have moved."""
     assert source.labels is not None
     rows = [(path, source.classes[label]) for path, label in zip(source.paths, source.labels)]
     if file.is_file():

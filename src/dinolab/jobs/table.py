@@ -1,28 +1,30 @@
-"""The job's accuracies in one table: linear first, and the fine-tuned networks beside the frozen ones."""
+"""The figures of the job's encoders in one table, for the terminal and as Markdown."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from dinolab.evals import comparison_table as tables
+from dinolab.evals import comparison_table
+from dinolab.evals.comparison import Comparison, read_comparison
 from dinolab.files import write_whole
+from dinolab.jobs.job import Job
+from dinolab.report.comparison import with_results_apart
+from dinolab.report.run import read_run
+from dinolab.rundir import COMPARISON, RunFolder
 
 
-def read_table(out: Path) -> dict[str, Any]:
-    """eval/all/all.json with the fine-tuned networks, which `dinolab eval all` does not know of."""
-    summary = json.loads((out / "eval" / "all" / "all.json").read_bytes())
-    files = (out / "eval" / name / "result.json" for name in ("finetuned", "supervised"))
-    return tables.with_finetuned(summary, *(json.loads(f.read_bytes()) if f.is_file() else None for f in files))
+def read_table(out: Path) -> Comparison:
+    """The encoders side by side, with the fine-tuned networks among them, which were evaluated apart."""
+    comparison = read_comparison(RunFolder(out).evaluations / "all" / COMPARISON)
+    return with_results_apart(comparison, read_run(out))
 
 
-def write_table(out: Path) -> None:
-    write_whole(out / "table.md", tables.markdown(read_table(out)).encode())
+def write_table(job: Job) -> None:
+    write_whole(job.table, comparison_table.markdown(read_table(job.out)).encode())
 
 
 def print_table(out: Path) -> None:
-    summary = read_table(out)
-    Console(width=None if sys.stdout.isatty() else 160).print(tables.table(summary))
-    print(*tables.notes(summary), sep="\n")
+    comparison = read_table(out)
+    Console(width=None if sys.stdout.isatty() else 160).print(comparison_table.table(comparison))
+    print(*comparison_table.notes(comparison), sep="\n")

@@ -1,38 +1,44 @@
-"""The report of a run, or of two side by side: one HTML page that needs nothing else."""
+"""The report of a run, or of two side by side: one HTML page that needs no other file and no network."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from dinolab.errors import UserError
-from dinolab.report.facts import read_run
+from dinolab.files import write_whole
+from dinolab.rundir import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 def report(runs: Sequence[Path], out: Path | None = None, photos: bool = True) -> Path:
-    """Write the page of one run's folder, or of two side by side; returns the file.
+    """Write the page of a run's folder, or of two runs side by side.
 
-    What a run lacks is left out, with a line that says which command would make it.
+    What a run lacks is left out, with a line that names the command which would make it.
 
     Args:
+        runs: one or two folders of runs.
         out: an .html file; by default report.html in the run's folder, or report_with_B.html in the first of two.
-        photos: show images of the data; without them the page may go to people who must not see these.
+        photos: show images of the data; without them the page can be given to people who must not see these.
+
+    Returns:
+        The file.
 
     Raises:
-        UserError: no run, more than two, a folder that is none, or `out` is a file that is no report.
+        UserError: no run or more than two, a folder that is not a run's, or `out` is a file that is no report.
     """
-    from dinolab.files import write_whole
-    from dinolab.report.page import confirm, render
+    from dinolab.report.page import confirm, render  # torch and matplotlib are imported only when a page is made
+    from dinolab.report.run import read_run
 
     if not 1 <= len(runs) <= 2:
-        raise UserError(f"a report is of one run or of two, not of {len(runs)}")
+        raise UserError(f"a report shows one run or two, not {len(runs)}")
     read = [read_run(Path(folder)) for folder in runs]
-    file = out or Path(runs[0]) / ("report.html" if len(runs) == 1 else f"report_with_{read[1].name}.html")
+    first = Path(runs[0])
+    file = out or (RunFolder(first).report if len(runs) == 1 else first / f"report_with_{read[1].name}.html")
     confirm(file)
     html = render(read, photos, file.parent)
     for run in read:
         for problem in run.problems:
-            log.warning("%s: %s", run.folder, problem)
+            log.warning("%s: %s", run.path, problem)
     write_whole(file, html.encode(errors="backslashreplace"))
     return file

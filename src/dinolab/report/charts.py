@@ -53,7 +53,7 @@ def chart(
     percent: bool = False,
     x_name: str = "step",
 ) -> Chart | None:
-    """Lines in one panel; None if there is no point in any. `zero` shows the axis from 0, `percent` says 0.5 as 50 %."""
+    """Lines in one panel; None if there is no point in any. `zero` shows the axis from 0, `percent` shows 0.5 as 50%."""
     shown = [
         (n, line) for n, line in enumerate(lines) if len(line.x)
     ]  # a line's number is its colour, whatever is missing
@@ -104,7 +104,7 @@ def round_numbers(low: float, high: float) -> list[float]:
 def grid(across: Axis, up: Axis, percent: bool) -> list[Markup]:
     parts = []
     for tick in up.ticks:
-        text = f"{100 * tick:g} %" if percent else short(tick)
+        text = f"{100 * tick:g}%" if percent else short(tick)
         parts.append(
             Markup('<path class="grid" d="M{} {:.1f}H{}"/><text x="{}" y="{:.1f}" class="up">{}</text>').format(
                 LEFT, up(tick), WIDTH - RIGHT, LEFT - 5, up(tick) + 3.5, text

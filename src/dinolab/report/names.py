@@ -1,14 +1,15 @@
-"""What a reader calls a run's method, network and data."""
+"""Names for people: of a run's method, network and data."""
 
 from dataclasses import asdict
 from pathlib import Path
 
+from dinolab.methods import METHODS
 from dinolab.models.vit import SIZES
 from dinolab.options import Config
-from dinolab.report.facts import Json, Result, Run
+from dinolab.report.evaluated import Evaluated
+from dinolab.report.run import Json, Run
 
-METHODS = {"dino": "DINO", "dinov2": "DINOv2", "distill": "distillation"}
-JOBS = {"har": "Human Action Recognition"}  # data of `dinolab recipe`
+JOB_DATA = ("data/train.csv", "data/test.csv")  # the images of a job, which has a better name for them
 
 
 def about(run: Run) -> str:
@@ -20,11 +21,11 @@ def about(run: Run) -> str:
 
 
 def method(cfg: Config) -> str:
-    return METHODS.get(cfg.method, cfg.method)
+    return getattr(METHODS.get(cfg.method), "TITLE", cfg.method)
 
 
 def network(model: Json) -> str:
-    """Of the options `model.`: ViT-S/8; and what is not as the name says."""
+    """The usual name for these options of `model.`, such as ViT-S/8, and width and depth where they are other than usual."""
     size = str(model["size"])
     if size not in SIZES:
         return {"resnet50": "ResNet-50"}.get(size, size)
@@ -35,24 +36,24 @@ def network(model: Json) -> str:
 
 
 def data(run: Run, path: str) -> str:
-    """A path's last two parts; of a job's own files, what the images are."""
+    """The last two parts of a path; for the files of a job, what their images are."""
     name = "/".join(Path(path).parts[-2:])
-    return JOBS.get(str(run.job.get("recipe")), name) if name in ("data/train.csv", "data/test.csv") else name
+    return str(run.job["title"]) if run.job and name in JOB_DATA else name
 
 
-def network_of(run: Run, result: Result) -> str:
-    """Of an evaluated encoder, where it is one of dinolab's."""
-    if result.is_untrained:
+def network_of(run: Run, evaluated: Evaluated) -> str:
+    """The evaluated network, if it is one of dinolab's."""
+    if evaluated.is_untrained:
         return network(asdict(run.config.model)) if run.config else ""
-    model = (result.info.get("config") or {}).get("model") or {}
+    model = (evaluated.info.get("config") or {}).get("model") or {}
     return network(model) if {"size", "dim", "depth", "patch_size"} <= model.keys() else ""
 
 
-def epochs_of(result: Result) -> str:
-    """Passes over its images that an encoder was trained for."""
-    info = result.info
+def epochs_of(evaluated: Evaluated) -> str:
+    """Passes over its images that the evaluated network was trained for; empty where that is unknown."""
+    info = evaluated.info
     config = info.get("config") or {}
-    if result.is_untrained:
+    if evaluated.is_untrained:
         return "0"
     if not info.get("images") or "step" not in info or "optim" not in config or has_second_phase(config):
         return ""
@@ -60,5 +61,5 @@ def epochs_of(result: Result) -> str:
 
 
 def has_second_phase(config: Json) -> bool:
-    """Whether steps may be of two sizes."""
+    """Whether there was a phase of higher resolution, whose steps may have another number of images."""
     return not str((config.get("highres") or {}).get("length", "0")).startswith("0 ")

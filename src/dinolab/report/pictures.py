@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dinolab.data.decode import BrokenImage, read_image
 from dinolab.visuals.sheet import Cell
 
 SIDE = 200  # pixels of the longer side, at most
@@ -34,7 +35,7 @@ class Grid(NamedTuple):
 
 
 def picture(pixels: np.ndarray, alt: str, caption: str = "", mark: str = "") -> Picture:
-    """Of uint8, or floats in [0, 1], (H, W, 3)."""
+    """A small JPEG of an image (H, W, 3), uint8 or floats in [0, 1]."""
     if pixels.dtype != np.uint8:
         pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     height, width = pixels.shape[:2]
@@ -50,18 +51,26 @@ def picture(pixels: np.ndarray, alt: str, caption: str = "", mark: str = "") -> 
     return Picture(data_uri(jpeg.tobytes(), "image/jpeg"), alt, caption, mark, width, height)
 
 
+def photo(path: str, alt: str, caption: str, mark: str = "") -> Picture | None:
+    """The image in a file; None where it cannot be read."""
+    try:
+        return picture(read_image(path), alt, caption, mark)
+    except BrokenImage:
+        return None
+
+
 def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def length_and_size(video: Path) -> str:
-    """18 s, 1.2 MB; the size alone where the video cannot be read."""
+    """For example "18 s, 1.2 MB"; the size alone where the video cannot be read."""
     opened = cv2.VideoCapture(str(video))
     frames, rate = opened.get(cv2.CAP_PROP_FRAME_COUNT), opened.get(cv2.CAP_PROP_FPS)
     length = f"{frames / rate:.0f} s, " if frames > 0 and rate > 0 else ""
     return f"{length}{video.stat().st_size / 1e6:.1f} MB"
 
 
-def from_cells(cells: Sequence[Cell | None], of: str) -> list[Picture]:
-    """The cells of a sheet's row (visuals/sheet.py); `of` begins their alt texts."""
-    return [picture(cell.picture, f"{of}: {cell.title}", cell.title) for cell in cells if cell]
+def from_cells(cells: Sequence[Cell | None], what: str) -> list[Picture]:
+    """The cells of a sheet's row (visuals/sheet.py); `what` begins their alt texts."""
+    return [picture(cell.picture, f"{what}: {cell.title}", cell.title) for cell in cells if cell]

@@ -1,4 +1,4 @@
-"""What the network learned, on images where the data is at hand: nearest neighbours, attention and PCA over training."""
+"""Pictures of what the network learned: nearest neighbours, and attention and PCA over the course of training."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,8 +14,9 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.parallel import choose_device
-from dinolab.report.facts import Run
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
+from dinolab.report.run import Run
+from dinolab.rundir import RunFolder
 from dinolab.training.checkpoint import checkpoints, step_of
 from dinolab.visuals.attention import attention_maps, overlay, rows_of
 from dinolab.visuals.images import spread
@@ -41,26 +42,27 @@ class Shown(NamedTuple):
     label: str
 
 
-def learned(run: Run, votes: Source, asked: Source) -> list[Grid]:
-    """Neighbours of some images of `asked` among `votes`, and attention and PCA of the same images over training.
+def network_pictures(run: Run, reference: Source, test: Source) -> list[Grid]:
+    """Nearest reference images of some test images, and attention and PCA of the same test images.
 
-    Raises UserError if the network or all of the images cannot be read.
+    Raises:
+        UserError: the network or all of the images cannot be read.
     """
     assert run.config
     size = run.config.eval.size or run.config.views.global_size
-    final = load(run.folder, choose_device("auto"))
-    images = readable(asked, size)
+    final = load(run.path, choose_device("auto"))
+    images = readable(test, size)
     if not images:
-        raise UserError(f"{asked.name}: none of its images can be read")
+        raise UserError(f"{test.name}: none of its images can be read")
     networks = over_training(run, final)
-    grids = [neighbours_grid(final, images, votes, size)]
+    grids = [neighbours_grid(final, images, reference, size)]
     if final.has_class_token:
         grids += [attention_grid(networks, images), heads_grid(final, images)]
     return [*grids, pca_grid(networks, images)]
 
 
 def readable(source: Source, size: int) -> list[Shown]:
-    """The first few of some images drawn from the source that can be read: the same at every call."""
+    """A few images of the source that can be read, drawn at random; the same at every call."""
     found: list[Shown] = []
     chosen = subset(source, 4 * IMAGES, seed=0)
     for n, path in enumerate(chosen.paths):
@@ -78,10 +80,13 @@ def name_of(source: Source, position: int) -> str:
 
 
 def over_training(run: Run, final: Encoder) -> list[tuple[str, Encoder]]:
-    """A job's untrained network, those of some kept checkpoints, and the final one. What cannot be read is a problem."""
-    places = {step_of(place): place for place in checkpoints(run.folder / "checkpoints")}
-    untrained = run.folder / "baselines" / "untrained"
-    chosen = {"untrained": untrained} if (untrained / "model.json").is_file() else {}
+    """A job's untrained network, the networks of some kept checkpoints, and the final one, each with its title.
+
+    A network that cannot be read is left out, with a sentence in the run's problems.
+    """
+    places = {step_of(place): place for place in checkpoints(run.folder.checkpoints)}
+    untrained = run.folder.untrained
+    chosen = {"untrained": untrained} if RunFolder(untrained).card.is_file() else {}
     chosen |= {f"step {step:,}": places[step] for step in evenly(list(places), run.step)}
     networks = []
     for name, place in chosen.items():
@@ -93,15 +98,15 @@ def over_training(run: Run, final: Encoder) -> list[tuple[str, Encoder]]:
 
 
 def evenly(steps: Sequence[int], final: int | None) -> list[int]:
-    """Some of them, as evenly spaced up to the final step as they allow; none that is too near to it to look different."""
+    """Some of the steps, evenly spaced as far as possible, and none so near to the final step that it would look the same."""
     last = final or max(steps, default=0)
     earlier = [step for step in steps if step <= (1 - NEAR) * last]
     wanted = [last * n / (EARLIER + 1) for n in range(1, EARLIER + 1)]
     return sorted({min(earlier, key=lambda step: abs(step - place)) for place in wanted}) if earlier else []
 
 
-def neighbours_grid(encoder: Encoder, images: Sequence[Shown], votes: Source, size: int) -> Grid:
-    among = subset(votes, AMONG[next(encoder.parameters()).device.type], seed=0)
+def neighbours_grid(encoder: Encoder, images: Sequence[Shown], reference: Source, size: int) -> Grid:
+    among = subset(reference, AMONG[next(encoder.parameters()).device.type], seed=0)
     found = neighbours(encoder, [image.pixels for image in images], among, NEAREST + 1, size)
     rows = []
     for image, near in zip(images, found):
@@ -111,7 +116,7 @@ def neighbours_grid(encoder: Encoder, images: Sequence[Shown], votes: Source, si
             mark = ("right" if label == image.label else "wrong") if label and image.label else ""
             row.append(picture(drawn.picture, f"neighbour, {drawn.title}", drawn.title, mark))
         rows.append(row)
-    note = f"The first of each row is asked; then its nearest of {len(among):,} images, by cosine similarity of the class token."
+    note = f"Each row begins with a query; then its nearest of {len(among):,} images, by cosine similarity of the class token."
     return Grid("Nearest neighbours", note, rows)
 
 
@@ -125,7 +130,7 @@ def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Sho
                 attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
             cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
         rows.append(from_cells(cells, f"attention {image.label}".strip()))
-    note = f"The class token's attention in the last block, mean of the heads; lines enclose the fewest that have {100 * MASS:.0f} % of it."
+    note = f"The class token's attention in the last block, mean of the heads; lines enclose {100 * MASS:.0f}% of it."
     return over_time("Attention", note, rows, networks)
 
 
@@ -137,11 +142,11 @@ def heads_grid(encoder: Encoder, images: Sequence[Shown]) -> Grid:
             maps = attention_maps(encoder, view[None])[0].float().cpu()
         for cells in rows_of(enlarge(view), maps, MASS, None, None, n):
             rows.append(from_cells(cells, f"attention {image.label}".strip()))
-    return Grid("Attention, head by head", "Of the final network. Each map has its own scale.", rows)
+    return Grid("Attention, head by head", "Of the final network. Each map has its own scale of colours.", rows)
 
 
 def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -> Grid:
-    """A column a network, its colours shared by all images; of the final one also the foreground's own components."""
+    """A column for each network, and one for the components of the foreground in the final network."""
     views = [crop_to_patches(image.view, networks[-1][1].patch_size) for image in images]
     columns: list[list[Cell]] = [[Cell(enlarge(v), i.label or "image") for v, i in zip(views, images)]]
     for name, encoder in networks:
@@ -152,8 +157,8 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
         columns.append([draw(m.rgb, view, name) for m, view in zip(maps, views)])
     columns.append([draw(m.foreground_rgb, view, "foreground") for m, view in zip(maps, views)])
     note = (
-        "First three principal components of the patch features as red, green and blue; one basis for all images of a step, so "
-        "colours can be compared down a column, not across. Last: those of the foreground's patches alone."
+        "First three principal components of the patch features as red, green and blue. All images of a step share one basis, so "
+        "colours can be compared down a column, not across. The last column has the components of the foreground's patches alone."
     )
     rows = [from_cells(cells, f"PCA {image.label}".strip()) for cells, image in zip(zip(*columns), images)]
     return over_time("PCA", note, rows, networks)
@@ -162,7 +167,9 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
 def over_time(what: str, note: str, rows: list[list[Picture]], networks: Sequence[tuple[str, Encoder]]) -> Grid:
     if len(networks) > 1:
         return Grid(f"{what} over training", note, rows)
-    return Grid(what, f"{note} Of the final network alone: run.keep or run.keep_every keep more checkpoints.", rows)
+    return Grid(
+        what, f"{note} Only the final network is shown: set run.keep or run.keep_every to keep more checkpoints.", rows
+    )
 
 
 def draw(rgb: Tensor, view: Tensor, title: str) -> Cell:

@@ -17,13 +17,13 @@ from dinolab.jobs.split import SEED
 
 
 def classifier(job: Job, encoder: Any) -> tuple[Callable[[Tensor], Tensor], list[str]]:
-    """Class tokens (n, D) -> probabilities (n, C) of the classes, by logistic regression on the training images."""
+    """Logistic regression on the train images: a function from class tokens (n, D) to probabilities (n, C), and the classes."""
     source = open_source(str(job.split.train), need_labels=True)
     return logreg.classifier(encoder, source, encoder.image_size, **job.features()), source.classes
 
 
 def clip_of(test: Path, each: int) -> dict[str, str]:
-    """Test images of all classes that can be read, and their labels; the classes by turns."""
+    """Path and label of `each` readable test images of every class, with the classes in turn."""
     source = open_source(str(test), need_labels=True)
     chosen = []
     for label, name in enumerate(source.classes):

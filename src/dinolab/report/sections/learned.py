@@ -1,0 +1,33 @@
+"""Pictures of what the network learned: neighbours, attention, PCA; and the link to a job's video."""
+
+from typing import Any
+
+import torch
+
+from dinolab.errors import UserError
+from dinolab.report.network_pictures import network_pictures
+from dinolab.report.pictures import Grid, length_and_size
+from dinolab.report.sections.section import Page, View
+
+
+def build(page: Page) -> dict[str, Any]:
+    parts = []
+    for view in page.views:
+        grids, missing = grids_of(view)
+        video = view.run.folder.video
+        beside = page.photos and video.is_file() and page.folder.resolve() == view.run.path.resolve()
+        parts.append({
+            "label": view.label, "run": view.run, "grids": grids, "missing": missing,
+            "video": video.name, "video_size": length_and_size(video) if beside else "",
+        })  # fmt: skip
+    return {"parts": parts}
+
+
+def grids_of(view: View) -> tuple[list[Grid], str]:
+    """The pictures, or why there are none."""
+    if view.images is None or view.no_pictures:
+        return [], view.no_pictures
+    try:
+        return network_pictures(view.run, view.images.reference, view.images.test), ""
+    except (UserError, OSError, torch.OutOfMemoryError) as error:
+        return [], str(error)
