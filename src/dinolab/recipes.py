@@ -8,6 +8,13 @@ from dinolab.errors import UserError
 from dinolab.options import Config
 
 SEE = "dinolab train --help"
+HERE = Path(__file__).resolve().parent
+FOLDERS = (HERE / "configs", HERE.parents[1] / "configs")  # of the installed package, of a checkout
+
+
+def schema(method: str = "") -> type[Config]:
+    """The dataclass of all options of a training by this method; without a name, of the default method."""
+    return Config
 
 
 def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
@@ -25,15 +32,17 @@ def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
 
 def find_recipe(file: str | Path) -> Path:
     """The file itself, or a shipped recipe of that name: configs/ of a checkout, or of the installed package."""
-    here = Path(__file__).resolve().parent
-    folders = [here / "configs", here.parents[1] / "configs"]
     name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
-    shipped = [folder / name for folder in folders] if str(Path(file).parent) in (".", "configs") else []
-    for path in [Path(file), *shipped]:
+    own = [folder / name for folder in FOLDERS] if str(Path(file).parent) in (".", "configs") else []
+    for path in [Path(file), *own]:
         if path.is_file():
             return path
-    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(known)}")
+    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(shipped())}")
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that dinolab ships."""
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
 
 
 def save_config(cfg: Config, path: Path) -> None:
