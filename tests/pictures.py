@@ -24,7 +24,7 @@ TINY = [  # a run of a few seconds
     "views.global_size=16", "views.local_size=8", "views.locals=2",
     "head.hidden=16", "head.bottleneck=8", "head.prototypes=12",
     "ibot_head.hidden=16", "ibot_head.bottleneck=8", "ibot_head.prototypes=12",
-    "optim.batch_size=8", "optim.length=12 steps", "optim.warmup=3 steps", "optim.freeze_prototypes=1 steps",
+    "optim.batch_size=8", "optim.length=12 steps", "optim.warmup=3 steps", "loss.freeze_prototypes=1 steps",
     "run.save_every=4 steps", "run.log_every=2", "run.workers=0", "run.device=cpu", "run.pictures=false",
     "eval.every=6 steps",
 ]  # fmt: skip

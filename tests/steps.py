@@ -38,7 +38,7 @@ COMMON = [
     "optim.warmup=0 steps",
     "masks.share=0.3",
 ]
-COMMON += ["optim.freeze_prototypes=2 steps", "model.drop_path=0"]
+COMMON += ["loss.freeze_prototypes=2 steps", "model.drop_path=0"]
 
 
 def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import pytest
 
 from dinolab.config import flatten, parse_duration, to_dict
 from dinolab.errors import UserError
-from dinolab.options import Config, option_lines, options
+from dinolab.options import Config, options
 from dinolab.recipes import load_config, save_config
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -99,8 +99,6 @@ def test_a_missing_file_names_the_recipes() -> None:
 def test_every_option_is_documented() -> None:
     names = [name for name, _ in options(Config)]
     assert set(names) == set(flatten(to_dict(Config())))
-    text = "\n".join(option_lines())
-    assert all(f"  {name}=" in text for name in names)
     assert all(len(f.metadata["help"]) > 10 for _, f in options(Config))
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dinolab.errors import UserError, nearest
-from dinolab.options import default_of, options, range_in_words
+from dinolab.options import default_of, options, range_in_words, takes
 
 T = TypeVar("T")
 UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
@@ -50,8 +50,10 @@ def read_options(
             merged = OmegaConf.merge(merged, nested(key, value))
         made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise UserError(f"{key}{str(error).splitlines()[0]}") from error
+        key = (getattr(error, "full_key", None) or "").partition("[")[0]
+        found = dict(options(schema)).get(key)
+        needed = f"takes {takes(found)} ({str(error).splitlines()[0]})" if found else str(error).splitlines()[0]
+        raise UserError(f"{key}: {needed}" if key else needed) from error
     if check:
         check_options(made)
     return made  # type: ignore[return-value]

@@ -7,7 +7,7 @@ A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whol
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 
 def option(
@@ -65,6 +65,22 @@ def range_in_words(f: dataclasses.Field) -> str:
     return f"{in_words(low)} or more" if high is None else f"{in_words(low)} to {in_words(high)}"
 
 
+def takes(f: dataclasses.Field) -> str:
+    """The values of an option in words."""
+    if f.metadata.get("duration"):
+        return 'a length of training: "10 epochs", "500 steps", or "10%" of the whole run'
+    if choices := f.metadata.get("choices"):
+        return f"{'some' if get_args(f.type) else 'one'} of {', '.join(choices)}"
+    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    inner = next(iter(get_args(f.type)), None)
+    many = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner, "values") if inner else ""
+    default = default_of(f)
+    count = f"{len(default)} " if many and default and inner is not str else ""
+    text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
+    limits = range_in_words(f)
+    return f"{text}: {limits}" if limits else text
+
+
 def in_words(number: float) -> str:
     """1000 as 1,000; 0.00001 as 1e-05."""
     return f"{number:,}" if isinstance(number, int) else f"{number:g}"
@@ -102,12 +118,6 @@ class Views:
     grey: float = option(0.2, "probability of turning a crop grey", 0, 1)
     blur: list[float] = option([1.0, 0.1, 0.5], "probability of blur: [first global, second global, locals]", 0, 1)
     solarize: float = option(0.2, "probability of solarisation, on the second global crop", 0, 1)
-
-
-@dataclass
-class Masks:
-    share: float = option(0.5, "share of the global crops that are masked", 0, 1)
-    ratio: list[float] = option([0.1, 0.5], "share of a masked crop's patches that are masked: [least, most]", 0, 1)
 
 
 @dataclass
@@ -152,25 +162,6 @@ class Head:
 
 
 @dataclass
-class Loss:
-    targets: str = option("centring", "what keeps teacher outputs from collapsing", choices=("centring", "sinkhorn"))
-    student_temperature: float = option(0.1, "temperature of the student's softmax", 1e-3, 10)
-    teacher_temperature: float = option(0.07, "temperature of the teacher's softmax after its warm-up", 1e-3, 10)
-    teacher_temperature_start: float = option(0.04, "temperature of the teacher's softmax at the start", 1e-3, 10)
-    teacher_temperature_warmup: str = duration("30 epochs", "linear warm-up of the teacher temperature")
-    centre_momentum: float = option(0.9, "momentum of the centre (with targets=centring)", 0, 1)
-    sinkhorn_iterations: int = option(3, "iterations of Sinkhorn-Knopp (with targets=sinkhorn)", 1, 100)
-    koleo: float = option(0.1, "weight of the KoLeo regulariser (DINOv2)", 0, 100)
-    ibot: float = option(1.0, "weight of the masked-patch loss (DINOv2)", 0, 100)
-
-
-@dataclass
-class Ema:
-    start: float = option(0.996, "momentum of the teacher at the start", 0, 1)
-    end: float = option(1.0, "momentum of the teacher at the end of the run (cosine)", 0, 1)
-
-
-@dataclass
 class Optim:
     length: str = duration("100 epochs", "length of the whole run; an epoch is one pass over the data")
     batch_size: int = option(64, "images in a step, over all its micro-batches", 1, 1 << 20)
@@ -189,7 +180,6 @@ class Optim:
     clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
-    freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
     nan: str = option(
         "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
     )
@@ -277,22 +267,15 @@ class Run:
 
 @dataclass
 class Config:
-    method: str = option("dinov2", "what is trained", choices=("dino", "dinov2", "distill"))
-    teacher: str = option(
-        "",
-        "frozen encoder that method=distill learns from: a run's folder, an official .pth file, hf:NAME or timm:NAME",
-    )
+    """The options that every training has. A method's own stand beside them: `recipes.schema` adds them."""
+
+    method: str = option("", "method to train with")
     seed: int = option(0, "seed of every random draw of the run", 0, (1 << 63) - 1)
-    data: Data = field(default_factory=Data)
-    views: Views = field(default_factory=Views)
-    masks: Masks = field(default_factory=Masks)
-    model: Model = field(default_factory=Model)
-    head: Head = field(default_factory=Head)
-    ibot_head: Head = field(default_factory=Head)
-    loss: Loss = field(default_factory=Loss)
-    ema: Ema = field(default_factory=Ema)
-    optim: Optim = field(default_factory=Optim)
-    init: Init = field(default_factory=Init)
-    highres: Highres = field(default_factory=Highres)
-    eval: Eval = field(default_factory=Eval)
-    run: Run = field(default_factory=Run)
+    data: Data = section(Data, "images to train on")
+    views: Views = section(Views, "crops and their augmentation")
+    model: Model = section(Model, "the backbone")
+    optim: Optim = section(Optim, "length, batch, learning rate, weight decay")
+    init: Init = section(Init, "weights to start from")
+    highres: Highres = section(Highres, "a last phase with larger crops")
+    eval: Eval = section(Eval, "k-NN accuracy while training")
+    run: Run = section(Run, "folder, device, speed, log, checkpoints")

@@ -1,33 +1,140 @@
-"""Recipes: YAML files of training options, dinolab's own and the user's; and what a training's options ask of each other."""
+"""Recipes: YAML files of training options, dinolab's own and the user's; and the rules that a training's options must obey together.
 
-from collections.abc import Sequence
+A configuration has the options that every training has (options.Config) and those of its method, side by side.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from dinolab.config import check_options, flatten, parse_duration, read_options, read_yaml, to_dict, write_yaml
+from dinolab.config import check_options, flatten, nested, parse_duration, read_options, read_yaml, to_dict, write_yaml
 from dinolab.errors import UserError
-from dinolab.options import Config
+from dinolab.methods import METHODS
+from dinolab.options import Config, options
 
 SEE = "dinolab train --help"
 HERE = Path(__file__).resolve().parent
 FOLDERS = (HERE / "configs", HERE.parents[1] / "configs")  # of the installed package, of a checkout
+Layer = tuple[str, dict[str, Any]]  # where it comes from, and its options
+RENAMED = {"optim.freeze_prototypes": "loss.freeze_prototypes"}  # option in earlier versions: today's name
 
 
 def schema(method: str = "") -> type[Config]:
-    """The dataclass of all options of a training by this method; without a name, of the default method."""
-    return Config
+    """The dataclass of all options of a training with this method; the default method's for an empty name."""
+    name = method or next(iter(METHODS))
+    if name not in METHODS:
+        raise UserError(f"method={name}: one of {', '.join(METHODS)}")
+    return _schema(name, METHODS[name].Options)
 
 
-def load_config(file: str | Path | None, words: Sequence[str] = ()) -> Config:
+@cache
+def _schema(name: str, own: type) -> type[Config]:
+    """Config with the method's own options as further fields; `method` has its name as default."""
+    (first, *_) = dataclasses.fields(Config)
+    metadata = {**first.metadata, "choices": [*METHODS]}
+    fields: list[Any] = [("method", str, dataclasses.field(default=name, metadata=metadata))]
+    for f in dataclasses.fields(own):
+        how = (
+            {"default": f.default}
+            if f.default_factory is dataclasses.MISSING
+            else {"default_factory": f.default_factory}
+        )
+        fields.append((f.name, f.type, dataclasses.field(**how, metadata=f.metadata)))  # type: ignore[call-overload]
+    return dataclasses.make_dataclass("Config", fields, bases=(Config,))
+
+
+def load_config(file: str | Path | None = None, words: Sequence[str] = ()) -> Config:
     """Defaults, then the YAML file (a path, or the name of a recipe that dinolab ships), then `key=value` words.
+
+    A file may name another one, `base: NAME`, whose options it starts from. A word `method=NAME` takes a recipe of another method
+    along: options of the recipe that the method does not have are then left out.
 
     Raises UserError for an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
-    path = find_recipe(file) if file is not None else None
-    layers = [(str(path), read_yaml(path))] if path else []
-    cfg = read_options(Config, words, layers, SEE, check=False)
+    layers = read_recipe(file) if file is not None else []
+    written = next((layer["method"] for _, layer in reversed(layers) if "method" in layer), "")
+    chosen = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), written)
+    if chosen != written:
+        layers = [(where, without_foreign(layer, chosen)) for where, layer in layers]
+    cfg = assemble(chosen, layers, words)
     cfg.run.dir = cfg.run.dir or str(Path("runs") / (Path(file).stem if file else cfg.method))
     validate(cfg)
     return cfg
+
+
+def load_saved_config(file: Path, words: Sequence[str] = ()) -> Config:
+    """The config.yaml of a run's folder, then words. Earlier versions wrote the options of all methods into it: those are left out."""
+    layer = renamed(read_yaml(file))
+    method = layer.get("method", "")
+    cfg = assemble(method, [(str(file), without_foreign(layer, method))], words)
+    validate(cfg)
+    return cfg
+
+
+def save_config(cfg: Config, file: Path) -> None:
+    write_yaml(to_dict(cfg), file)
+
+
+def assemble(method: str, layers: Sequence[Layer], words: Sequence[str]) -> Config:
+    """The options of these layers and words, not yet checked against each other."""
+    made = schema(method)
+    known = dict(options(made))
+    for word in words:
+        key = word.partition("=")[0]
+        if key in RENAMED:
+            raise UserError(f"option {key} is now called {RENAMED[key]}")
+        owners = [name for name in METHODS if key not in known and key in dict(options(schema(name)))]
+        if owners:
+            raise UserError(f"option {word}: method={made().method} has no such option; {' and '.join(owners)} have it")
+    return read_options(made, words, layers, SEE, check=False)
+
+
+def read_recipe(file: str | Path, before: tuple[Path, ...] = ()) -> list[Layer]:
+    """The layers of a recipe: those of its `base:`, then its own."""
+    path = find_recipe(file)
+    if path in before:
+        raise UserError(f"{path}: its base leads back to itself: {' -> '.join(map(str, [*before, path]))}")
+    layer = renamed(read_yaml(path))
+    base = layer.pop("base", None)
+    if base is None:
+        return [(str(path), layer)]
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base={base}: names one recipe or YAML file")
+    beside = path.parent / base
+    return [*read_recipe(beside if beside.is_file() else base, (*before, path)), (str(path), layer)]
+
+
+def renamed(layer: dict[str, Any]) -> dict[str, Any]:
+    """With today's names for options that earlier versions called otherwise."""
+    layer = deepcopy(layer)
+    for old, new in RENAMED.items():
+        section, name = old.split(".")
+        if isinstance(layer.get(section), dict) and name in layer[section]:
+            layer = merge(layer, nested(new, layer[section].pop(name)))
+    return layer
+
+
+def merge(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; the second's values where both have one."""
+    merged = dict(tree)
+    for key, value in other.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def without_foreign(layer: dict[str, Any], method: str) -> dict[str, Any]:
+    """Without the method's name, and without options that this method does not have and another has."""
+    own = dict(options(schema(method)))
+    foreign = {key for name in METHODS for key, _ in options(schema(name)) if key not in own}
+    kept: dict[str, Any] = {"method": method} if method else {}
+    for key, value in flatten(layer).items():
+        if key not in foreign and key != "method":
+            kept = merge(kept, nested(key, value))
+    return kept
 
 
 def find_recipe(file: str | Path) -> Path:
@@ -45,61 +152,46 @@ def shipped() -> list[str]:
     return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
 
 
-def save_config(cfg: Config, path: Path) -> None:
-    write_yaml(to_dict(cfg), path)
-
-
 def validate(cfg: Config) -> None:
-    """Ranges of single options, then what options ask of each other."""
+    """Raises UserError for a value out of its range, and for options that contradict each other."""
+    if not isinstance(cfg, schema(cfg.method)):
+        raise UserError("a Config needs its method's options: make it by dinolab.recipes.load_config")
     check_options(cfg)
     values = flatten(to_dict(cfg))
-    for name in ("views.global_scale", "views.local_scale", "views.aspect", "masks.ratio"):
+    for name in ("views.global_scale", "views.local_scale", "views.aspect"):
         if values[name][0] > values[name][1]:
             raise UserError(f"{name}={values[name]}: the first number must not be larger than the second")
     for name, of in (("optim.length", "the run"), ("highres.length", "its phase")):
         if parse_duration(values[name], name)[1] == "%":
             raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
+    validate_model(cfg)
+    batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
+    if micro and batch % micro:
+        raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
+    METHODS[cfg.method].check(cfg)
+
+
+def validate_model(cfg: Config) -> None:
+    """Raises UserError for a backbone that does not go with its options or with the sizes of the crops."""
     if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
         raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
     resnet = cfg.model.size == "resnet50"
     if resnet:
-        validate_resnet(cfg)
+        refuse_vit_options(cfg)
     patch = 1 if resnet else cfg.model.patch_size  # convolutions take any size
-    for name in ("views.global_size", "views.local_size"):
-        if values[name] % patch and not (name == "views.local_size" and cfg.views.locals == 0):
-            near = max(patch, round(values[name] / patch) * patch)
-            raise UserError(f"{name}={values[name]} is not a multiple of model.patch_size={patch}; {near} is")
-    if cfg.teacher and cfg.method != "distill":
-        raise UserError(
-            f"teacher={cfg.teacher}: method={cfg.method} learns from its own; set method=distill, or leave it out"
-        )
-    if cfg.method == "distill" and cfg.model.drop_path:
-        raise UserError(f"model.drop_path={cfg.model.drop_path:g}: method=distill has no stochastic depth; set it to 0")
+    for name, size in (("views.global_size", cfg.views.global_size), ("views.local_size", cfg.views.local_size)):
+        if size % patch and not (name == "views.local_size" and cfg.views.locals == 0):
+            near = max(patch, round(size / patch) * patch)
+            raise UserError(f"{name}={size} is not a multiple of model.patch_size={patch}; {near} is")
     if 0 < cfg.eval.size < patch:
         raise UserError(f"eval.size={cfg.eval.size} is smaller than model.patch_size={patch}")
-    if cfg.method == "dinov2" and cfg.loss.ibot:
-        patches = (cfg.views.global_size // patch) ** 2
-        if round(cfg.masks.share * 2 * cfg.optim.batch_size) == 0 or round(cfg.masks.ratio[0] * patches) == 0:
-            raise UserError(
-                "masks.share or masks.ratio masks no patch; raise them, or set loss.ibot=0 to train without masks"
-            )
-    batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
-    if micro and batch % micro:
-        raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
-    if cfg.method != "dino" and cfg.loss.koleo and (micro or batch) < 2:
-        name = "run.micro_batch" if micro else "optim.batch_size"
-        raise UserError(f"{name}=1: KoLeo looks for neighbours within it; make it 2 or more, or set loss.koleo=0")
 
 
-def validate_resnet(cfg: Config) -> None:
-    """Refuses what only a vision transformer has."""
+def refuse_vit_options(cfg: Config) -> None:
+    """Raises UserError for options that only vision transformers have."""
     now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
-    of_vits = [name for name in now if name.startswith("model.") and name != "model.size"]
-    of_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
-    changed = [f"{name}={now[name]}" for name in of_vits if now[name] != usual[name]]
+    only_vits = [name for name in usual if name.startswith("model.") and name != "model.size"]
+    only_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
+    changed = [f"{name}={now[name]}" for name in only_vits if now[name] != usual[name]]
     if changed:
-        raise UserError(f"{', '.join(changed)}: of vision transformers alone; leave it out with model.size=resnet50")
-    if cfg.method == "dinov2" and cfg.loss.ibot:
-        raise UserError("model.size=resnet50 has no mask token: train it with method=dino, or with loss.ibot=0")
-    if cfg.method == "distill":  # no image passes through the product in training
-        raise UserError("model.size=resnet50: its batch norm has no statistics with method=distill; distil into a ViT")
+        raise UserError(f"{', '.join(changed)}: for vision transformers only; leave it out with model.size=resnet50")

@@ -117,6 +117,7 @@ def test_one_option_in_full(name, default, takes):
 
 def test_training_options_by_group():
     text = shown("train", "--help")
+    assert shown("train", "method=dino", "--help") == shown("train", "--help", "method=dino") != text
     for group in ("data", "views", "model", "optim", "run"):
         assert f"\n  {group} " in text
     assert "batch_size" in text
@@ -174,7 +175,15 @@ def test_an_evaluation_that_is_added_has_its_verb(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["show", "--help"], ["job", "har", "--help"], ["train", "resum=1"]]
+    "words",
+    [
+        ["--help"],
+        ["show", "--help"],
+        ["show", "pca", "--help"],
+        ["data", "pack", "--help"],
+        ["embed", "x", "dta=1"],
+        ["trian"],
+    ],
 )
 def test_torch_is_not_imported(words):
     code = (

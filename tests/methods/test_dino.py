@@ -27,7 +27,7 @@ def config(*words: str) -> Config:
         "head.hidden=24", "head.bottleneck=8", "head.prototypes=12",
         "ibot_head.hidden=24", "ibot_head.bottleneck=8", "ibot_head.prototypes=10",
         "optim.batch_size=4", "optim.length=5 steps", "optim.warmup=2 steps", "optim.lr=0.01", "optim.lr_scaling=none",
-        "optim.freeze_prototypes=1 steps", "loss.teacher_temperature_warmup=3 steps", "ema.start=0.9", *words,
+        "loss.freeze_prototypes=1 steps", "loss.teacher_temperature_warmup=3 steps", "ema.start=0.9", *words,
     ])  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def config(*words: str) -> Config:
     return load_config("dino_resnet50", [
         "views.global_size=64", "views.local_size=32", "views.locals=2", "head.hidden=24", "head.bottleneck=8",
         "head.prototypes=12", "optim.batch_size=4", "optim.length=6 steps", "optim.warmup=2 steps", "optim.lr=1.0",
-        "optim.freeze_prototypes=1 steps", "ema.start=0.9", *words,
+        "loss.freeze_prototypes=1 steps", "ema.start=0.9", *words,
     ])  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_layer_decay_and_no_weight_decay_on_vectors() -> None:
 
 
 def test_frozen_prototypes_do_not_move_nor_count() -> None:
-    cfg = config("method=dino", "optim.freeze_prototypes=1 steps", "optim.clip=0")
+    cfg = config("method=dino", "loss.freeze_prototypes=1 steps", "optim.clip=0")
     method, s = build(cfg), Schedules(cfg, 20)
     optimizer = make_optimizer(method.student, cfg.optim)
     prototypes = method.student["head"].prototypes.weight
@@ -48,7 +48,7 @@ def test_frozen_prototypes_do_not_move_nor_count() -> None:
 
 
 def test_clipping_scales_the_whole_gradient() -> None:
-    cfg = config("method=dino", "optim.freeze_prototypes=0 steps")
+    cfg = config("method=dino", "loss.freeze_prototypes=0 steps")
     method = build(cfg)
     optimizer = make_optimizer(method.student, cfg.optim)
     for p in method.student.parameters():
@@ -62,7 +62,7 @@ def test_clipping_scales_the_whole_gradient() -> None:
 def test_sgd_is_momentum_over_gradient_and_decay() -> None:
     """v <- 0.9 v + (g + decay p); p <- p - lr v: as DINO's code for convolutional networks has it."""
     words = ("optim.name=sgd", "optim.weight_decay=0.1", "optim.weight_decay_end=0.3", "optim.clip=0")
-    cfg = config("method=dino", "optim.freeze_prototypes=1 steps", *words)
+    cfg = config("method=dino", "loss.freeze_prototypes=1 steps", *words)
     method, schedules = build(cfg), Schedules(cfg, 20)
     optimizer = make_optimizer(method.student, cfg.optim)
     names = dict(method.student.named_parameters())

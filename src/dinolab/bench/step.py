@@ -25,10 +25,10 @@ from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
 from dinolab.recipes import load_config
-from dinolab.runs.build import build_method, choose_autocast
+from dinolab.runs.build import build_method, choose_autocast, needs_of
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
-from dinolab.training.schedules import Schedules, Values
+from dinolab.training.phases import Phase, StepValues
 
 RECIPE, CPU_BATCH = "dinov2_vits16", 8
 CROP_BY_CROP, AS_CONFIGURED = "crop by crop", "as configured"
@@ -106,8 +106,8 @@ def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
         method = build_method(configs[name], device).train()
         method.load_state_dict(weights.state_dict(keep_vars=True), assign=True)
         if name == CROP_BY_CROP:
-            for network in (method.student, method.teacher):
-                network["backbone"] = CropByCrop(network["backbone"], len(views[0].index))
+            for network in method.networks:
+                network["backbone"] = CropByCrop(network["backbone"], len(views[0].indices))
         precision = autocast_of(device, autocasts[name])
         return lambda: train_step(method, optimizer, views, s, cfg.optim.clip, precision)
 
@@ -132,10 +132,10 @@ def when_called(make: Callable[[], Callable[[], object]]) -> Callable[[], object
     return lambda: made()()
 
 
-def values(cfg: Config) -> Values:
-    """The schedules in the middle of a run, where nothing is frozen; a learning rate of 0 keeps every step the same."""
-    schedules = Schedules(cfg, EPOCH)
-    return replace(schedules(schedules.total // 2), lr=0.0)
+def values(cfg: Config) -> StepValues:
+    """The scheduled values in the middle of a run, where nothing is frozen; a learning rate of 0 keeps every step the same."""
+    phase = Phase(cfg, EPOCH)
+    return StepValues(phase(phase.total // 2).figures | {"lr": 0.0})
 
 
 def random_batch(cfg: Config, device: torch.device) -> list[Views]:
@@ -144,7 +144,7 @@ def random_batch(cfg: Config, device: torch.device) -> list[Views]:
     with tempfile.TemporaryDirectory() as folder:
         for n in range(8):
             cv2.imwrite(f"{folder}/{n}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
-        batch = next(batches(open_source(folder), cfg, 0, 1, workers=0))
+        batch = next(batches(open_source(folder), cfg, 0, 1, workers=0, needs=needs_of(cfg)))
     return [part.to(device) for part in batch]
 
 

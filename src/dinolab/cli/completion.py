@@ -7,9 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from dinolab import recipes
-from dinolab.cli.grammar import Family, Place, Positional, Verb, walk
-from dinolab.options import options
+from dinolab.cli.grammar import Family, Place, Positional, Verb, training_options, walk
 
 
 @dataclass
@@ -26,7 +24,9 @@ def entry(place: Place) -> Entry:
     assert isinstance(place.at, Verb)
     words = [word for positional in place.at.positionals for word in positional.choices]
     if any(positional.metavar == "CONFIG" for positional in place.at.positionals):
-        words += recipes.shipped()
+        from dinolab.recipes import shipped
+
+        words += shipped()
     own = {name: choices(f) for name, f in place.at.own_options.items()}
     return Entry(" ".join(place.path), own, words, place.at.training)
 
@@ -48,7 +48,7 @@ def families(root: Family) -> dict[str, list[str]]:
 
 def lists(root: Family) -> tuple[dict[str, list[str]], list[Entry], dict[str, list[str]]]:
     """Words after each family, every verb, and the options of a training with their choices."""
-    training = {name: choices(f) for name, f in options(recipes.schema())}
+    training = {name: choices(f) for name, f in training_options("").items()}
     return families(root), [entry(place) for place in walk(root)], training
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dinolab import recipes
 from dinolab.config import read_options
 from dinolab.errors import UserError, nearest
 from dinolab.options import options
@@ -102,7 +101,7 @@ def parse(place: Place) -> list[Any]:
     """The arguments for the verb's function from the words after the verb. Raises UserError for a word that it does not take."""
     assert isinstance(place.at, Verb)
     verb, own = place.at, place.at.own_options
-    training = dict(options(recipes.schema(method_in(place.rest)))) if verb.training else {}
+    training = training_options(method_in(place.rest)) if verb.training else {}
     positionals: list[str] = []
     own_words: list[str] = []
     training_words: list[str] = []
@@ -126,6 +125,15 @@ def parse(place: Place) -> list[Any]:
 def method_in(words: Sequence[str]) -> str:
     """The training method that is named on the command line, if one is."""
     return next((word.removeprefix("method=") for word in reversed(words) if word.startswith("method=")), "")
+
+
+def training_options(method: str) -> dict[str, Any]:
+    """The options of a training with this method; without a name, of all methods, since a recipe may name any."""
+    from dinolab.methods import METHODS
+    from dinolab.recipes import schema
+
+    names = [method] if method else [*METHODS]
+    return {key: f for name in reversed(names) for key, f in options(schema(name))}
 
 
 def read_own(verb: Verb, words: Sequence[str], see: str) -> Iterator[Any]:

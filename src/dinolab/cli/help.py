@@ -8,13 +8,12 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from dinolab import recipes
 from dinolab.cli.grammar import Family, Place, Verb, find, method_in, usage
 from dinolab.config import as_word
 from dinolab.errors import UserError, nearest
-from dinolab.options import default_of, options, range_in_words
+from dinolab.options import default_of, options, range_in_words, takes
 
 WIDEST = 100
 FLAGS = ("--help", "-h")
@@ -128,7 +127,9 @@ def own_groups(verb: Verb) -> list[Group]:
 
 def training_groups(method: str) -> list[Group]:
     """The sections of a training's options; first the options outside of sections."""
-    schema = recipes.schema(method)
+    from dinolab.recipes import schema as schema_of
+
+    schema = schema_of(method)
     groups = [Group("", "", {name: f for name, f in options(schema) if "." not in name})]
     for f in dataclasses.fields(schema):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
@@ -144,19 +145,22 @@ def summary(cls: type) -> str:
 
 
 def training_overview(place: Place, method: str) -> list[str]:
+    """A line for each group of a training's options; for other verbs than train only the groups' names."""
     groups = training_groups(method)
     if place.path != ["train"]:
         names = ", ".join(group.name for group in groups[1:])
         return wrapped(f"It also takes every option of a training ({names}): see `dinolab train --help`.")
-    lines = ["options of the training:", *option_rows(groups[0])]
+    used = word_of(groups[0].fields["method"])
+    lines = [f"options of the training with method={used}:", *option_rows(groups[0])]
     left = max(len(group.name) for group in groups) + 4
     for group in groups[1:]:
-        names = [name.partition(".")[2] for name in group.fields]
-        about = textwrap.shorten(group.about.rstrip("."), 48, placeholder=" ...") + ": " if group.about else ""
-        lines.append(f"  {group.name}".ljust(left) + about + fitted(names, width() - left - len(about)))
+        about = textwrap.shorten(group.about.rstrip("."), 52, placeholder=" ...") + ": " if group.about else ""
+        members = fitted([name.partition(".")[2] for name in group.fields], width() - left - len(about))
+        lines.append(f"  {group.name}".ljust(left) + about + members)
     tail = (
-        f"An option of a group is written GROUP.OPTION=VALUE. `{place.see} {groups[-1].name}` explains a group, "
-        f"`--help {next(iter(groups[-1].fields))}` one option, `--help all` every option."
+        f"An option of a group is written GROUP.OPTION=VALUE. `{place.see} {groups[1].name}` explains a group, "
+        f"`--help {next(iter(groups[1].fields))}` one option, `--help all` every option; "
+        "`dinolab train method=NAME --help` shows another method's."
     )
     return [*lines, "", *wrapped(tail)]
 
@@ -218,19 +222,3 @@ def option_in_full(name: str, f: dataclasses.Field) -> list[str]:
     default = word_of(f)
     rows = [("default", default or "empty"), ("takes", takes(f))]
     return [f"{name}=VALUE", *wrapped(f.metadata["help"], "  "), "", *columns(rows)]
-
-
-def takes(f: dataclasses.Field) -> str:
-    """The values of an option in words."""
-    if f.metadata.get("duration"):
-        return 'a length of training: "10 epochs", "500 steps", or "10%" of the whole run'
-    if choices := f.metadata.get("choices"):
-        return f"{'some' if get_args(f.type) else 'one'} of {', '.join(choices)}"
-    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    inner = next(iter(get_args(f.type)), None)
-    many = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner, "values") if inner else ""
-    default = default_of(f)
-    count = f"{len(default)} " if many and default and inner is not str else ""
-    text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
-    limits = range_in_words(f)
-    return f"{text}: {limits}" if limits else text

@@ -8,7 +8,6 @@ from pathlib import Path
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError
 from dinolab.options import Config, option
-from dinolab.recipes import load_config
 
 CONFIG = Positional("CONFIG", "a recipe: a YAML file, or one of dinolab's own by name", required=False)
 
@@ -26,7 +25,7 @@ class Plan:
 
 
 def run_train(config: str | None, own: Train, words: Sequence[str]) -> int:
-    cfg = load_config(*of_run(config, words)) if own.resume else load_config(refuse_folder(config), words)
+    cfg = read_config(config, own.resume, words)
     if own.show_schedules:
         return show_schedules(cfg, Path("schedules.png"))
 
@@ -35,20 +34,17 @@ def run_train(config: str | None, own: Train, words: Sequence[str]) -> int:
     return run_until_stopped(lambda: train(cfg, resume=own.resume))
 
 
-def of_run(config: str | None, words: Sequence[str]) -> tuple[str | Path | None, Sequence[str]]:
-    """The configuration of the run whose folder takes the place of CONFIG; else CONFIG and words as they are."""
-    if config and Path(config).is_dir():
-        return Path(config) / "config.yaml", [*words, f"run.dir={config}"]
-    return config, words
+def read_config(config: str | None, resume: bool, words: Sequence[str]) -> Config:
+    """The options of a training from a recipe, or from a run's folder. Raises UserError for any other folder."""
+    from dinolab.recipes import load_config, load_saved_config
 
-
-def refuse_folder(config: str | None) -> str | None:
-    """Raises UserError for a folder in the place of CONFIG."""
-    if config and Path(config).is_dir():
+    if not config or not Path(config).is_dir():
+        return load_config(config, words)
+    if not resume:
         raise UserError(
             f"{config}: CONFIG is a YAML file; write data.path={config} to train on its images, or resume=true to continue a run"
         )
-    return config
+    return load_saved_config(Path(config) / "config.yaml", [*words, f"run.dir={config}"])
 
 
 def run_until_stopped(work: Callable[[], object]) -> int:
@@ -67,13 +63,13 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 def show_schedules(cfg: Config, out: Path) -> int:
     from dinolab.runs.build import open_data
-    from dinolab.training.schedules import plan_phases
+    from dinolab.training.phases import plan_phases
     from dinolab.visuals.curves import plot_schedules
 
     phases = plan_phases(cfg, len(open_data(cfg, cache=None)))
     steps, every = phases[-1].last, max(1, phases[-1].last // 1000)
     lines = [
-        {"step": step, **phase(step).figures()}
+        {"step": step, **phase(step).figures}
         for phase in phases
         for step in range(phase.first, phase.last)
         if step % every == 0 or step == phase.last - 1
@@ -91,6 +87,7 @@ def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
 
     from dinolab.plan import advice, plan
     from dinolab.plan import words as in_words
+    from dinolab.recipes import load_config
 
     cfg = load_config(config, words)
     file = Path(own.json)

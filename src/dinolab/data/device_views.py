@@ -34,8 +34,10 @@ class Photos(NamedTuple):
     sides: tuple[int, int]  # S of global and s of local crops
     masks: Tensor | None  # the rest as in Views
     masked: Tensor | None
-    index: Tensor  # type: ignore[assignment]
+    indices: Tensor
     broken: list[tuple[int, str]]
+    labels: Tensor | None = None
+    extra: Tensor | None = None
 
     def to(self, device: torch.device) -> Views:
         """The crops, made on the device; from page-locked memory without waiting for the copy."""
@@ -43,20 +45,20 @@ class Photos(NamedTuple):
         pixels, sizes, crops = (x.to(device, non_blocking=later) for x in (self.pixels, self.sizes, self.crops))
         B, V = crops.shape[:2]
         S, s = self.sides
-        globals_ = torch.empty((2, B, 3, S, S), dtype=torch.uint8, device=device)
-        locals_ = torch.empty((V - 2, B, 3, s, s), dtype=torch.uint8, device=device)
+        global_crops = torch.empty((2, B, 3, S, S), dtype=torch.uint8, device=device)
+        local_crops = torch.empty((V - 2, B, 3, s, s), dtype=torch.uint8, device=device)
 
         areas = sizes.prod(1)
         starts = areas.cumsum(0) - areas
         on_host = self.crops.numpy()
         for part, height, width in parts(self.sizes.numpy(), [(2, S), (V - 2, s)]):
             images = unpack(pixels, starts[part], sizes[part, 1], height, width)
-            for views, which in ((globals_, slice(0, 2)), (locals_, slice(2, None))):
+            for views, which in ((global_crops, slice(0, 2)), (local_crops, slice(2, None))):
                 if len(views):
                     taps = most_taps(on_host[part, which], views.shape[-1])
                     views[:, part] = make_views(images, crops[part, which], views.shape[-1], taps)
             del images  # before the next are unpacked
-        return Views(globals_, locals_, self.masks, self.masked, self.index, self.broken).to(device)
+        return Views(global_crops, local_crops, *self[4:]).to(device)
 
 
 def tabulate(crops: Sequence[Crops], sizes: np.ndarray) -> np.ndarray:

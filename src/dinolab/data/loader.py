@@ -26,12 +26,13 @@ from dinolab.data.crops import Crops, draw_crops, reduction, shrunk
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
 from dinolab.data.device_views import Photos, tabulate
 from dinolab.data.masks import block_mask, mask_counts
-from dinolab.data.types import Source, Views
+from dinolab.data.types import Needs, Source, Views
 from dinolab.data.views import make_views
 from dinolab.errors import UserError
 
 TRIES = 10  # images drawn in place of an unreadable one before the run gives up
 SETTLE, WATCH = 10, 20  # steps that pass before waiting is measured, and over which it is
+NOTHING = Needs()  # beside the crops
 WAITING = 0.1  # share of the time spent waiting for images above which crops are left to the device
 
 
@@ -44,12 +45,13 @@ def adaptive_batches(
     pin: bool,
     say: Callable[[str], None],
     share: tuple[int, int] = (0, 1),
+    needs: Needs = NOTHING,
 ) -> Iterator[list[Views] | list[Photos]]:
     """As `batches` to begin with; as `photo_batches` from the very next step on, once `batches` is seen to be too slow.
 
     That is looked at every few steps, since what is loaded ahead hides it at first; `say` is told of the change.
     """
-    steps: Generator = batches(source, cfg, start, stop, workers, pin, share)
+    steps: Generator = batches(source, cfg, start, stop, workers, pin, share, needs)
     since, waited, changed = perf_counter(), 0.0, False
     for step in range(start, stop):
         asked = perf_counter()
@@ -60,7 +62,7 @@ def adaptive_batches(
                     "their crops (run.device_views=never keeps that on the CPU)"
                 )
                 steps.close()
-                steps, changed = photo_batches(source, cfg, step, stop, workers, pin, share), True
+                steps, changed = photo_batches(source, cfg, step, stop, workers, pin, share, needs), True
             since, waited = asked, 0.0
         batch = next(steps)
         waited += perf_counter() - asked
@@ -75,6 +77,7 @@ def batches(
     workers: int,
     pin: bool = False,
     share: tuple[int, int] = (0, 1),
+    needs: Needs = NOTHING,
 ) -> Generator[list[Views], None, None]:
     """The batches of steps start .. stop - 1, each as the list of its micro-batches (of `run.micro_batch` images).
 
@@ -86,11 +89,12 @@ def batches(
         pin: hand over tensors in page-locked memory, for copies to a GPU.
         share: (r, N): the r-th of N equal parts of each batch. The first micro-batches of all parts are together the first
             samples of the batch, and so on.
+        needs: what the method needs beside the crops.
 
     Raises:
         UserError: too many unreadable images in a row, a micro-batch that does not divide the batch, or a dead worker.
     """
-    return load(MicroBatches(source, cfg, share), start, stop, workers, pin)
+    return load(MicroBatches(source, cfg, share, needs=needs), start, stop, workers, pin)
 
 
 def photo_batches(
@@ -101,9 +105,10 @@ def photo_batches(
     workers: int,
     pin: bool = False,
     share: tuple[int, int] = (0, 1),
+    needs: Needs = NOTHING,
 ) -> Generator[list[Photos], None, None]:
     """As `batches`, but the crops are still to be made, on the device: the same, up to interpolation and rounding."""
-    return load(MicroBatches(source, cfg, share, on_device=True), start, stop, workers, pin)
+    return load(MicroBatches(source, cfg, share, on_device=True, needs=needs), start, stop, workers, pin)
 
 
 def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool) -> Generator[list, None, None]:
@@ -178,14 +183,23 @@ class MicroBatches(Dataset):
     """Item u is the u-th micro-batch of the run, of those that are this rank's."""
 
     def __init__(
-        self, source: Source, cfg: options.Config, share: tuple[int, int] = (0, 1), on_device: bool = False
+        self,
+        source: Source,
+        cfg: options.Config,
+        share: tuple[int, int] = (0, 1),
+        on_device: bool = False,
+        needs: Needs = NOTHING,
     ) -> None:
-        self.cfg, self.on_device = cfg, on_device
+        self.seed, self.views, self.batch_size = cfg.seed, cfg.views, cfg.optim.batch_size
+        self.on_device, self.needs, self.channels = on_device, needs, source.pixels.channels
         self.rank, self.world = share
         self.micro = micro_batch(cfg, self.world)
-        self.per_step = cfg.optim.batch_size // (self.world * self.micro)
+        self.per_step = self.batch_size // (self.world * self.micro)
         if not len(source):
             raise UserError(f"{source.name} holds no images")
+        if needs.labels and source.labels is None:
+            raise UserError(f"{source.name} has no labels, and method={cfg.method} needs them")
+        self.labels = source.labels if needs.labels else None
         # One block of bytes instead of a list of strings: workers that count references to a million strings would
         # each end up with a copy of their own.
         names = [os.fsencode(path) for path in source.paths]
@@ -201,7 +215,7 @@ class MicroBatches(Dataset):
         size = len(self.ends) - 1
         epoch, place = divmod(number, size)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, draws.rng(self.cfg.seed, draws.EPOCH, epoch).permutation(size)
+            self.epoch, self.order = epoch, draws.rng(self.seed, draws.EPOCH, epoch).permutation(size)
         return int(self.order[place])
 
     def __getitem__(self, u: int) -> Views | Photos | UserError:
@@ -211,55 +225,68 @@ class MicroBatches(Dataset):
             return error
 
     def build(self, u: int) -> Views | Photos:
-        cfg, size, views = self.cfg, self.micro, self.cfg.views
         step, part = divmod(u, self.per_step)
-        place = (part * self.world + self.rank) * size  # of the first image in the step's batch
-        first = step * cfg.optim.batch_size + place
-        made = 0 if self.on_device else size  # images whose crops are made here
-        globals_ = _empty(2, made, 3, views.global_size, views.global_size)
-        locals_ = _empty(views.locals, made, 3, views.local_size, views.local_size)
+        place = (part * self.world + self.rank) * self.micro  # of the first image in the step's batch
+        first = step * self.batch_size + place
+        made = 0 if self.on_device else self.micro  # images whose crops are made here
+        sizes = (2, self.views.global_size), (self.views.locals, self.views.local_size)
+        global_crops, local_crops = (_empty(number, made, self.channels, side, side) for number, side in sizes)
         photos: list[tuple[np.ndarray, Crops]] = []
-        index = torch.empty(size, dtype=torch.int64)
+        extra: list[np.ndarray] = []
+        indices = torch.empty(self.micro, dtype=torch.int64)
         broken: list[tuple[int, str]] = []
-        grid = views.global_size // cfg.model.patch_size
-        masks, counts = None, None
-        if cfg.method == "dinov2" and cfg.loss.ibot:
-            counts = mask_counts(cfg.seed, step, cfg.optim.batch_size, grid * grid, cfg.masks)[:, place : place + size]
-            masks = _empty(2, size, grid * grid, dtype=torch.bool)
-        for b in range(size):
-            rng = draws.rng(cfg.seed, draws.SAMPLE, first + b)
-            index[b], image, crops = self.read(self.image_of(first + b), rng, broken)
+        counts, masks = self.empty_masks(step, place)
+        for b in range(self.micro):
+            rng = draws.rng(self.seed, draws.SAMPLE, first + b)
+            indices[b], image, crops = self.read(self.image_of(first + b), rng, broken)
             if self.on_device:
-                photos.append((shrink(image, crops, views), crops))
+                photos.append((shrink(image, crops, self.views), crops))
             else:
-                make_views(image, crops, [*globals_.numpy()[:, b], *locals_.numpy()[:, b]])
-            if masks is not None and counts is not None:
+                make_views(image, crops, [*global_crops.numpy()[:, b], *local_crops.numpy()[:, b]])
+            if masks is not None:
                 for g in range(2):
-                    masks.numpy()[g, b] = block_mask(grid, grid, counts[g, b], rng)
-        masked = None if masks is None else torch.from_numpy(np.flatnonzero(masks.numpy()))
+                    masks.numpy()[g, b] = block_mask(self.needs.grid, self.needs.grid, counts[g, b], rng)
+            if self.needs.extra:
+                extra.append(self.needs.extra(image, rng))
+        rest = {
+            "masks": masks,
+            "masked": None if masks is None else torch.from_numpy(np.flatnonzero(masks.numpy())),
+            "indices": indices,
+            "broken": broken,
+            "labels": None if self.labels is None else torch.from_numpy(self.labels[indices.numpy()]),
+            "extra": torch.from_numpy(np.stack(extra)) if extra else None,
+        }
         if self.on_device:
-            return Photos(*pack(photos), (views.global_size, views.local_size), masks, masked, index, broken)
-        return Views(globals_, locals_, masks, masked, index, broken)
+            return Photos(*pack(photos), (self.views.global_size, self.views.local_size), **rest)  # type: ignore[arg-type]
+        return Views(global_crops, local_crops, **rest)  # type: ignore[arg-type]
+
+    def empty_masks(self, step: int, place: int) -> tuple[np.ndarray, torch.Tensor | None]:
+        """How many patches the micro-batch's global crops have masked, int64 (2, B), and masks to fill, bool (2, B, N)."""
+        if self.needs.masks is None:
+            return np.empty((2, 0), np.int64), None
+        patches = self.needs.grid**2
+        counts = mask_counts(self.seed, step, self.batch_size, patches, self.needs.masks)
+        return counts[:, place : place + self.micro], _empty(2, self.micro, patches, dtype=torch.bool)
 
     def read(
         self, index: int, rng: np.random.Generator, broken: list[tuple[int, str]]
     ) -> tuple[int, np.ndarray, Crops]:
-        """The image at `index` and the draws for its crops, which say how large it must be decoded.
+        """The image at `index`, and the draws for its crops, which determine how large it must be decoded.
 
-        Or the first readable one of the next draws; unreadable ones are noted in `broken`.
+        If it is unreadable, the first readable one of the next draws; unreadable ones are added to `broken`.
         """
         for _ in range(TRIES):
             try:
                 data = read_file(self.path(index))
                 if size := jpeg_size(data):
-                    crops = draw_crops(*size, self.cfg.views, rng)
-                    image = decode(data, self.path(index), reduction(crops, self.cfg.views))
+                    crops = draw_crops(*size, self.views, rng)
+                    image = decode(data, self.path(index), reduction(crops, self.views))
                     if shrunk(crops, image.shape[0], image.shape[1]):
                         return index, image, crops
                 else:
                     image = decode(data, self.path(index))
                 # no JPEG, or one whose header and pixels disagree
-                return index, image, draw_crops(image.shape[0], image.shape[1], self.cfg.views, rng)
+                return index, image, draw_crops(image.shape[0], image.shape[1], self.views, rng)
             except BrokenImage as error:
                 broken.append((index, error.reason))
                 last = error

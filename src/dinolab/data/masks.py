@@ -6,17 +6,24 @@ the whole step's batch.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from dinolab import options
 from dinolab.data import draws
+from dinolab.options import option
 
 SMALLEST = 4  # patches of a block, and
 ASPECT = 0.3  # its least height over width; the greatest is the inverse (both as BEiT, arXiv 2106.08254)
 
 
-def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: options.Masks) -> np.ndarray:
+@dataclass
+class Masks:
+    share: float = option(0.5, "share of the global crops that are masked", 0, 1)
+    ratio: list[float] = option([0.1, 0.5], "share of a masked crop's patches that are masked: [least, most]", 0, 1)
+
+
+def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: Masks) -> np.ndarray:
     """How many patches each global crop of a step has masked: int64 (2, B)."""
     counts = np.zeros(2 * batch_size, np.int64)
     spread = _spread(batch_size, patches, cfg)
@@ -24,7 +31,7 @@ def mask_counts(seed: int, step: int, batch_size: int, patches: int, cfg: option
     return draws.rng(seed, draws.MASKS, step).permutation(counts).reshape(2, batch_size)
 
 
-def _spread(batch_size: int, patches: int, cfg: options.Masks) -> np.ndarray:
+def _spread(batch_size: int, patches: int, cfg: Masks) -> np.ndarray:
     """Counts of the masked crops: the middles of equal strata of [least, most], as patches."""
     masked = round(cfg.share * 2 * batch_size)
     least, most = cfg.ratio

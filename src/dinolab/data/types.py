@@ -1,5 +1,6 @@
-"""What the data side hands on. B images, N patches, L local crops, S and s their sides in pixels."""
+"""What the data side hands on. B images, C channels, N patches, L local crops, S and s sides of crops in pixels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,21 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinolab.data.masks import Masks
+from dinolab.pixels import RGB, Pixels
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs of each image beside its crops; the loader makes it and puts it into Views."""
+
+    masks: Masks | None = None  # block-wise masks of the global crops' patches
+    grid: int = 0  # patches along a side of a global crop, for the masks
+    labels: bool = False  # the images' labels; sources without labels are then refused
+    extra: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = (
+        None  # (uint8 (H, W, 3), draws) -> array of one shape
+    )
+
 
 class Views(NamedTuple):
     """The crops of one (micro-)batch; uint8 until they are on the device, normalised there."""
 
-    globals: Tensor  # uint8 (2, B, 3, S, S)
-    locals: Tensor  # uint8 (L, B, 3, s, s)
+    global_crops: Tensor  # uint8 (2, B, C, S, S)
+    local_crops: Tensor  # uint8 (L, B, C, s, s)
     masks: Tensor | None  # bool (2, B, N), True where the student sees the mask token
     masked: Tensor | None  # int64 (M,), where masks.flatten() is True: to find that on a GPU would stall it
-    index: Tensor  # type: ignore[assignment]  # int64 (B,), position of the image in the source
+    indices: Tensor  # int64 (B,), position of each image in the source
     broken: list[tuple[int, str]]  # (position in the source, reason) of images that could not be read
+    labels: Tensor | None = None  # int64 (B,), if needed
+    extra: Tensor | None = None  # (B, ...), if needed
 
     def to(self, device: torch.device) -> "Views":
         """The same with what the step needs on the device; from page-locked memory without waiting for the copy."""
-        move = [None if x is None else x.to(device, non_blocking=device.type == "cuda") for x in self[:4]]
-        return Views(*move, self.index, self.broken)  # type: ignore[arg-type, call-arg]
+
+        on_device = ("global_crops", "local_crops", "masks", "masked", "labels", "extra")
+        moved = {name: x for name in on_device if (x := getattr(self, name)) is not None}
+        return self._replace(**{name: x.to(device, non_blocking=device.type == "cuda") for name, x in moved.items()})
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Source:
     paths: list[str]  # a location an image: an absolute path, or what storage.py says for shards and tables
     labels: np.ndarray | None  # int64 (len(paths),), positions in classes
     classes: list[str]
+    pixels: Pixels = RGB
 
     def __len__(self) -> int:
         return len(self.paths)

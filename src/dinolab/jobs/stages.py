@@ -40,7 +40,7 @@ def train_baselines(job: Job) -> None:
     """DINO with the same options, and the untrained network with labels, as many images passing through it."""
     from dinolab.evals.compare import untrained
     from dinolab.runs.train import train
-    from dinolab.training.schedules import Schedules
+    from dinolab.training.phases import Phase
 
     train(job.config(job.dino, "method=dino"))
     cfg, images = job.config(job.out), job.split.facts["train"]["images"]
@@ -48,7 +48,7 @@ def train_baselines(job: Job) -> None:
         fresh = untrained(job.out, cfg.seed)
         job.untrained.mkdir(parents=True, exist_ok=True)
         save_encoder(fresh.backbone, job.untrained, fresh.info)
-    passes = Schedules(cfg, images).total * cfg.optim.batch_size
+    passes = Phase(cfg, images).total * cfg.optim.batch_size
     finetune(job, job.untrained, max(1, round(passes / images)), "supervised")
 
 

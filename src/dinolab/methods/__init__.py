@@ -1,7 +1,8 @@
-"""The methods, one file each."""
+"""The ways to train a backbone, by the name that `method=` takes; the first is the default."""
 
+from dinolab.methods.base import Method
 from dinolab.methods.dino import DINO
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.methods.distill import Distillation
 
-METHODS = {"dino": DINO, "dinov2": DINOv2, "distill": Distillation}
+METHODS: dict[str, type[Method]] = {"dinov2": DINOv2, "dino": DINO, "distill": Distillation}

@@ -1,132 +1,130 @@
-"""What every method with a student and a momentum teacher shares: views in, class tokens compared, teacher moved.
+"""What every method is: its options, its networks, its targets and its loss; how to read and show its figures.
 
-Shapes: B images, L local crops, V = 2 + L views, D width, K prototypes; m runs over the micro-batches of a step.
+Adding a method is one file with a subclass of `Method`, and a line in METHODS. What methods with a momentum teacher have in common
+is in momentum.py; what those with prototypes have in common in prototypes.py. A method may stand on both, one or none.
+
+Shapes: B images, D width of a feature; m runs over the micro-batches of a step.
 """
 
-import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol, cast
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from dinolab.data.types import Views
-from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.data.types import Needs, Views
+from dinolab.methods.schedules import Phase, Schedule
 from dinolab.models.backbone import Backbone
-from dinolab.models.encoder import Features, normalise
-from dinolab.models.heads import DINOHead
-from dinolab.options import Loss
+from dinolab.options import Config
+from dinolab.panels import LOSS, Panel
 
-Logs = dict[str, Tensor]
-
-
-class Schedule(Protocol):
-    """The scheduled values of one step that methods read."""
-
-    @property
-    def momentum(self) -> float: ...
-
-    @property
-    def teacher_temperature(self) -> float: ...
+Logs = dict[str, Tensor]  # parts of the loss by name, detached; "loss" is their weighted sum
+T = TypeVar("T")
 
 
-@dataclass
-class Targets:
-    """What the teacher says of one micro-batch; made with all micro-batches of the step in view, without gradient."""
+class StepValues(Protocol):
+    """The scheduled values of one step, by name: "lr", "weight_decay", and the method's own."""
 
-    cls_2BK: Tensor  # distributions over the prototypes, for the class token of each global crop
-    features_2BD: Tensor | None  # the teacher's class tokens, for health figures; None of a frozen teacher
-    patches_MK: Tensor | None = None  # distributions for the masked patches, in the order of the mask
-    patch_weights_M: Tensor | None = None  # each masked patch's weight in the loss
+    def __getitem__(self, name: str) -> float: ...
 
 
-class StudentTeacher(nn.Module):
-    """A student that is trained and a teacher that follows it as an exponential moving average (EMA)."""
+class Alarm(NamedTuple):
+    """A trouble that lines of the log show."""
 
-    centre: Tensor  # (K,), of the class token's logits
+    name: str
+    shown_by: Callable[[Mapping[str, float]], bool]  # given a line of the log
+    remedy: str  # what it means and what to change, in words
 
-    def __init__(self, student: dict[str, nn.Module], cfg: Loss):
+
+class Method(nn.Module):
+    """A way to train a backbone.
+
+    `student` holds the networks that are trained, by name; one of them is "backbone". Its names are those of parameters in
+    checkpoints. Buffers are part of the checkpoint too, so a queue or a memory bank that is a buffer resumes by itself; with several
+    processes it must be kept equal on all of them.
+    """
+
+    TITLE: ClassVar[str] = ""  # name for people
+    Options: ClassVar[
+        type
+    ]  # dataclass of its own options; they stand beside the shared ones in files and on the command line
+    PANELS: ClassVar[tuple[Panel, ...]] = (Panel(LOSS, "loss", {"loss": "loss"}),)
+    ALARMS: ClassVar[tuple[Alarm, ...]] = ()
+    PREPARES: ClassVar[str] = ""  # a sentence about what `prepare` does and a forecast does not include
+
+    student: nn.ModuleDict
+
+    def __init__(self, student: dict[str, nn.Module]):
         super().__init__()
-        self.cfg = cfg
         self.student = nn.ModuleDict(student)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        """Raises UserError where options contradict each other."""
+
+    @classmethod
+    def needs(cls, cfg: Config) -> Needs:
+        """What the loader must make of each image beside its crops."""
+        return Needs()
+
+    @classmethod
+    def schedules(cls, cfg: Config, phase: Phase) -> dict[str, Schedule]:
+        """The method's own scheduled values."""
+        return {}
+
+    @classmethod
+    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, int]:
+        """Parts of the student that are held fixed at the start: a word in the names of their parameters, and for how many steps."""
+        return {}
+
+    @classmethod
+    def continue_in_next_phase(cls, cfg: Config) -> None:
+        """Change, in place, the options of a later phase so that the method's schedules go on where they ended."""
 
     @property
     def product(self) -> Backbone:
-        """What the run is for: the teacher's backbone."""
-        return cast(Backbone, self.teacher["backbone"])
+        """The backbone that the run is for."""
+        return cast(Backbone, self.student["backbone"])
 
     @property
-    def networks(self) -> tuple[nn.ModuleDict, nn.ModuleDict]:
-        """Those whose parameters are sharded over several processes."""
-        return self.student, self.teacher
+    def networks(self) -> tuple[nn.ModuleDict, ...]:
+        """The networks whose parameters are sharded over several processes and whose blocks may be compiled."""
+        return (self.student,)
 
     def prepare(self, batches: Iterable[list[Views]]) -> None:
-        """What a method has to learn of the data before the first step, from the run's first batches: by default nothing."""
+        """Learn from the data what is needed before the first step of a new run; `batches` are the run's first ones."""
 
-    def train(self, mode: bool = True) -> "StudentTeacher":
-        super().train(mode)
-        self.teacher.eval()  # no stochastic depth
-        for module in self.teacher.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(mode)  # a ResNet's takes each batch's own statistics in the teacher too, as published
-        return self
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before the first step of each pass over the data, on all processes; not again where a run resumes within it."""
 
-    def normalise_targets(self, logits: Tensor, centre: Tensor, s: Schedule) -> Tensor:
-        """Distributions from the teacher's logits (..., K) of the whole step; with centring, the centre (K,) moves on."""
-        if self.cfg.targets == "sinkhorn":
-            flat = sinkhorn_knopp(logits.flatten(0, -2), s.teacher_temperature, self.cfg.sinkhorn_iterations)
-            return flat.view(logits.shape)
-        targets = centred_softmax(logits, centre, s.teacher_temperature)
-        centre.copy_(update_centre(centre, logits, self.cfg.centre_momentum))
-        return targets
+    def targets(self, batches: list[Views], s: StepValues) -> list[Any]:
+        """Each micro-batch's targets, computed from all micro-batches of the step together, without gradient."""
+        return [None] * len(batches)
+
+    def loss(self, views: Views, targets: Any, s: StepValues) -> tuple[Tensor, Logs]:
+        """A micro-batch's loss, which is averaged over micro-batches and processes, and its parts for the log."""
+        raise NotImplementedError
 
     @torch.no_grad()
-    def after_step(self, s: Schedule) -> None:
-        """teacher <- m * teacher + (1 - m) * student, all parameters in one call."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - s.momentum)
+    def after_step(self, s: StepValues) -> None:
+        """What follows the optimizer's step: a momentum teacher, a queue."""
 
-    def teacher_says(self, batches: list[Views], s: Schedule) -> tuple[list[Features], list[Targets]]:
-        """The teacher's features of each micro-batch's global crops, and its targets for their class tokens."""
-        features = [self.teacher["backbone"]([normalise(views.globals.flatten(0, 1))])[0] for views in batches]
-        cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
-        cls_2BK = self.normalise_targets(self.teacher["head"](join(cls, 1)), self.centre, s)
-        split = cls_2BK.split([x.shape[1] for x in cls], dim=1)
-        return features, [Targets(t, x) for t, x in zip(split, cls)]
+    def figures(self, targets: list[Any], parts: Mapping[str, float]) -> dict[str, float]:
+        """Figures for the log beside the parts of the loss; called on all processes, only when a line is written.
 
-    def student_says(self, views: Views, targets: Targets) -> tuple[Features, Tensor]:
-        """The student's features of the global crops (masked, if there are masks), and the class tokens' loss."""
-        crops = [views.globals, views.locals] if len(views.locals) else [views.globals]
-        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
-        features = self.student["backbone"]([normalise(x.flatten(0, 1)) for x in crops], masks[: len(crops)])
-        cls = torch.cat([f.cls for f in features])  # all views: ((2 + L) B, D)
-        return features[0], self.head_loss(cls, targets.cls_2BK)
-
-    def head_loss(self, cls_VD: Tensor, targets_2BK: Tensor) -> Tensor:
-        """Mean cross-entropy over all pairs of a teacher's global view and another view of the student. DINO, equation 3.
-
-        A global view meets the other one's target, a local view the sum of both, in one go.
+        Args:
+            targets: the last step's targets, of this process.
+            parts: parts of the last step's loss, means over micro-batches and processes.
         """
-        b, device = targets_2BK.shape[1], cls_VD.device
-        views = len(cls_VD) // b
-        met = torch.cat([targets_2BK.flip(0).flatten(0, 1), targets_2BK.sum(0)])
-        rows = torch.cat(
-            [torch.arange(2 * b, device=device), torch.arange(2 * b, 3 * b, device=device).repeat(views - 2)]
-        )
-        pairs = 2 + 2 * (views - 2)
-        weights = torch.full((len(cls_VD),), 1 / (b * pairs), dtype=met.dtype, device=device)
-        compared = cast(DINOHead, self.student["head"]).compare(cls_VD)
-        return prototype_cross_entropy(*compared, met, weights, self.cfg.student_temperature, rows)
+        return {}
 
-    def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
-        """Each micro-batch's targets, from all micro-batches of the step together."""
-        raise NotImplementedError
 
-    def loss(self, views: Views, targets: Targets, s: Schedule) -> tuple[Tensor, Logs]:
-        """A micro-batch's loss, to be averaged over micro-batches, and its parts for the log."""
-        raise NotImplementedError
+def own_options(cfg: Config, schema: type[T]) -> T:
+    """A method's own options out of a configuration, which holds them beside the shared ones."""
+    return schema(**{f.name: getattr(cfg, f.name) for f in dataclasses.fields(schema)})  # type: ignore[arg-type]
 
 
 def join(parts: list[Tensor], dim: int) -> Tensor:
+    """The parts joined along a dimension; a single part is returned as it is, without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

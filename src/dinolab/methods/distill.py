@@ -1,24 +1,26 @@
-"""Distillation (DINOv2, arXiv 2304.07193, section 5): a student learns what a frozen encoder says of the same images.
+"""Distillation (DINOv2, arXiv 2304.07193, section 5): a student learns the targets that a frozen encoder gives for the same images.
 
 Shapes: B images, S side of a global crop, D width of the frozen encoder, K prototypes, n features that prototypes are made
 from; m runs over the micro-batches of a step.
 """
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.data.types import Views
+from dinolab.data.types import Needs, Views
 from dinolab.errors import UserError
-from dinolab.losses import CHUNK, at_least_fp32, prototype_cross_entropy
-from dinolab.methods.base import Schedule, Targets, join
-from dinolab.methods.dinov2 import DINOv2
+from dinolab.losses import CHUNK, at_least_fp32
+from dinolab.methods import dinov2
+from dinolab.methods.base import StepValues, join, own_options
+from dinolab.methods.momentum import Ema
+from dinolab.methods.prototypes import Targets, prototype_targets
 from dinolab.models.encoder import Encoder, Features
-from dinolab.models.heads import DINOHead
-from dinolab.options import Config
+from dinolab.options import Config, Head, option, section
 from dinolab.weights.load import load
 
 PER_PROTOTYPE = 16  # features that a prototype is made from, on average
@@ -26,10 +28,21 @@ ROUNDS = 10  # of k-means
 AT_ONCE = 32  # images in a forward, so that this takes no more memory than a step
 
 
-class Prototypes(nn.Module):
-    """The head that an encoder does not come with: cosines of its features, less their mean, with K directions of its own.
+@dataclass
+class Options:
+    teacher: str = option(
+        "", "frozen encoder to learn from: a run's folder, an official .pth file, hf:NAME or timm:NAME"
+    )
+    head: Head = section(Head, "projection head and prototypes of the class token")
+    ibot_head: Head = section(Head, "projection head and prototypes of the patches")
+    loss: dinov2.Loss = section(dinov2.Loss, "targets, temperatures, KoLeo, weight of the patches' loss")
+    ema: Ema = section(Ema, "momentum of the student's average, which is the run's product")
 
-    SEED (arXiv 2101.04731) takes a queue of features for directions; here they are clusters of features, and stay.
+
+class Prototypes(nn.Module):
+    """A head for an encoder that has none: cosines of its centred features with K directions.
+
+    SEED (arXiv 2101.04731) takes a queue of features as directions; here they are centres of clusters, and stay fixed.
     """
 
     mean: Tensor  # (D,)
@@ -69,42 +82,63 @@ class Prototypes(nn.Module):
         self.directions.copy_(found)
 
 
-class Distillation(DINOv2):
+class Distillation(dinov2.DINOv2):
     """DINOv2's losses with the targets of a frozen encoder; nothing is masked, and all patches of the global crops count.
 
-    `frozen` is what papers call the teacher: whatever `dinolab.load` opens. `teacher` is the EMA of the student, as in every
-    method here, and the run's product. The frozen encoder is neither among the parameters nor in the checkpoint; what `prepare`
-    makes of it is. With loss.ibot=0 class tokens alone are compared, and the encoder needs no patches.
+    `encoder` is the network that papers call the teacher: whatever `dinolab.load` opens. `teacher` is the EMA of the student, as in
+    every method with a momentum teacher, and the run's product. The frozen encoder is neither among the parameters nor in the
+    checkpoint; the prototypes that `prepare` makes from it are. With loss.ibot=0 only class tokens are compared, and the encoder
+    needs no patches.
     """
 
-    def __init__(self, backbone: nn.Module, dim: int, cfg: Config):
-        super().__init__(backbone, dim, cfg)
-        if not cfg.teacher:
+    TITLE = "distillation"
+    Options: ClassVar[type] = Options
+    PREPARES = "before the first step it clusters the teacher's features, which this forecast does not include"
+
+    def __init__(self, backbone: nn.Module, cfg: Config):
+        super().__init__(backbone, cfg)
+        options = own_options(cfg, Options)
+        if not options.teacher:
             raise UserError(
                 "teacher is not set: name an encoder to learn from, teacher=RUN, a file, hf:NAME or timm:NAME"
             )
-        self._frozen = (load(cfg.teacher),)  # in a tuple: nn.Module would make a module its own
+        self._frozen = (load(options.teacher),)  # in a tuple: nn.Module would make a module its own
         self.patch_size, self.seed = cast(int, backbone.patch_size), cfg.seed
 
         size = cfg.views.global_size
-        blank = self.look(torch.zeros(2, 1, 3, size, size, dtype=torch.uint8))
-        self.cls_head = Prototypes(blank.cls.shape[-1], cfg.head.prototypes)
-        if cfg.loss.ibot:
+        blank = self.frozen_features(torch.zeros(2, 1, 3, size, size, dtype=torch.uint8))
+        self.cls_head = Prototypes(blank.cls.shape[-1], options.head.prototypes)
+        if options.loss.ibot:
             h, w, width = blank.patches.shape[1:]
             if h != self.grid(size) or w != self.grid(size):
                 raise UserError(
-                    f"teacher={cfg.teacher} has {h} x {w} patches where the student has {self.grid(size)} x {self.grid(size)}; "
+                    f"teacher={options.teacher} has {h} x {w} patches where the student has {self.grid(size)} x {self.grid(size)}; "
                     "set loss.ibot=0 to learn from its class token alone"
                 )
-            self.patch_head = Prototypes(width, cfg.ibot_head.prototypes)
+            self.patch_head = Prototypes(width, options.ibot_head.prototypes)
+
+    @classmethod
+    def check_patches(cls, cfg: Config, options: Any) -> None:
+        if cfg.model.size == "resnet50":  # no image passes through the product in training
+            raise UserError(
+                f"model.size=resnet50: its batch norm has no statistics with method={cfg.method}; use a ViT"
+            )
+        if cfg.model.drop_path:
+            raise UserError(
+                f"model.drop_path={cfg.model.drop_path:g}: method={cfg.method} has no stochastic depth; set it to 0"
+            )
+
+    @classmethod
+    def needs(cls, cfg: Config) -> Needs:
+        return Needs()
 
     @property
-    def frozen(self) -> Encoder:
+    def encoder(self) -> Encoder:
         return self._frozen[0]
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Distillation":
         """What `to`, `double` and the like do to a module; the frozen encoder goes along."""
-        self.frozen._apply(fn)
+        self.encoder._apply(fn)
         return cast("Distillation", super()._apply(fn, recurse))
 
     def grid(self, size: int) -> int:
@@ -112,22 +146,22 @@ class Distillation(DINOv2):
         return -(-size // self.patch_size)
 
     @torch.no_grad()
-    def look(self, globals_: Tensor) -> Features:
-        """What the frozen encoder says of global crops (2, B, 3, S, S); with loss.ibot, its patches lie on the student's grid.
+    def frozen_features(self, crops_2B: Tensor) -> Features:
+        """The frozen encoder's features of global crops (2, B, C, S, S); with loss.ibot, its patches lie on the student's grid.
 
         Where its patches are of another size, the crops are resized to as many of them as the student has, or to a
         multiple as many, which is then averaged: patches of 14 beside the student's 16 see 224 pixels as 196, those of 8
         as 224, four to one of the student's.
         """
-        images = globals_.flatten(0, 1)
-        if not self.cfg.ibot:
-            return self.frozen(images)
-        theirs = self.frozen.patch_size
+        images = crops_2B.flatten(0, 1)
+        if not self.loss_options.ibot:
+            return self.encoder(images)
+        theirs = self.encoder.patch_size
         each = max(1, round(self.patch_size / theirs))
         side = self.grid(images.shape[-1]) * each * theirs
         if side != images.shape[-1]:
             images = F.interpolate(images.float() / 255, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        features = self.frozen(images)
+        features = self.encoder(images)
         if each == 1:
             return features
         return features._replace(patches=F.avg_pool2d(features.patches.movedim(-1, 1), each).movedim(1, -1))
@@ -141,41 +175,38 @@ class Distillation(DINOv2):
         """
         device, draw = self.cls_head.mean.device, torch.Generator().manual_seed(self.seed)
         k = len(self.cls_head.directions)
-        each = -(-len(self.patch_head.directions) // k) if self.cfg.ibot else 0
+        each = -(-len(self.patch_head.directions) // k) if self.loss_options.ibot else 0
         cls: list[Tensor] = []
         patches: list[Tensor] = []
         for step in batches:
-            globals_ = torch.cat([part.to(device).globals for part in step], 1)
-            places = torch.randint(self.grid(globals_.shape[-1]) ** 2, (2, globals_.shape[1], each, 1), generator=draw)
-            for crops, chosen in zip(globals_.split(AT_ONCE, 1), places.to(device).split(AT_ONCE, 1)):
-                seen = self.look(crops)
+            crops_2B = torch.cat([part.to(device).global_crops for part in step], 1)
+            places = torch.randint(self.grid(crops_2B.shape[-1]) ** 2, (2, crops_2B.shape[1], each, 1), generator=draw)
+            for crops, chosen in zip(crops_2B.split(AT_ONCE, 1), places.to(device).split(AT_ONCE, 1)):
+                seen = self.frozen_features(crops)
                 cls.append(seen.cls.unflatten(0, (2, -1)))
-                if self.cfg.ibot:
+                if self.loss_options.ibot:
                     tokens = seen.patches.flatten(1, 2).take_along_dim(chosen.flatten(0, 1), 1)
                     patches.append(tokens.unflatten(0, (2, -1)))
             if 2 * sum(x.shape[1] for x in cls) >= PER_PROTOTYPE * k:
                 break
         with torch.autocast(device.type, enabled=False):
             self.cls_head.fit(torch.cat(cls, 1).flatten(0, 1), draw, "head.prototypes")
-            if self.cfg.ibot:
+            if self.loss_options.ibot:
                 self.patch_head.fit(torch.cat(patches, 1).flatten(0, 2), draw, "ibot_head.prototypes")
 
     @torch.no_grad()
-    def targets(self, batches: list[Views], s: Schedule) -> list[Targets]:
-        features = [self.look(views.globals) for views in batches]
+    def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:
+        features = [self.frozen_features(views.global_crops) for views in batches]
         cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
-        cls_2BK = self.normalise_targets(self.cls_head(join(cls, 1)), self.centre, s)
+        cls_2BK = prototype_targets(self.cls_head(join(cls, 1)), self.centre, self.loss_options, s)
         targets = [Targets(p, None) for p in cls_2BK.split([x.shape[1] for x in cls], dim=1)]
-        if self.cfg.ibot:
+        if self.loss_options.ibot:
             patches = [f.patches.flatten(0, 2) for f in features]  # each (M_m, D), of all global crops
-            patches_MK = self.normalise_targets(self.patch_head(join(patches, 0)), self.patch_centre, s)
+            patches_MK = prototype_targets(self.patch_head(join(patches, 0)), self.patch_centre, self.loss_options, s)
             for target, p_MK in zip(targets, patches_MK.split([len(x) for x in patches])):
                 target.patches_MK, target.patch_weights_M = p_MK, p_MK.new_full((len(p_MK),), 1 / len(p_MK))
         return targets
 
-    def ibot(self, features: Features, views: Views, targets: Targets) -> Tensor:
-        """Cross-entropy of the global crops' patches with what the frozen encoder says of them, the mean over all."""
-        assert targets.patches_MK is not None and targets.patch_weights_M is not None
-        compared = cast(DINOHead, self.student["ibot_head"]).compare(features.patches.flatten(0, 2))
-        weights, temperature = targets.patch_weights_M, self.cfg.student_temperature
-        return prototype_cross_entropy(*compared, targets.patches_MK, weights, temperature)
+    def compared_patches(self, features: Features, views: Views) -> Tensor:
+        """All patches of the global crops."""
+        return features.patches.flatten(0, 2)

@@ -24,7 +24,7 @@ from dinolab.plan.rig import Rig
 from dinolab.recipes import validate
 from dinolab.runs.build import choose_autocast, describe, monitor_sources, open_data, out_of_memory
 from dinolab.training import checkpoint
-from dinolab.training.schedules import Schedules, plan_phases
+from dinolab.training.phases import Phase, plan_phases
 from dinolab.weights.load import save_encoder
 
 EVALUATED = 64  # images that each loader process gets in the smaller of two evaluations
@@ -75,7 +75,7 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
     phases = plan_phases(cfg, len(source))
     largest = max(phases, key=lambda phase: pixels(phase.cfg))
     side = max(needed_side(phase.cfg.views) for phase in phases)
-    made: dict[Schedules, Plan] = {}
+    made: dict[Phase, Plan] = {}
     for phase in sorted(phases, key=lambda phase: phase is not largest):  # the largest first
         if len(phases) > 1:
             say(f"with crops of {phase.cfg.views.global_size} pixels")
@@ -150,7 +150,7 @@ def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side
     )
 
 
-def times_due(phase: Schedules, every: int) -> int:
+def times_due(phase: Phase, every: int) -> int:
     """How often in the phase: at multiples of so many steps of the run, and after the last."""
     return math.ceil(phase.last / every) - phase.first // every
 

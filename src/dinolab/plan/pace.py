@@ -13,7 +13,7 @@ import torch
 from dinolab.data import draws
 from dinolab.data.loader import MicroBatches, kept_ready
 from dinolab.plan.rig import Batch, Rig
-from dinolab.training.health import figures
+from dinolab.runs.build import needs_of
 
 SETTLE = 2  # steps that pass before any are timed
 LOADER_SECONDS = 1.0  # how long the loader alone is timed at least
@@ -147,10 +147,10 @@ def time_together(
 
 def time_log(rig: Rig, batch: Batch) -> float:
     """Seconds of the health figures, which are nearly all of a line of the log."""
-    targets = rig.step(batch)
-    figures(targets)  # waits for what the step has left to do
+    step = rig.step(batch)
+    rig.log_figures(*step)  # waits for what the step has left to do
     began = time.perf_counter()
-    figures(targets)
+    rig.log_figures(*step)
     return time.perf_counter() - began
 
 
@@ -164,7 +164,7 @@ class Reading:
 
 
 def measure_reading(rig: Rig) -> Reading:
-    dataset = MicroBatches(rig.source, rig.cfg, on_device=rig.device_views)
+    dataset = MicroBatches(rig.source, rig.cfg, on_device=rig.device_views, needs=needs_of(rig.cfg))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a loader process
     try:

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Source, Views
 from dinolab.machine import cores
-from dinolab.methods.base import Targets
+from dinolab.methods.base import Logs
 from dinolab.options import Config
 from dinolab.runs.build import assemble, choose_autocast, open_batches, workers
-from dinolab.training.loop import autocast_of, train_step
-from dinolab.training.schedules import Schedules
+from dinolab.training.loop import autocast_of, mean_over_parts, train_step
+from dinolab.training.phases import Phase
 
 Batch = list[Views] | list[Photos]
 
@@ -18,7 +19,7 @@ Batch = list[Views] | list[Photos]
 class Rig:
     """The data, model and optimizer of a run that is not going to be kept, as they are in one of its phases."""
 
-    def __init__(self, phase: Schedules, source: Source):
+    def __init__(self, phase: Phase, source: Source):
         self.phase, self.cfg, self.source = phase, phase.cfg, source
         _, self.device, self.method, self.optimizer = assemble(self.cfg, source)
         self.method.train()
@@ -28,7 +29,7 @@ class Rig:
         self.autocast = choose_autocast(self.cfg.run.precision, self.device)
         self.device_views = self.cfg.run.device_views == "always"  # "auto" begins without
         # the first step on which everything is trained, while the learning rate is still low
-        self.s = phase(phase.first + min(phase.freeze_prototypes, phase.total - 1))
+        self.s = phase(phase.everything_trained)
 
     def batches(self, workers: int, cfg: Config | None = None) -> Iterator[Batch]:
         """Batches without end, loaded by so many processes; of another size, for example, with another cfg."""
@@ -36,7 +37,13 @@ class Rig:
         run = replace(cfg.run, workers=workers, device_views="always" if self.device_views else "never")
         return open_batches(replace(cfg, run=run), self.source, 0, 1 << 40, self.device, say=print)
 
-    def step(self, batch: Batch) -> list[Targets]:
+    def step(self, batch: Batch) -> tuple[list[Logs], list[Any]]:
+        """One training step; returns each micro-batch's parts of the loss and its targets."""
         views = [part.to(self.device) for part in batch]
         precision = autocast_of(self.device, self.autocast)
-        return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[1]
+        return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[:2]
+
+    def log_figures(self, parts: list[Logs], targets: list[Any]) -> dict[str, float]:
+        """What training computes for a line of the log."""
+        means = mean_over_parts(parts)
+        return means | self.method.figures(targets, means)

@@ -1,4 +1,4 @@
-"""What a run is made of: data, device, method, optimizer, batches; put together from its configuration."""
+"""The parts of a run, made from its configuration: data, device, method, optimizer, batches."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,17 +11,17 @@ from dinolab.config import parse_duration
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import adaptive_batches, batches, micro_batch, photo_batches
 from dinolab.data.sources import open_source, stratified_split, subset
-from dinolab.data.types import Source, Views
+from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
 from dinolab.machine import loaders
 from dinolab.methods import METHODS
-from dinolab.methods.base import StudentTeacher
+from dinolab.methods.base import Method
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.weights.initial import start_from
 from dinolab.options import Config
 from dinolab.training.optim import make_optimizer
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
 
 
@@ -33,48 +33,58 @@ def open_data(cfg: Config, cache: Path | None) -> Source:
 
 
 def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
-    """The labelled images that vote and those that are asked, for k-NN while training; none without labels."""
+    """Labelled train and test images for the k-NN accuracy while training; None without labels.
+
+    `say` is called with the reason where there could be labels but they cannot be used.
+    """
     if parse_duration(cfg.eval.every, "eval.every")[0] == 0:
         return None
     if bool(cfg.eval.train) != bool(cfg.eval.test):
         raise UserError("eval.train and eval.test go together: set both or neither")
     if cfg.eval.train:
         columns = ("", cfg.data.filename_column, cfg.data.label_column)
-        votes, asked = (
+        train, test = (
             open_source(path, *columns, need_labels=True, option=option)
             for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
         )
     elif source.labels is not None and len(source.classes) > 1:
         try:
-            votes, asked = stratified_split(source, 0.2, seed=0)
+            train, test = stratified_split(source, 0.2, seed=0)
         except UserError as error:  # training needs no labels, so they must not stop it
             say(f"no k-NN while training: {error}; name eval.train and eval.test")
             return None
     else:
         return None
-    return subset(votes, cfg.eval.max_images, seed=0), subset(asked, cfg.eval.max_images, seed=0)
+    return subset(train, cfg.eval.max_images, seed=0), subset(test, cfg.eval.max_images, seed=0)
 
 
-def assemble(cfg: Config, source: Source) -> tuple[Schedules, torch.device, StudentTeacher, torch.optim.Optimizer]:
-    """What is trained and what it is trained with, as it is before the first step."""
-    schedules = Schedules(cfg, len(source))
+def needs_of(cfg: Config) -> Needs:
+    """What the method needs of each image beside its crops."""
+    return METHODS[cfg.method].needs(cfg)
+
+
+def assemble(cfg: Config, source: Source) -> tuple[Phase, torch.device, Method, torch.optim.Optimizer]:
+    """The first phase of a run, and what is trained in it, as they are before the first step."""
+    phase = Phase(cfg, len(source))
     device = parallel.choose_device(cfg.run.device)
     method = build_method(cfg, device)
-    return schedules, device, method, make_optimizer(method.student, cfg.optim)
+    return phase, device, method, make_optimizer(method.student, cfg.optim, phase.frozen)
 
 
 def build_method(
     cfg: Config, device: torch.device, fresh: bool = True, state: dict[str, Tensor] | None = None
-) -> StudentTeacher:
+) -> Method:
     """The method, ready for training: on its device, and sharded where there are several processes.
 
-    fresh: it begins with `init.weights`, if they are given. state: whole tensors that it begins with instead.
+    Args:
+        fresh: start with `init.weights`, if they are given.
+        state: tensors, not sharded, to start with instead.
     """
     torch.manual_seed(cfg.seed)
     backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
     if fresh and cfg.init.weights:
         start_from(backbone, cfg.init.weights)
-    method = METHODS[cfg.method](backbone, backbone.dim, cfg)
+    method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
     if state is not None:
         method.load_state_dict(state)
     try:
@@ -93,7 +103,7 @@ def build_method(
     return method
 
 
-def whole_product(method: StudentTeacher, cfg: Config) -> Backbone:
+def whole_product(method: Method, cfg: Config) -> Backbone:
     """The run's product, in one piece; all ranks call it together."""
     if parallel.world() == 1:
         return method.product
@@ -126,27 +136,27 @@ def out_of_memory(cfg: Config) -> UserError:
     """What to set after a step that did not fit."""
     now = micro_batch(cfg, parallel.world())
     smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size // parallel.world()) if 2 <= n <= now / 2]
-    way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size or head.prototypes"
+    way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size, or smaller heads"
     return UserError(f"out of memory on the GPU with {now} images at a time: set {way_out}")
 
 
 def open_batches(
     cfg: Config, source: Source, start: int, stop: int, device: torch.device, say: Callable[[str], None]
 ) -> Iterator[list[Views] | list[Photos]]:
-    """The run's batches, with crops or without, as run.device_views has it."""
+    """The batches of steps `start` to `stop` - 1, with crops or with what the device makes them from, as run.device_views says."""
     args = source, cfg, start, stop, workers(cfg, device), device.type == "cuda"
-    share = parallel.rank(), parallel.world()
+    share, needs = (parallel.rank(), parallel.world()), needs_of(cfg)
     if cfg.run.device_views == "auto" and device.type != "cpu":
-        return adaptive_batches(*args, say, share)
-    return photo_batches(*args, share) if cfg.run.device_views == "always" else batches(*args, share)
+        return adaptive_batches(*args, say, share, needs)
+    return photo_batches(*args, share, needs) if cfg.run.device_views == "always" else batches(*args, share, needs)
 
 
-def describe(cfg: Config, source: Source, schedules: Schedules, method: StudentTeacher, device: torch.device) -> str:
+def describe(cfg: Config, source: Source, phase: Phase, method: Method, device: torch.device) -> str:
     trained = sum(p.numel() for p in method.student.parameters())
     several = f"{parallel.world()} processes, sharding {cfg.run.sharding}, " if parallel.world() > 1 else ""
     return (
         f"{cfg.method}, {method.product.describe()}, "
         f"{trained / 1e6:.1f} M trained parameters with the heads, "
-        f"on {len(source):,} images of {source.name}: {schedules.total:,} steps of {cfg.optim.batch_size} "
-        f"({schedules.total / schedules.steps_per_epoch:.1f} epochs), {several}{device}"
+        f"on {len(source):,} images of {source.name}: {phase.total:,} steps of {cfg.optim.batch_size} "
+        f"({phase.total / phase.steps_per_epoch:.1f} epochs), {several}{device}"
     )

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import IO
 
 from dinolab.config import flatten, to_dict
-from dinolab.recipes import load_config, save_config
+from dinolab.recipes import load_saved_config, save_config
+from dinolab.rundir import RunFolder
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.files import beside, write_whole
 from dinolab.options import Config
 from dinolab.training import checkpoint
 from dinolab.machine import environment
-from dinolab.training.schedules import has_highres
+from dinolab.training.phases import has_highres
 
 # options that a resumed run may change; the images themselves are compared by number and names
 MAY_CHANGE = ("run.", "eval.", "data.", "highres.micro_batch")
@@ -39,28 +40,28 @@ def hold(folder: Path) -> IO:
     return file
 
 
-def check_run(folder: Path, cfg: Config, resume: bool) -> list[Path]:
+def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
     """The whole checkpoints in the run's folder, oldest first; refuses a run with other options."""
-    places = checkpoint.checkpoints(folder / "checkpoints")
+    places = checkpoint.checkpoints(folder.checkpoints)
     if resume and not places:
-        raise UserError(f"{folder}: no checkpoint to resume from; start the run without --resume")
+        raise UserError(f"{folder.path}: no checkpoint to resume from; start the run without --resume")
     if places:
-        began = load_config(folder / "config.yaml")
+        began = load_saved_config(folder.config)
         before, now = flatten(to_dict(began)), flatten(to_dict(cfg))
         # a phase that the run did not have may be added to it, also when it has ended
         may_change = MAY_CHANGE if has_highres(began) else (*MAY_CHANGE, "highres.")
-        changed = [k for k in now if before[k] != now[k] and not k.startswith(may_change)]
+        changed = [k for k in now if before.get(k) != now[k] and not k.startswith(may_change)]
         if changed:
-            differences = ", ".join(f"{k}={now[k]} (was {before[k]})" for k in changed)
+            differences = ", ".join(f"{k}={now[k]} (was {before.get(k)})" for k in changed)
             raise UserError(
-                f"{folder} holds a run with other options: {differences}. Give the same, or another run.dir"
+                f"{folder.path} holds a run with other options: {differences}. Give the same, or another run.dir"
             )
     return places
 
 
-def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> None:
+def describe_run(folder: RunFolder, cfg: Config, source: Source, resumed: bool) -> None:
     """Write config.yaml and environment.json; refuses to go on with other images than the run began with."""
-    path = folder / "environment.json"
+    path = folder.environment
     facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
     if resumed:
         try:
@@ -70,11 +71,11 @@ def describe_run(folder: Path, cfg: Config, source: Source, resumed: bool) -> No
         for key, what in (("images", "images"), ("names_crc32", "as the checksum of their names")):
             if began.get(key) != facts[key]:
                 raise UserError(
-                    f"{source.name} has {facts[key]} {what}, the run in {folder} began with {began.get(key)}; use another run.dir"
+                    f"{source.name} has {facts[key]} {what}, the run in {folder.path} began with {began.get(key)}; use another run.dir"
                 )
     else:
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
-    with beside(folder / "config.yaml") as place:  # last: a refused run leaves the folder's as it was
+    with beside(folder.config) as place:  # last: a refused run leaves the folder's as it was
         save_config(cfg, place)
 
 

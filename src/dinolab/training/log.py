@@ -3,7 +3,6 @@
 import json
 import secrets
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from dinolab.config import to_dict
 from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.options import Config
+from dinolab.rundir import RunFolder
 
 
 class NoLog:
@@ -30,14 +30,14 @@ class NoLog:
 class RunLog:
     """One run's log. `resume_step` drops what an earlier, killed process logged beyond the checkpoint it left."""
 
-    def __init__(self, folder: Path, cfg: Config, total: int, resume_step: int):
+    def __init__(self, folder: RunFolder, cfg: Config, total: int, resume_step: int):
         self.folder, self.cfg = folder, cfg
         self.console = Console(stderr=True, highlight=False)
         self._tensorboard = self._open_tensorboard(resume_step) if cfg.run.tensorboard else None
         self._wandb = self._open_wandb() if cfg.run.wandb else None
         self._keep_lines_before(resume_step or -1)  # a new run keeps none, not even of its step 0
-        self._metrics = (folder / "metrics.jsonl").open("a")
-        self._words = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        self._metrics = folder.metrics.open("a")
+        self._words = folder.log.open("a", encoding="utf-8", errors="backslashreplace")
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -89,39 +89,32 @@ class RunLog:
             self._wandb.finish()
 
     def _keep_lines_before(self, step: int) -> None:
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError):  # the half line of a killed process
-                continue
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        if self.folder.metrics.exists():
+            rows, _ = self.folder.read_metrics()
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+            write_whole(self.folder.metrics, "".join(kept).encode())
 
     def _open_tensorboard(self, resume_step: int) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("run.tensorboard=true needs TensorBoard: pip install 'dinolab[tensorboard]'") from error
-        return SummaryWriter(self.folder / "tensorboard", purge_step=resume_step + 1)
+        return SummaryWriter(self.folder.tensorboard, purge_step=resume_step + 1)
 
     def _open_wandb(self) -> Any:
         try:
             import wandb
         except ImportError as error:
             raise UserError("run.wandb needs Weights & Biases: pip install 'dinolab[wandb]'") from error
-        identity = self.folder / "wandb_id"
+        identity = self.folder.wandb_id
         if not identity.exists():
             identity.write_text(secrets.token_hex(4))
         return wandb.init(
             project=self.cfg.run.wandb,
-            name=self.folder.name,
+            name=self.folder.path.name,
             id=identity.read_text(),
             resume="allow",
-            dir=self.folder,
+            dir=self.folder.path,
             config=to_dict(self.cfg),
         )
 

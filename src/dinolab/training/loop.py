@@ -15,11 +15,11 @@ from dinolab.data import draws
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.errors import UserError
-from dinolab.methods.base import Logs, StudentTeacher, Targets
+from dinolab.methods.base import Logs, Method
 from dinolab.parallel import agree, rank, sum_over_ranks, world
 from dinolab.training.optim import optimizer_step
+from dinolab.training.phases import Phase, StepValues
 from dinolab.training.profile import span
-from dinolab.training.schedules import Schedules, Values
 
 MOST_SKIPPED = 10  # steps in a row, with optim.nan=skip
 
@@ -51,21 +51,21 @@ class StopSignals:
 
 
 def train_loop(
-    method: StudentTeacher,
+    method: Method,
     optimizer: torch.optim.Optimizer,
-    schedules: Schedules,
+    phase: Phase,
     batches: Iterator[list[Views] | list[Photos]],
     start: int,
     signals: StopSignals,
     *,
     device: torch.device,
     autocast: torch.dtype | None,
-    log: Callable[[dict[str, float], list[Targets], list[tuple[int, str]]], None],
+    log: Callable[[dict[str, float], list[Any], list[tuple[int, str]]], None],
     save: Callable[[int], None],
     evaluate: Callable[[int], None],
     end_step: Callable[[], object],
 ) -> None:
-    """Steps `start` to the end of the schedules. `batches` yields each step's micro-batches, from step `start` on; what of
+    """Steps `start` to the end of the phase. `batches` yields each step's micro-batches, from step `start` on; what of
     them is still to be made, their `to` makes on the device. `signals` is entered.
 
     `log` is given the figures, the last targets and the broken images met since it was last called.
@@ -73,9 +73,9 @@ def train_loop(
     With several processes, all ranks call this, and `log`, `save` and `evaluate` are called on all of them at once.
     Raises Interrupted after a signal, having saved, and UserError once the loss is not finite, with nothing bad saved.
     """
-    cfg, last = schedules.cfg, schedules.last
-    save_every = schedules.steps(cfg.run.save_every, "run.save_every") or schedules.total
-    eval_every = schedules.steps(cfg.eval.every, "eval.every")
+    cfg, last = phase.cfg, phase.last
+    save_every = phase.steps(cfg.run.save_every, "run.save_every") or phase.total
+    eval_every = phase.steps(cfg.eval.every, "eval.every")
     skip = cfg.optim.nan == "skip"
     precision = autocast_of(device, autocast)
     waited, since, steps = 0.0, time.perf_counter(), 0
@@ -92,7 +92,9 @@ def train_loop(
             views = [part.to(device) for part in batch]
 
         torch.manual_seed(draws.seed(cfg.seed, step) + rank())  # stochastic depth: a function of seed and step too
-        s = schedules(step)
+        s = phase(step)
+        if phase.begins_epoch(step):
+            method.begin_epoch(int(phase.epoch(step)))
         parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim.clip, precision, skip)
 
         done, steps = step + 1, steps + 1
@@ -102,7 +104,7 @@ def train_loop(
         ends, stop = done == last, agree(signals.seen)
         saves = done % save_every == 0 or ends or stop
         if done % cfg.run.log_every == 0 or saves:
-            figures = mean_over_parts(parts) | {"step": done, "epoch": schedules.epoch(done)}
+            figures = mean_over_parts(parts) | {"step": done, "epoch": phase.epoch(done)}
             figures |= {"grad_norm": grad_norm.item()} | ({"skipped": skipped.item()} if skipped else {})
             if in_a_row > MOST_SKIPPED or not (skip or math.isfinite(figures["loss"] + figures["grad_norm"])):
                 raise UserError(
@@ -111,7 +113,7 @@ def train_loop(
                 )
             seconds = time.perf_counter() - since
             figures |= {"images_per_s": steps * cfg.optim.batch_size / seconds, "data_wait": waited / seconds}
-            log(figures | s.figures(), targets, broken)
+            log(figures | s.figures, targets, broken)
             waited, since, steps, broken = 0.0, time.perf_counter(), 0, []
             skipped.zero_()
         if saves:
@@ -134,14 +136,14 @@ def mean_over_parts(parts: list[Logs]) -> dict[str, float]:
 
 
 def train_step(
-    method: StudentTeacher,
+    method: Method,
     optimizer: torch.optim.Optimizer,
     views: list[Views],
-    s: Values,
+    s: StepValues,
     clip: float,
     precision: AbstractContextManager,
     skip_nan: bool = False,
-) -> tuple[list[Logs], list[Targets], Tensor]:
+) -> tuple[list[Logs], list[Any], Tensor]:
     """One step on a batch, given as its micro-batches: Algorithm 1 of DINO (arXiv 2104.14294).
 
     Returns each micro-batch's parts of the loss and its targets, and the gradient's norm before clipping.

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,19 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from dinolab.options import Optim
-from dinolab.training.schedules import Values
+from dinolab.training.phases import StepValues
 
-# what lies below the first block has its learning rate
+# parameters below the first block share a learning rate
 BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens")
 
 
-def make_optimizer(student: nn.Module, cfg: Optim) -> torch.optim.Optimizer:
-    """One group for each pair of factors on the learning rate and on the weight decay, and for what is frozen at times.
+def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) -> torch.optim.Optimizer:
+    """One group for each pair of factors on the learning rate and on the weight decay, and for each part that is frozen at times.
 
     The state exists from the start, so that a checkpoint has the same entries at every step.
+
+    Args:
+        parts: words, such as "backbone": a parameter belongs to the first of them that is in its name.
     """
     depth = 1 + max(
         (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
@@ -26,7 +30,7 @@ def make_optimizer(student: nn.Module, cfg: Optim) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
     for name, p in student.named_parameters():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
-        part = "backbone" if name.startswith("backbone.") else "prototypes" if "prototypes" in name else "head"
+        part = next((word for word in parts if word in name), "")
         groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
     described = [
         {"params": params, "lr_factor": lr, "decay_factor": decay, "part": part}
@@ -65,17 +69,16 @@ def lr_factor(name: str, depth: int, cfg: Optim) -> float:
     return 1.0
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, s: Values, clip: float, skip_nan: bool = False) -> Tensor:
+def optimizer_step(optimizer: torch.optim.Optimizer, s: StepValues, clip: float, skip_nan: bool = False) -> Tensor:
     """One step with this step's learning rate and weight decay; returns the gradient's norm before clipping.
 
-    What is frozen stays untouched, state and all, and does not count in the norm. With `skip_nan`, so does everything where the
-    norm is not finite: the host has to wait for the device to see it.
+    Parameters that are frozen are not touched, their state neither, and they do not count in the norm. With `skip_nan`, nothing is
+    touched where the norm is not finite: the host has to wait for the device to see that.
     """
-    frozen = {"prototypes": s.freeze_prototypes, "backbone": s.freeze_backbone, "head": False}
     for group in optimizer.param_groups:
-        group["lr"] = s.lr * group["lr_factor"]
-        group["weight_decay"] = s.weight_decay * group["decay_factor"]
-        if frozen[group["part"]]:
+        group["lr"] = s["lr"] * group["lr_factor"]
+        group["weight_decay"] = s["weight_decay"] * group["decay_factor"]
+        if group["part"] in s.frozen:
             for p in group["params"]:
                 p.grad = None
     params = [p for group in optimizer.param_groups for p in group["params"]]

@@ -10,14 +10,14 @@ from torch.compiler import config as compiler
 from torch.utils.checkpoint import checkpoint
 
 from dinolab.errors import UserError
-from dinolab.methods.base import StudentTeacher
+from dinolab.methods.base import Method
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
 RECOMPILED = 32  # variants of a block: student, teacher, evaluations and pictures, full batches and last ones
 
 
-def compile_blocks(method: StudentTeacher, device: torch.device) -> None:
-    """Compile the transformer blocks of student and teacher, one by one: being alike, those of each share their compiled graphs.
+def compile_blocks(method: Method, device: torch.device) -> None:
+    """Compile the transformer blocks of the method's networks, one by one: as they are alike, blocks of a network share compiled graphs.
 
     The method stays as it is around them, so compiling takes a minute or two and not ten. Raises UserError without a C++
     compiler, which TorchInductor needs on a CPU.
@@ -25,12 +25,12 @@ def compile_blocks(method: StudentTeacher, device: torch.device) -> None:
     if device.type == "cpu" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         raise UserError("run.compile=true needs a C++ compiler (g++ or clang++), and none is installed")
     compiler.recompile_limit = max(compiler.recompile_limit, RECOMPILED)
-    for network in (method.student, method.teacher):
+    for network in method.networks:
         for block in getattr(network["backbone"], "blocks", []):
-            block.compile(dynamic=False)  # shapes are static: the student's must not make the teacher's vary
+            block.compile(dynamic=False)  # shapes are static, though they differ between the networks
 
 
-def checkpoint_activations(method: StudentTeacher) -> None:
+def checkpoint_activations(method: Method) -> None:
     """Keep only what enters each of the student's blocks; in the backward pass the block is computed again (arXiv 1604.06174)."""
     for block in getattr(method.student["backbone"], "blocks", []):
         # no draws to repeat: those of stochastic depth are made outside

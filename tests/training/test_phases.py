@@ -32,7 +32,7 @@ def test_learning_rate() -> None:
 
 
 def test_the_others() -> None:
-    s = schedules("loss.teacher_temperature_warmup=200 steps", "ema.start=0.99", "optim.freeze_prototypes=1 epochs")
+    s = schedules("loss.teacher_temperature_warmup=200 steps", "ema.start=0.99", "loss.freeze_prototypes=1 epochs")
     last = s.total - 1
     assert (s(0).momentum, s(last).momentum) == pytest.approx((0.99, 1.0))
     assert (s(0).weight_decay, s(last).weight_decay) == pytest.approx((0.04, 0.4))

@@ -1,0 +1,80 @@
+"""A student that is trained, and a teacher that follows it as an exponential moving average (EMA).
+
+Shapes: B images, D width of a feature.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from dinolab.data.types import Views
+from dinolab.methods.base import Method, StepValues
+from dinolab.methods.schedules import Phase, Schedule, cosine
+from dinolab.models.backbone import Backbone
+from dinolab.models.encoder import Features, normalise
+from dinolab.options import option
+from dinolab.panels import SCHEDULES, Panel
+
+PANEL = Panel(SCHEDULES, "teacher's EMA momentum", {"momentum": "momentum"})
+
+
+@dataclass
+class Ema:
+    start: float = option(0.996, "momentum of the teacher at the start", 0, 1)
+    end: float = option(1.0, "momentum of the teacher at the end of the run (cosine)", 0, 1)
+
+
+def momentum_schedule(ema: Ema, phase: Phase) -> dict[str, Schedule]:
+    return {"momentum": partial(_momentum, ema, phase.total)}
+
+
+def _momentum(ema: Ema, total: int, step: int) -> float:
+    return cosine(ema.start, ema.end, step, total)
+
+
+class MomentumTeacher(Method):
+    """The teacher has the student's networks. It takes no gradient, and its backbone is the run's product."""
+
+    def __init__(self, student: dict[str, nn.Module]):
+        super().__init__(student)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    @property
+    def product(self) -> Backbone:
+        return cast(Backbone, self.teacher["backbone"])
+
+    @property
+    def networks(self) -> tuple[nn.ModuleDict, ...]:
+        return self.student, self.teacher
+
+    def train(self, mode: bool = True) -> "MomentumTeacher":
+        super().train(mode)
+        self.teacher.eval()  # no stochastic depth
+        for module in self.teacher.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode)  # as published: a ResNet's takes each batch's own statistics in the teacher too
+        return self
+
+    @torch.no_grad()
+    def after_step(self, s: StepValues) -> None:
+        """teacher <- m * teacher + (1 - m) * student, all parameters in one call."""
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - s["momentum"])
+
+    def teacher_features(self, views: Views) -> Features:
+        """The teacher's features of the global crops; without masks."""
+        return self.teacher["backbone"]([self.pixels(views.global_crops)])[0]
+
+    def student_features(self, views: Views) -> tuple[Features, Tensor]:
+        """The student's features of the global crops, masked if there are masks, and the class tokens of all crops ((2 + L) B, D)."""
+        crops = [views.global_crops, views.local_crops] if len(views.local_crops) else [views.global_crops]
+        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
+        features = self.student["backbone"]([self.pixels(x) for x in crops], masks[: len(crops)])
+        return features[0], torch.cat([f.cls for f in features])
+
+    def pixels(self, crops: Tensor) -> Tensor:
+        """uint8 crops (V, B, C, S, S) as the backbone's input (V * B, C, S, S)."""
+        return normalise(crops.flatten(0, 1))

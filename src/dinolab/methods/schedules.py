@@ -1,0 +1,32 @@
+"""How a value changes over a phase of a run: functions of the step, counted from the phase's first."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+Schedule = Callable[[int], float]
+
+
+class Phase(Protocol):
+    """What a schedule depends on of the phase it belongs to."""
+
+    @property
+    def total(self) -> int:
+        """Steps of the phase."""
+        ...
+
+    def steps(self, text: str, option: str) -> int:
+        """A duration ("10 epochs", "500 steps", "10%") as a number of steps, at most all of the phase."""
+        ...
+
+
+def cosine(start: float, end: float, step: int, steps: int) -> float:
+    """Half a cosine from `start` at step 0 to `end` at the last of `steps`."""
+    done = step / max(1, steps - 1)
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def ramp(start: float, end: float, step: int, steps: int) -> float:
+    """A straight line from `start` at step 0 to `end` at step `steps`, and `end` from there on."""
+    done = min(1.0, step / steps) if steps else 1.0
+    return start + done * (end - start)
