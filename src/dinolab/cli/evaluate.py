@@ -43,6 +43,7 @@ def describe(name: str, evaluation: Any) -> Verb:
 def run_eval(name: str, encoder: str, own: Any) -> int:
     from rich.console import Console
 
+    from dinolab.evals import EVALS
     from dinolab.evals.evaluate import run_evaluation
     from dinolab.evals.results import table
     from dinolab.machine import environment
@@ -50,7 +51,7 @@ def run_eval(name: str, encoder: str, own: Any) -> int:
     out = choose_out(encoder, own, name)
     result = run_evaluation(name, encoder, own, progress=sys.stderr.isatty(), environment=environment())
     if result.main is not None:
-        Console().print(table(result))
+        Console().print(table(result, EVALS[name]))
     print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir() if file.is_file()))}")
     return 0
 
@@ -58,14 +59,14 @@ def run_eval(name: str, encoder: str, own: Any) -> int:
 def run_all(encoder: str, own: Any) -> int:
     from rich.console import Console
 
-    from dinolab.evals.compare import run
+    from dinolab.evals.compare import run_comparison
     from dinolab.evals.comparison_table import notes, table
     from dinolab.machine import environment
 
     out = choose_out(encoder, own, "all")
-    summary = run(encoder, own, progress=sys.stderr.isatty(), environment=environment())
-    Console(width=None if sys.stdout.isatty() else 160).print(table(summary))
-    print(*notes(summary), sep="\n")
+    found = run_comparison(encoder, own, progress=sys.stderr.isatty(), environment=environment())
+    Console(width=None if sys.stdout.isatty() else 160).print(table(found))
+    print(*notes(found), sep="\n")
     print(
         f"{out}: all.json, table.md, accuracy.png, accuracy_over_throughput.png; ENCODER/EVALUATION: result.json, ..."
     )

@@ -29,11 +29,11 @@ class Har:
 
 
 def run_har(stages: list[str], own: Har, words: Sequence[str]) -> int:
-    from dinolab.jobs import recipe
+    from dinolab.jobs import run_job
     from dinolab.jobs.table import print_table
 
     def work() -> None:
-        out = recipe(
+        out = run_job(
             own.data, own.out, own.scale, stages, official=own.official, clip=own.clip, options=words,
             progress=sys.stderr.isatty(),
         )  # fmt: skip
