@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.config import check_options, flatten, nested, parse_duration, read_options, read_yaml, to_dict, write_yaml
-from dinolab.errors import UserError
+from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
 from dinolab.options import Config, options
 
@@ -144,7 +144,9 @@ def find_recipe(file: str | Path) -> Path:
     for path in [Path(file), *own]:
         if path.is_file():
             return path
-    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(shipped())}")
+    near = nearest(Path(file).name, shipped())
+    hint = f"did you mean {near}? " if near else ""
+    raise UserError(f"{file}: no such config file; {hint}dinolab's own are {', '.join(shipped())}")
 
 
 def shipped() -> list[str]:

@@ -12,7 +12,7 @@ from dinolab.cli.grammar import Family, Place, Positional, Verb, training_option
 
 @dataclass
 class Entry:
-    """What can follow the words of one verb."""
+    """The words that can follow the name of one verb."""
 
     path: str  # for example "eval knn"
     options: dict[str, list[str]]  # the choices of each option; empty where any value goes

@@ -8,6 +8,7 @@ from typing import Any
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError
 from dinolab.files import file_name
+from dinolab.options import options
 
 ENCODER = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME or timm:NAME; or `pixels`, the baseline")
 
@@ -30,13 +31,14 @@ def evaluations() -> dict[str, Verb | Family]:
 
 
 def describe(name: str, evaluation: Any) -> Verb:
+    needed = [f"{key}=DIR" for key, f in options(evaluation.Options) if f.metadata.get("required")]
     return Verb(
         evaluation.title,
         partial(run_eval, name),
         about=evaluation.about,
         positionals=(ENCODER,),
         options=(evaluation.Options,),
-        examples=(f"eval {name} runs/photos train=labelled",),
+        examples=(" ".join(["eval", name, "runs/photos", *needed]),),
     )
 
 

@@ -20,7 +20,7 @@ FLAG = re.compile(r"--?(?:no-)?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Positional:
-    """A word without "key=": what it is called in usage lines, and what it means."""
+    """A word without "key=": its name in usage lines, and its meaning."""
 
     metavar: str
     help: str
@@ -69,7 +69,7 @@ class Family:
 
 @dataclass
 class Place:
-    """Where the leading words of a command line lead to, and the words after them."""
+    """The verb or family that the leading words of a command line name, and the words after them."""
 
     at: Verb | Family
     path: list[str] = field(default_factory=list)

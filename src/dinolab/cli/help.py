@@ -53,7 +53,7 @@ def help_text(root: Family, words: Sequence[str]) -> str:
 
 
 def find_some(root: Family, words: Sequence[str]) -> Place:
-    """Like `find`, for a line that is still being written: what follows a whole verb does not matter."""
+    """Like `find`, for an unfinished line: flags between the words do not matter."""
     return find(root, [word for word in words if not word.startswith("-")])
 
 
