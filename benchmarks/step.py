@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from dinolab.training.schedules import Values
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -43,7 +44,6 @@ from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.runs.build import assemble
 from dinolab.training.optim import optimizer_step
-from dinolab.training.schedules import Values
 
 SEED = 7  # of what a step draws
 
@@ -71,11 +71,11 @@ def plain_sinkhorn(logits: Tensor, counts: Tensor, temperature: float, iteration
 
 def depth_factors(vit: ViT, views: Views) -> list[list[Tensor]]:
     """For each view, for each branch, the factor of each image: the crops that dinolab's step keeps with the same seed."""
-    b, drop = len(views.index), vit.cfg.drop_path
-    number = 2 + len(views.locals)
+    b, drop = len(views.indices), vit.cfg.drop_path
+    number = 2 + len(views.local_crops)
     if not drop:
         return [[torch.ones(b)] * (2 * len(vit.blocks))] * number
-    crops = [views.globals.flatten(0, 1), views.locals.flatten(0, 1)]
+    crops = [views.global_crops.flatten(0, 1), views.local_crops.flatten(0, 1)]
     with torch.no_grad():
         _, packing, _ = vit.pack([normalise(x) for x in crops])
     torch.manual_seed(SEED)
@@ -91,9 +91,9 @@ def depth_factors(vit: ViT, views: Views) -> list[list[Tensor]]:
 
 def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, factors: list[list[Tensor]]) -> Tensor:
     student, teacher, cfg = method.student, method.teacher, method.cfg
-    images = [normalise(x) for x in (*views.globals, *views.locals)]
+    images = [normalise(x) for x in (*views.global_crops, *views.local_crops)]
     masks = list(views.masks)
-    b, pairs = len(views.index), 2 + 2 * len(views.locals)
+    b, pairs = len(views.indices), 2 + 2 * len(views.local_crops)
     picked = torch.ones(b, len(masks[0][0]), dtype=torch.bool)
 
     def patches(tokens: Tensor, mask: Tensor) -> Tensor:
@@ -102,14 +102,15 @@ def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, facto
     with torch.no_grad():
         always = [torch.ones(b)] * len(factors[0])
         seen = [plain_vit(teacher["backbone"], image, None, always) for image in images[:2]]
-        sinkhorn = partial(plain_sinkhorn, temperature=s.teacher_temperature, iterations=cfg.sinkhorn_iterations)
+        sinkhorn = partial(plain_sinkhorn, temperature=s["teacher_temperature"], iterations=cfg.sinkhorn_iterations)
         t_cls = sinkhorn(teacher["head"](torch.cat([cls for cls, _ in seen])), torch.ones(2 * b)).chunk(2)
         t_patch = teacher["ibot_head"](torch.cat([patches(p, m) for (_, p), m in zip(seen, masks)]))
         taken = torch.cat([patches(m[..., None], m)[:, 0] for m in masks])
         targets = sinkhorn(t_patch, taken.float())
 
     outs = [
-        plain_vit(student["backbone"], *view) for view in zip(images, [*masks, *[None] * len(views.locals)], factors)
+        plain_vit(student["backbone"], *view)
+        for view in zip(images, [*masks, *[None] * len(views.local_crops)], factors)
     ]
     said = [(student["head"](cls) / cfg.student_temperature).log_softmax(-1) for cls, _ in outs]
     dino = sum(-(t_cls[t] * said[v]).sum(-1).mean() for t in range(2) for v in range(len(said)) if v != t) / pairs
@@ -152,8 +153,8 @@ class Rig:
             return time.perf_counter() - began
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = (
-                self.s.lr * group["lr_factor"],
-                self.s.weight_decay * group["decay_factor"],
+                self.s["lr"] * group["lr_factor"],
+                self.s["weight_decay"] * group["decay_factor"],
             )
             group["fused"], group["foreach"] = False, False
         clip_grad_norm_(self.method.student.parameters(), self.cfg.optim.clip, foreach=False)
@@ -163,7 +164,7 @@ class Rig:
             group["fused"] = True
         with torch.no_grad():
             for ours, theirs in zip(self.method.teacher.parameters(), self.method.student.parameters()):
-                ours.mul_(self.s.momentum).add_(theirs, alpha=1 - self.s.momentum)
+                ours.mul_(self.s["momentum"]).add_(theirs, alpha=1 - self.s["momentum"])
         return time.perf_counter() - began
 
 

@@ -5,6 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dinolab.methods import METHODS
+from dinolab.options import options
+from dinolab.recipes import schema
+
 
 def make_folder(folder: Path, per_class: int = 12, classes: int = 2, side: int = 24, seed: int = 0) -> Path:
     """CLASS/N.png; a class is a colour, with noise."""
@@ -28,3 +32,11 @@ TINY = [  # a run of a few seconds
     "run.save_every=4 steps", "run.log_every=2", "run.workers=0", "run.device=cpu", "run.pictures=false",
     "eval.every=6 steps",
 ]  # fmt: skip
+
+
+def fit_words(words: list[str]) -> list[str]:
+    """The words without those that set an option which their method does not have, so that one list serves all methods."""
+    method = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), "")
+    known = dict(options(schema(method)))
+    foreign = {name for other in METHODS for name, _ in options(schema(other)) if name not in known}
+    return [word for word in words if word.partition("=")[0] not in foreign]

@@ -14,9 +14,9 @@ from dinolab import parallel
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.recipes import load_config
-from dinolab.runs.build import assemble
+from dinolab.runs.build import assemble, needs_of
 from dinolab.training.loop import autocast_of, mean_over_parts, train_step
-from tests.pictures import TINY
+from tests.pictures import TINY, fit_words
 
 STEPS, BATCH = 10, 8
 EXACT = {  # the same for any number of processes and micro-batches
@@ -43,20 +43,19 @@ COMMON += ["loss.freeze_prototypes=2 steps", "model.drop_path=0"]
 
 def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     """Losses (steps, parts) and final parameters, gathered from all processes."""
-    cfg = load_config(None, [*TINY, *COMMON, f"data.path={images}", *words])
+    cfg = load_config(None, fit_words([*TINY, *COMMON, f"data.path={images}", *words]))
     source = open_source(cfg.data.path)
-    schedules, device, method, optimizer = assemble(cfg, source)
+    phase, device, method, optimizer = assemble(cfg, source)
     method.train()
     losses = []
-    for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=(parallel.rank(), parallel.world()))):
+    share = parallel.rank(), parallel.world()
+    for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=share, needs=needs_of(cfg))):
         views = [v.to(device) for v in micro]
-        parts, _, norm = train_step(
-            method, optimizer, views, schedules(step), cfg.optim.clip, autocast_of(device, None)
-        )
-        said = mean_over_parts(parts)
-        if not cfg.loss.koleo:
-            said.pop("koleo", None)  # it is still told, and of micro-batches
-        losses.append([*said.values(), norm.item()])
+        parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim.clip, autocast_of(device, None))
+        means = mean_over_parts(parts)
+        if not getattr(cfg.loss, "koleo", 0):
+            means.pop("koleo", None)  # it is still computed, within micro-batches
+        losses.append([*means.values(), norm.item()])
     return {"losses": torch.tensor(losses)} | parallel.whole(method.state_dict())
 
 

@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from dinolab.evals.results import write, write_csv
-from dinolab.files import beside, file_name, write_whole
+from dinolab.files import beside, file_name, lock, write_whole
 
 
 def write_half(file):
@@ -48,3 +51,17 @@ def test_an_evaluation_with_its_result_is_complete(tmp_path, monkeypatch):
 
 def test_file_names():
     assert file_name("hf:facebook/dinov2 große.v2-b_1") == "hf_facebook_dinov2_große.v2-b_1"
+
+
+def test_a_locked_file_keeps_its_content_and_other_processes_out(tmp_path):
+    file = tmp_path / "lock"
+    file.write_text("kept")
+    code = f"from dinolab.files import lock; from pathlib import Path; lock(Path({str(file)!r})); print('locked')"
+
+    def try_it() -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    with lock(file):
+        assert "BlockingIOError" in try_it().stderr
+    assert try_it().stdout == "locked\n"
+    assert file.read_text() == "kept"

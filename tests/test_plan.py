@@ -22,7 +22,7 @@ from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse
 from dinolab.plan.text import duration
 from dinolab.recipes import load_config
 from dinolab.runs.build import micro_batch_sizes, out_of_memory
-from dinolab.training.schedules import plan_phases
+from dinolab.training.phases import plan_phases
 from tests.pictures import TINY, make_folder
 
 
@@ -86,7 +86,7 @@ def test_both_phases_are_measured_each_with_its_own_crops(
     step, seen = rig.train_step, []
 
     def noted(method: object, optimizer: object, views: list[Views], *rest: object) -> object:
-        seen.append(views[0].globals.shape[-1])
+        seen.append(views[0].global_crops.shape[-1])
         return step(method, optimizer, views, *rest)
 
     monkeypatch.setattr(rig, "train_step", noted)

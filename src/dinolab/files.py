@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 @contextmanager
@@ -21,6 +22,31 @@ def beside(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, content: bytes) -> None:
     with beside(path) as place:
         place.write_bytes(content)
+
+
+def lock(path: Path) -> IO:
+    """Open a file, create it if necessary, and lock it against other processes until it is closed or this process ends.
+
+    Where the system has no such locks (Windows), the file is opened and no more.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the file cannot be opened, or its file system has no locks.
+    """
+    file = path.open("a")
+    try:
+        import fcntl
+    except ImportError:
+        return file
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, these locks do not pass to loader processes
+    except PermissionError as error:  # some systems raise this for a lock that is held
+        file.close()
+        raise BlockingIOError(error.errno, error.strerror) from error
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def file_name(text: str) -> str:

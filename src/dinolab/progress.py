@@ -1,5 +1,6 @@
 """Progress bars on stderr, all of one look: what is done, how much of it, and the time that is left."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -9,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+PATIENCE = 2.0  # seconds before `count_up` shows anything
 
 
 @contextmanager
@@ -41,3 +43,29 @@ def track(items: Iterable[T], title: str, total: int, shown: bool, start: int = 
         for item in items:
             yield item
             advance(1)
+
+
+@contextmanager
+def count_up(title: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of items so far, whose total is unknown; it is shown once that takes long.
+
+    Args:
+        title: what is being done.
+        unit: name of an item in the plural.
+    """
+    began = time.monotonic()
+    status = Console(stderr=True).status(escape(title))
+    started = False
+
+    def count(items: int) -> None:
+        nonlocal started
+        if items % 1000 == 0 and time.monotonic() - began > PATIENCE:
+            status.update(f"{escape(title)}: {items:,} {unit}")
+            if not started:
+                status.start()
+                started = True
+
+    try:
+        yield count
+    finally:
+        status.stop()

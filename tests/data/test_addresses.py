@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from dinolab.data.addresses import braces, find_files, local_copy, open_file, stamps
-from dinolab.data.storage import forget
+from dinolab.data.sources.kinds import forget
 from dinolab.errors import UserError
 
 
@@ -113,7 +113,7 @@ def test_copies_are_whole_or_not_there(bucket, kept, monkeypatch):
     assert local_copy(file) == str(copy)
     assert copy.stat().st_mtime_ns == written
     fs.pipe("/bucket/a.tar", b"another")
-    assert local_copy(file) == str(copy)  # storage is not asked again
+    assert local_copy(file) == str(copy)  # the storage is not looked at again
     forget()  # as whenever a source is opened
     assert Path(local_copy(file)).read_bytes() == b"another"
 

@@ -20,7 +20,8 @@ from dinolab.data.crops import Crops, draw_crops, reduction
 from dinolab.data.decode import read_image
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import batches, pack, photo_batches
-from dinolab.data.types import Source, Views
+from dinolab.data.masks import Masks
+from dinolab.data.types import Needs, Source, Views
 from dinolab.data.views import make_views, resize
 from dinolab.options import Config
 from dinolab.options import Views as ViewsConfig
@@ -67,9 +68,9 @@ def photos(images: list[np.ndarray], crops: list[Crops], sides: tuple[int, int] 
 def on_device(images: list[np.ndarray], crops: list[Crops], sides: tuple[int, int] = SIDES) -> list[list[np.ndarray]]:
     """[image][view], int (side, side, 3)."""
     views = photos(images, crops, sides).to(CPU)
-    assert views.globals.dtype == views.locals.dtype == torch.uint8
+    assert views.global_crops.dtype == views.local_crops.dtype == torch.uint8
     return [
-        [v.permute(1, 2, 0).int().numpy() for v in (*views.globals[:, b], *views.locals[:, b])]
+        [v.permute(1, 2, 0).int().numpy() for v in (*views.global_crops[:, b], *views.local_crops[:, b])]
         for b in range(len(images))
     ]
 
@@ -235,8 +236,8 @@ def test_any_image_gives_views(height, width):
 
 def test_no_local_crops(images):
     views = photos(images, [draws(image, views=2) for image in images]).to(CPU)
-    assert views.globals.shape == (2, 3, 3, 40, 40)
-    assert views.locals.shape == (0, 3, 3, 24, 24)
+    assert views.global_crops.shape == (2, 3, 3, 40, 40)
+    assert views.local_crops.shape == (0, 3, 3, 24, 24)
     assert np.abs(differences(images, [draws(image, views=2) for image in images])).mean() < 2
 
 
@@ -286,7 +287,7 @@ def test_memory_stays_within_the_budget(images, monkeypatch):
     many = images * 4
     some = photos(many, [draw_crops(*image.shape[:2], cfg, rng) for image in many])
     whole = some.to(CPU)
-    made = whole.globals.nbytes + whole.locals.nbytes
+    made = whole.global_crops.nbytes + whole.local_crops.nbytes
     for budget in (30 << 20, 60 << 20):
         monkeypatch.setattr(device_views, "MEMORY", budget)
         with Watch() as watch:
@@ -325,7 +326,9 @@ def config(**run) -> Config:
 def compare(source: Source, cfg: Config, workers: int = 0) -> float:
     """Mean difference of the two paths' crops, in levels; all else must be the same."""
     found = []
-    for step, photos in zip(batches(source, cfg, 0, 3, 0), photo_batches(source, cfg, 0, 3, workers), strict=True):
+    masked = Needs(masks=Masks(), grid=6)
+    made = batches(source, cfg, 0, 3, 0, needs=masked), photo_batches(source, cfg, 0, 3, workers, needs=masked)
+    for step, photos in zip(*made, strict=True):
         for ours, theirs in zip([photo.to(CPU) for photo in photos], step, strict=True):
             assert isinstance(ours, Views)
             assert all(torch.equal(a, b) for a, b in zip(ours[2:5], theirs[2:5]))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from torch.utils.data import get_worker_info
 
 from dinolab.data import loader, masks
 from dinolab.data.device_views import Photos
-from dinolab.data.loader import adaptive_batches, batches, photo_batches
-from dinolab.data.types import Source, Views
+from dinolab.data.masks import Masks
+from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
 from dinolab.options import Config
 
 IMAGES, BATCH = 13, 4
+MASKED = Needs(masks=Masks(), grid=4)
+batches = partial(loader.batches, needs=MASKED)
+photo_batches = partial(loader.photo_batches, needs=MASKED)
+adaptive_batches = partial(loader.adaptive_batches, needs=MASKED)
 
 
 @pytest.fixture
@@ -70,24 +75,23 @@ def break_image(source: Source, position: int) -> None:
 def test_shapes(source):
     cfg = config()
     (views,) = next(batches(source, cfg, 0, 1, 0))
-    assert (views.globals.shape, views.locals.shape) == ((2, BATCH, 3, 16, 16), (2, BATCH, 3, 8, 8))
+    assert (views.global_crops.shape, views.local_crops.shape) == ((2, BATCH, 3, 16, 16), (2, BATCH, 3, 8, 8))
     assert views.masks is not None
     assert (views.masks.shape, views.masks.dtype) == ((2, BATCH, 16), torch.bool)
-    assert (views.index.shape, views.index.dtype) == ((BATCH,), torch.int64)
-    assert views.globals.dtype == views.locals.dtype == torch.uint8
+    assert (views.indices.shape, views.indices.dtype) == ((BATCH,), torch.int64)
+    assert views.global_crops.dtype == views.local_crops.dtype == torch.uint8
     assert views.broken == []
-    cfg.method = "dino"
-    (plain,) = next(batches(source, cfg, 0, 1, 0))
+    (plain,) = next(loader.batches(source, cfg, 0, 1, 0))
     assert plain.masks is None
-    assert torch.equal(plain.globals, views.globals)
-    assert torch.equal(plain.locals, views.locals)
+    assert torch.equal(plain.global_crops, views.global_crops)
+    assert torch.equal(plain.local_crops, views.local_crops)
 
 
 def test_no_local_crops(source):
     cfg = config()
     cfg.views.locals = 0
     (views,) = next(batches(source, cfg, 0, 1, 0))
-    assert views.locals.shape == (0, BATCH, 3, 8, 8)
+    assert views.local_crops.shape == (0, BATCH, 3, 8, 8)
 
 
 @BOTH
@@ -115,7 +119,15 @@ def test_micro_batches_make_the_whole_batch(source, way, micro_batch):
     break_image(source, 5)
     whole = list(way(source, config(), 0, 8, 0))
     parts = list(way(source, config(micro_batch=micro_batch), 0, 8, 0))
-    batch_dimension = {"globals": 1, "locals": 1, "masks": 1, "pixels": 0, "sizes": 0, "crops": 0, "index": 0}
+    batch_dimension = {
+        "global_crops": 1,
+        "local_crops": 1,
+        "masks": 1,
+        "pixels": 0,
+        "sizes": 0,
+        "crops": 0,
+        "indices": 0,
+    }
     for (one,), several in zip(whole, parts, strict=True):
         assert len(several) == BATCH // micro_batch
         for name in set(batch_dimension) & set(one._fields):
@@ -126,7 +138,7 @@ def test_micro_batches_make_the_whole_batch(source, way, micro_batch):
 
 def test_an_epoch_is_one_exact_pass(source):
     steps = list(batches(source, config(), 0, IMAGES, 0))  # 13 steps of 4: four epochs of 13
-    order = torch.cat([views.index for step in steps for views in step]).reshape(BATCH, IMAGES)
+    order = torch.cat([views.indices for step in steps for views in step]).reshape(BATCH, IMAGES)
     assert torch.equal(order.sort().values, torch.arange(IMAGES).expand(BATCH, -1))
     assert len({tuple(epoch.tolist()) for epoch in order}) == BATCH
     assert not torch.equal(order[0], torch.arange(IMAGES))
@@ -134,7 +146,7 @@ def test_an_epoch_is_one_exact_pass(source):
 
 def test_a_batch_larger_than_the_source(source):
     few = Source("few", source.paths[:3], None, [])
-    order = torch.cat([step[0].index for step in batches(few, config(), 0, 3, 0)]).reshape(4, 3)
+    order = torch.cat([step[0].indices for step in batches(few, config(), 0, 3, 0)]).reshape(4, 3)
     assert torch.equal(order.sort().values, torch.arange(3).expand(4, -1))
 
 
@@ -142,12 +154,12 @@ def test_every_epoch_and_every_seed_draws_anew(source):
     cfg = config()
     one = Source("one", source.paths[:1], None, [])
     (views,) = next(batches(one, cfg, 0, 1, 0))
-    assert len({views.globals[0, b].numpy().tobytes() for b in range(BATCH)}) == BATCH
+    assert len({views.global_crops[0, b].numpy().tobytes() for b in range(BATCH)}) == BATCH
     other = config()
     other.seed = 1
     a, b = next(batches(source, cfg, 0, 1, 0))[0], next(batches(source, other, 0, 1, 0))[0]
-    assert not torch.equal(a.globals, b.globals)
-    assert not torch.equal(a.index, b.index)
+    assert not torch.equal(a.global_crops, b.global_crops)
+    assert not torch.equal(a.indices, b.indices)
 
 
 def test_masks_have_the_same_total_at_every_step(source):
@@ -157,7 +169,7 @@ def test_masks_have_the_same_total_at_every_step(source):
     for number, step in enumerate(steps):
         found = torch.cat([views.masks for views in step if views.masks is not None], dim=1)
         totals.add(int(found.sum()))
-        counts = masks.mask_counts(cfg.seed, number, BATCH, 16, cfg.masks)
+        counts = masks.mask_counts(cfg.seed, number, BATCH, 16, Masks())
         assert np.array_equal(found.sum(2).numpy(), counts)
         for views in step:
             assert torch.equal(views.masked, views.masks.flatten().nonzero()[:, 0])
@@ -168,7 +180,7 @@ def test_a_broken_image_is_replaced_and_reported(source):
     break_image(source, 5)
     os.unlink(source.paths[9])
     steps = list(batches(source, config(), 0, IMAGES, 0))
-    index = torch.cat([views.index for step in steps for views in step])
+    index = torch.cat([views.indices for step in steps for views in step])
     broken = [entry for step in steps for views in step for entry in views.broken]
     assert len(index) == IMAGES * BATCH
     assert not {5, 9} & set(index.tolist())
@@ -183,10 +195,10 @@ def test_a_broken_image_changes_no_other_sample(source):
     whole = list(batches(source, config(), 0, 4, 0))
     break_image(source, 5)
     for (before,), (after,) in zip(whole, batches(source, config(), 0, 4, 0), strict=True):
-        same = before.index != 5
-        assert torch.equal(before.index[same], after.index[same])
-        assert torch.equal(before.globals[:, same], after.globals[:, same])
-        assert torch.equal(before.locals[:, same], after.locals[:, same])
+        same = before.indices != 5
+        assert torch.equal(before.indices[same], after.indices[same])
+        assert torch.equal(before.global_crops[:, same], after.global_crops[:, same])
+        assert torch.equal(before.local_crops[:, same], after.local_crops[:, same])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -255,7 +267,7 @@ def test_har(har, workers):
     paths = sorted(str(path) for path in (har / "train").iterdir())[:64]
     cfg = config()
     (views,) = next(batches(Source("har", paths, None, []), cfg, 0, 1, workers))
-    assert views.globals.float().std() > 20
+    assert views.global_crops.float().std() > 20
     assert views.broken == []
 
 
@@ -263,7 +275,7 @@ def test_photos_hold_the_images_once_in_shared_memory(source):
     (photos,) = next(photo_batches(source, config(), 0, 1, 1))
     assert photos.pixels.is_shared()
     assert len(photos.pixels) == 3 * photos.sizes.prod(1).sum() == 3 * BATCH * 20 * 24
-    for n, index in enumerate(photos.index.tolist()):
+    for n, index in enumerate(photos.indices.tolist()):
         image = cv2.imread(source.paths[index])[..., ::-1]
         assert np.array_equal(photos.pixels.view(BATCH, 20, 24, 3)[n].numpy(), image)
 
@@ -289,7 +301,7 @@ class Clock:
 
 
 def indices(steps: list) -> list[int]:
-    return [n for step in steps for part in step for n in part.index.tolist()]
+    return [n for step in steps for part in step for n in part.indices.tolist()]
 
 
 @pytest.mark.parametrize("start", [0, 7])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dinolab.data import masks
-from dinolab.options import Masks
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (14, 14), (4, 7), (1, 5)])
@@ -37,7 +36,7 @@ def test_masks_are_blocks_anywhere():
 
 @pytest.mark.parametrize(("batch_size", "patches"), [(1, 36), (4, 196), (7, 49), (32, 28)])
 def test_the_total_does_not_depend_on_the_step(batch_size, patches):
-    cfg = Masks()
+    cfg = masks.Masks()
     steps = [masks.mask_counts(0, step, batch_size, patches, cfg) for step in range(50)]
     assert all(counts.shape == (2, batch_size) and counts.sum() == steps[0].sum() for counts in steps)
     assert all(np.array_equal(np.sort(counts, axis=None), np.sort(steps[0], axis=None)) for counts in steps)
@@ -54,5 +53,5 @@ def test_the_total_does_not_depend_on_the_step(batch_size, patches):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_share(share):
-    counts = masks.mask_counts(0, 0, 16, 196, Masks(share=share))
+    counts = masks.mask_counts(0, 0, 16, 196, masks.Masks(share=share))
     assert (counts > 0).sum() == 32 * share

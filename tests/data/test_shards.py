@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.data import listing
 from dinolab.data.loader import MicroBatches, batches
 from dinolab.data.sources import open_source
+from dinolab.data.sources.shards import SHARDS
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
@@ -36,7 +36,7 @@ def labels_of(source: Source) -> list[str]:
 
 
 def names_of(source: Source) -> list[str]:
-    return [path.split("\0")[2] for path in source.paths]
+    return [path.split("\0")[3] for path in source.paths]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -193,8 +193,8 @@ def test_damaged_in_the_middle(tmp_path):
 
 def test_cache(tmp_path, monkeypatch):
     cache, calls = tmp_path / "run" / "sources.json.gz", []
-    real = listing.list_shards
-    monkeypatch.setattr(listing, "list_shards", lambda *args: (calls.append(1), real(*args))[1])
+    real = SHARDS.list_images
+    monkeypatch.setattr(SHARDS, "list_images", lambda *args: (calls.append(1), real(*args))[1])
     for n in range(2):
         write_tar(tmp_path / f"s-{n}.tar", {f"{n}.jpg": b"x", f"{n}.cls": b"%d" % n})
     first = open_source(str(tmp_path), cache=cache)
@@ -220,7 +220,7 @@ def test_remote(tmp_path, monkeypatch):
         assert [read_bytes(path) for path in source.paths] == [b"0" * 1000, b"1" * 1000]
         assert describe(source.paths[0]) == "memory://bucket/s-0.tar: 0.jpg"
         with monkeypatch.context() as patched:
-            patched.delattr(listing, "list_shards")  # the cache answers
+            patched.setattr(SHARDS, "list_images", None)  # the cache answers
             assert open_source("memory://bucket/s-{0..1}.tar", cache=cache).paths == source.paths
         fs.pipe("/bucket/s-1.tar", tar_of({"new.jpg": b"x" * 20000}))
         assert names_of(open_source("memory://bucket/s-{0..1}.tar", cache=cache)) == ["0.jpg", "new.jpg"]
@@ -280,4 +280,4 @@ def test_two_ranks_read_every_image_once(folder_and_shards):
         halves.append([int(i) for step in range(3) for i in dataset[2 * step + rank].index])
     assert not set(halves[0]) & set(halves[1])
     assert sorted(halves[0] + halves[1]) == list(range(18))
-    assert {Path(shards.paths[i].split("\0")[0]).name for i in halves[0]} == {"0.tar", "1.tar"}
+    assert {Path(shards.paths[i].split("\0")[1]).name for i in halves[0]} == {"0.tar", "1.tar"}

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dinolab.data import listing
+from dinolab import progress
 from dinolab.data.sources import open_source, stratified_split, subset
+from dinolab.data.sources.kinds import KINDS
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 
@@ -166,11 +167,11 @@ def test_refusals_name_the_option_and_the_path(tmp_path):
         assert message.startswith(f"eval.test={tmp_path / name}")
 
 
-def counted(monkeypatch, name: str) -> list[int]:
-    """A list that grows by one with every call of listing.`name`."""
+def counted(monkeypatch, kind: str) -> list[int]:
+    """A list that grows by one whenever this kind of source is listed."""
     calls: list[int] = []
-    real = getattr(listing, name)
-    monkeypatch.setattr(listing, name, lambda *args: (calls.append(1), real(*args))[1])
+    real = KINDS[kind].list_images
+    monkeypatch.setattr(KINDS[kind], "list_images", lambda *args: (calls.append(1), real(*args))[1])
     return calls
 
 
@@ -181,7 +182,7 @@ def same(a: Source, b: Source) -> bool:
 def test_folder_cache(tmp_path, monkeypatch):
     root, cache = tmp_path / "data", tmp_path / "run" / "sources.json.gz"
     touch(root / "a/1.jpg", root / "b/deep/2.jpg")
-    calls = counted(monkeypatch, "list_folder")
+    calls = counted(monkeypatch, "folder")
     first = open_source(str(root), cache=cache)
     assert os.listdir(cache.parent) == [cache.name]
     assert same(open_source(str(root), cache=cache), first)
@@ -208,7 +209,7 @@ def test_csv_cache(tmp_path, monkeypatch):
     cache = tmp_path / "sources.json.gz"
     touch(tmp_path / "data/x/1.jpg", tmp_path / "data/y/2.jpg")
     path = write_csv(tmp_path / "data/all.csv", "filename,label,kind", "1.jpg,cat,tame")
-    calls = counted(monkeypatch, "read_csv")
+    calls = counted(monkeypatch, "csv")
     first = open_source(path, cache=cache)
     assert same(open_source(path, cache=cache), first)
     assert len(calls) == 1
@@ -237,7 +238,7 @@ def test_progress_shows_only_when_slow(tmp_path, monkeypatch, capsys):
     open_source(str(tmp_path))
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
-    monkeypatch.setattr(listing, "PATIENCE", -1.0)
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
     open_source(str(tmp_path))
     out, err = capsys.readouterr()
     assert out == ""

@@ -9,7 +9,8 @@ import fsspec
 import pytest
 
 from dinolab.data.sources import open_source
-from dinolab.data.storage import SHARDS_OPEN, describe, read_bytes
+from dinolab.data.sources.shards import SHARDS_OPEN
+from dinolab.data.storage import describe, read_bytes
 from tests.data.tars import tar_of, write_tar
 
 FILES = {f"{n:03d}.jpg": bytes([n]) * (100 + n) for n in range(40)}
@@ -31,7 +32,7 @@ def test_members(tmp_path):
 
 
 def test_rows_are_described():
-    assert describe("/data/folder\00017") == "/data/folder, row 17"
+    assert describe("dataset\0/data/folder\00017") == "/data/folder, row 17"
 
 
 @pytest.fixture(params=["local", "remote", "kept"])

@@ -11,7 +11,6 @@ from dinolab.evals.results import (
     bootstrap_interval,
     count_confusions,
     find_leaks,
-    names,
     score,
     summarise,
     warn_of_leaks,
@@ -67,24 +66,6 @@ def test_leaks_are_counted_and_named(caplog):
     caplog.clear()
     assert warn_of_leaks([], learn, train, ask, test) == []
     assert not caplog.text
-
-
-@pytest.mark.parametrize(
-    ("paths", "expected"),
-    [
-        (["/d/test/1.jpg"], ["1.jpg"]),
-        (["/d/test/1.jpg", "/d/test/2.jpg"], ["1.jpg", "2.jpg"]),
-        (["/d/test/cat/1.jpg", "/d/test/dog/1.jpg"], ["cat/1.jpg", "dog/1.jpg"]),
-        (
-            ["/d/a.tar\x00512+10\x00cat/1.jpg", "/d/b.tar\x00512+10\x00cat/1.jpg"],
-            ["a.tar/cat/1.jpg", "b.tar/cat/1.jpg"],
-        ),
-        (["s3://b/x/a.tar\x000+1\x001.jpg", "s3://b/y/a.tar\x000+1\x001.jpg"], ["x/a.tar/1.jpg", "y/a.tar/1.jpg"]),
-        (["/d/t.parquet\x000", "/d/t.parquet\x001"], ["t.parquet/0", "t.parquet/1"]),
-    ],
-)
-def test_names_of_images(paths, expected):
-    assert names(Source("s", paths, None, [])) == expected
 
 
 @pytest.mark.parametrize("classes", [1, 3, 31, 101])

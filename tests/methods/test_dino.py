@@ -10,25 +10,26 @@ from torch import Tensor
 
 from dinolab.data.types import Views
 from dinolab.methods import METHODS
-from dinolab.methods.base import StudentTeacher
+from dinolab.methods.momentum import MomentumTeacher
 from dinolab.models.vit import ViT
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.training.optim import make_optimizer, optimizer_step
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
+from tests.pictures import fit_words
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
 def config(*words: str) -> Config:
-    return load_config(None, [
+    return load_config(None, fit_words([
         "model.dim=16", "model.depth=2", "model.heads=2", "model.patch_size=4", "model.layerscale=0.1",
         "views.global_size=16", "views.local_size=8", "views.locals=3",
         "head.hidden=24", "head.bottleneck=8", "head.prototypes=12",
         "ibot_head.hidden=24", "ibot_head.bottleneck=8", "ibot_head.prototypes=10",
         "optim.batch_size=4", "optim.length=5 steps", "optim.warmup=2 steps", "optim.lr=0.01", "optim.lr_scaling=none",
         "loss.freeze_prototypes=1 steps", "loss.teacher_temperature_warmup=3 steps", "ema.start=0.9", *words,
-    ])  # fmt: skip
+    ]))  # fmt: skip
 
 
 def make_views(cfg: Config, step: int, batch: int = 4) -> Views:
@@ -51,10 +52,10 @@ def places(masks: torch.Tensor) -> torch.Tensor:
     return masks.flatten().nonzero().squeeze(1)
 
 
-def build(cfg: Config) -> StudentTeacher:
+def build(cfg: Config) -> MomentumTeacher:
     torch.manual_seed(1)
     vit = ViT(cfg.model, cfg.views.global_size)
-    method = METHODS[cfg.method](vit, vit.dim, cfg).double().train()
+    method = METHODS[cfg.method](vit, cfg).double().train()
     with torch.no_grad():  # biases at zero and LayerScale at one value would hide mistakes
         for p in method.student.parameters():
             p.add_(torch.randn_like(p) * 0.05)
@@ -64,18 +65,20 @@ def build(cfg: Config) -> StudentTeacher:
 
 def split(views: Views, parts: int) -> list[Views]:
     chunks = [
-        x.chunk(parts, dim=1) if x is not None else (None,) * parts for x in (views.globals, views.locals, views.masks)
+        x.chunk(parts, dim=1) if x is not None else (None,) * parts
+        for x in (views.global_crops, views.local_crops, views.masks)
     ]
     return [
-        Views(crops, locals_, m, None if m is None else places(m), index, [])
-        for crops, locals_, m, index in zip(*chunks, views.index.chunk(parts))
+        Views(crops, local_crops, m, None if m is None else places(m), index, [])
+        for crops, local_crops, m, index in zip(*chunks, views.indices.chunk(parts))
     ]
 
 
-def run(cfg: Config, method: StudentTeacher, micro: int = 1) -> list[float]:
-    optimizer, schedules, losses = make_optimizer(method.student, cfg.optim), Schedules(cfg, images=20), []
-    for step in range(schedules.total):
-        s, batches = schedules(step), split(make_views(cfg, step), micro)
+def run(cfg: Config, method: MomentumTeacher, micro: int = 1) -> list[float]:
+    phase, losses = Phase(cfg, images=20), []
+    optimizer = make_optimizer(method.student, cfg.optim, phase.frozen)
+    for step in range(phase.total):
+        s, batches = phase(step), split(make_views(cfg, step), micro)
         targets = method.targets(batches, s)
         total = 0.0
         for views, t in zip(batches, targets):
@@ -99,7 +102,7 @@ def algorithm_1(
     total, warmup = 5, 2
     for step in range(total):
         views = make_views(cfg, step)
-        crops = [*views.globals, *views.locals]
+        crops = [*views.global_crops, *views.local_crops]
 
         def forward(net, image: Tensor) -> Tensor:
             x = ((image.float() / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)).double()
@@ -182,7 +185,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(words: tuple[str, ...]) 
 def test_the_teacher_takes_no_gradient_and_no_stochastic_depth() -> None:
     cfg = config("method=dino", "model.drop_path=0.5")
     method = build(cfg)
-    s = Schedules(cfg, 20)(0)
+    s = Phase(cfg, 20)(0)
     first, again = (method.targets([make_views(cfg, 0)], s)[0].features_2BD for _ in range(2))
     torch.testing.assert_close(first, again, atol=0, rtol=0)
     assert not any(p.requires_grad for p in method.teacher.parameters())

@@ -7,29 +7,29 @@ import torch
 
 from dinolab.losses import koleo, sinkhorn_knopp
 from dinolab.models.encoder import normalise
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
 from tests.methods.test_dino import build, config, make_views
 
 
 @pytest.mark.parametrize("targets", ["centring", "sinkhorn"])
 def test_the_sum_of_its_parts(targets: str) -> None:
     cfg = config("method=dinov2", f"loss.targets={targets}", "loss.ibot=0.7", "loss.koleo=0.3", "model.registers=2")
-    method, views, s = build(cfg), make_views(cfg, 3), Schedules(cfg, 20)(4)
+    method, views, s = build(cfg), make_views(cfg, 3), Phase(cfg, 20)(4)
     (made,) = method.targets([views], s)
     loss, logs = method.loss(views, made, s)
 
     fresh = build(cfg)
     teacher, student = fresh.teacher, fresh.student
-    globals_ = normalise(views.globals.flatten(0, 1)).double()
+    globals_ = normalise(views.global_crops.flatten(0, 1)).double()
     masks = views.masks.flatten(0, 1)
     seen_by_teacher = [teacher["backbone"]([image[None]])[0] for image in globals_]  # not masked
     seen_by_student = [student["backbone"]([image[None]], [mask[None]])[0] for image, mask in zip(globals_, masks)]
-    local = [student["backbone"]([image[None]])[0].cls for image in normalise(views.locals.flatten(0, 1)).double()]
+    local = [student["backbone"]([image[None]])[0].cls for image in normalise(views.local_crops.flatten(0, 1)).double()]
 
     def distributions(logits: torch.Tensor) -> torch.Tensor:
         if targets == "sinkhorn":
-            return sinkhorn_knopp(logits, s.teacher_temperature, 3)
-        return (logits / s.teacher_temperature).softmax(-1)  # the centre starts at zero
+            return sinkhorn_knopp(logits, s["teacher_temperature"], 3)
+        return (logits / s["teacher_temperature"]).softmax(-1)  # the centre starts at zero
 
     t_cls = distributions(teacher["head"](torch.cat([f.cls for f in seen_by_teacher]))).view(2, 4, -1)
     s_cls = student["head"](torch.cat([f.cls for f in seen_by_student])).view(2, 4, -1)
@@ -60,7 +60,7 @@ def test_the_sum_of_its_parts(targets: str) -> None:
 
 def test_patch_targets_come_from_a_head_of_their_own() -> None:
     cfg = config("method=dinov2")
-    method, views, s = build(cfg), make_views(cfg, 0), Schedules(cfg, 20)(0)
+    method, views, s = build(cfg), make_views(cfg, 0), Phase(cfg, 20)(0)
     (t,) = method.targets([views], s)
     assert t.cls_2BK.shape[-1] == 12 and t.patches_MK.shape == (int(views.masks.sum()), 10)
     loss, _ = method.loss(views, t, s)

@@ -21,9 +21,9 @@ from dinolab.models.encoder import Features, normalise
 from dinolab.models.vit import ViT
 from dinolab.options import Config, Model
 from dinolab.recipes import load_config
-from dinolab.runs.train import Run
+from dinolab.runs.run import Run
 from dinolab.training.loop import Interrupted
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
 from dinolab.weights.load import load, save_encoder
 from tests.methods.test_dino import build, config, make_views, run, split
 from tests.pictures import TINY, make_folder
@@ -65,23 +65,23 @@ def plain_sinkhorn(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 @pytest.mark.parametrize("normalisation", ["centring", "sinkhorn"])
 def test_targets_and_the_sum_of_the_loss(normalisation: str, teacher: Path) -> None:
     cfg, method = ready(teacher, f"loss.targets={normalisation}", "loss.ibot=0.7", "loss.koleo=0.3")
-    views, s = make_views(cfg, 3), Schedules(cfg, 20)(4)
+    views, s = make_views(cfg, 3), Phase(cfg, 20)(4)
     (made,) = method.targets([views], s)
     loss, logs = method.loss(views, made, s)
 
     frozen, fresh = load(teacher).double(), build(cfg)
-    images = views.globals.flatten(0, 1)
+    images = views.global_crops.flatten(0, 1)
     said = [frozen(image[None]) for image in images]
     seen = [fresh.student["backbone"]([normalise(image[None]).double()])[0] for image in images]
     local = [
-        fresh.student["backbone"]([normalise(image[None]).double()])[0].cls for image in views.locals.flatten(0, 1)
+        fresh.student["backbone"]([normalise(image[None]).double()])[0].cls for image in views.local_crops.flatten(0, 1)
     ]
 
     def distributions(rows: torch.Tensor, head: Prototypes) -> torch.Tensor:
         logits = torch.stack([F.cosine_similarity(x - head.mean, head.directions) for x in rows])
         if normalisation == "sinkhorn":
-            return plain_sinkhorn(logits, s.teacher_temperature)
-        return (logits / s.teacher_temperature).softmax(-1)  # the centre starts at zero
+            return plain_sinkhorn(logits, s["teacher_temperature"])
+        return (logits / s["teacher_temperature"]).softmax(-1)  # the centre starts at zero
 
     t_cls = distributions(torch.cat([f.cls for f in said]), method.cls_head).view(2, 4, 12)
     t_patch = distributions(torch.cat([f.patches.flatten(0, 2) for f in said]), method.patch_head)
@@ -103,7 +103,7 @@ def test_targets_and_the_sum_of_the_loss(normalisation: str, teacher: Path) -> N
 
 def test_the_frozen_encoder_is_no_part_of_the_method(teacher: Path) -> None:
     cfg, method = ready(teacher)
-    before = {name: x.clone() for name, x in method.frozen.state_dict().items()}
+    before = {name: x.clone() for name, x in method.encoder.state_dict().items()}
     names = [name for name, _ in method.named_parameters()] + list(method.state_dict())
     assert {name.split(".")[0] for name in names} == {
         "student",
@@ -116,12 +116,12 @@ def test_the_frozen_encoder_is_no_part_of_the_method(teacher: Path) -> None:
     assert all(p.shape[-1] != WIDTH for p in method.parameters())  # nor under another name
     student = [p.clone() for p in method.student.parameters()]
     run(cfg, method.train())
-    assert all(p.grad is None and not p.requires_grad for p in method.frozen.parameters())
-    assert not any(module.training for module in method.frozen.modules())
-    assert all(torch.equal(x, before[name]) for name, x in method.frozen.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in method.encoder.parameters())
+    assert not any(module.training for module in method.encoder.modules())
+    assert all(torch.equal(x, before[name]) for name, x in method.encoder.state_dict().items())
     moved = [(a - b).abs().max().item() > 1e-3 for a, b in zip(student, method.student.parameters())]
     assert sum(moved) >= len(moved) - 1  # all but the mask token: nothing is masked
-    assert next(method.to(torch.float32).frozen.parameters()).dtype == torch.float32  # it goes where the method goes
+    assert next(method.to(torch.float32).encoder.parameters()).dtype == torch.float32  # it goes where the method goes
 
 
 @pytest.mark.parametrize("normalisation", ["centring", "sinkhorn"])
@@ -140,7 +140,7 @@ def test_prototypes_are_in_the_checkpoint(teacher: Path) -> None:
     cfg, method = ready(teacher)
     again = build(cfg)
     again.load_state_dict(method.state_dict())  # without prepare
-    s = Schedules(cfg, 20)(0)
+    s = Phase(cfg, 20)(0)
     (a,), (b,) = (m.targets([make_views(cfg, 7)], s) for m in (method, again))
     assert torch.equal(a.cls_2BK, b.cls_2BK) and torch.equal(a.patches_MK, b.patches_MK)
     assert a.cls_2BK.std() > 0.01  # and they say something
@@ -169,7 +169,7 @@ def test_prototypes_are_spherical_k_means_of_features() -> None:
 
 def test_prototypes_take_class_tokens_and_patches_of_the_first_batches(teacher: Path) -> None:
     cfg, method = ready(teacher, "ibot_head.prototypes=20")
-    globals_ = torch.cat([make_views(cfg, step).globals.flatten(0, 1) for step in range(24)])  # 16 x 12 crops
+    globals_ = torch.cat([make_views(cfg, step).global_crops.flatten(0, 1) for step in range(24)])  # 16 x 12 crops
     said = load(teacher).double()(globals_)
     torch.testing.assert_close(method.cls_head.mean, said.cls.mean(0), atol=1e-9, rtol=0)
     patches = said.patches.flatten(0, 2)
@@ -205,7 +205,7 @@ def test_patches_of_any_size_lie_on_the_students_grid(
     assert isinstance(method, Distillation)
     squares = torch.randint(60, 200, (2, 3, 3, 4, 4), dtype=torch.uint8)  # one colour for each of the student's patches
     crops = squares.repeat_interleave(4, 3).repeat_interleave(4, 4)
-    said = method.look(crops).patches
+    said = method.frozen_features(crops).patches
     assert colours.sizes[-1] == seen_at
     expected = squares.flatten(0, 1).permute(0, 2, 3, 1) / 255
     # resizing overshoots at the edges, but a patch that is off by one would be off by 0.2 on average
@@ -218,11 +218,11 @@ def test_without_patches_crops_stay_as_they_are_and_a_resnet_will_do(tmp_path: P
     name = f"timm:test_resnet={tmp_path / 'resnet.safetensors'}"
     cfg, method = ready(name, "loss.ibot=0", "views.global_size=32")
     assert "patch_head.mean" not in method.state_dict()
-    views, s = make_views(cfg, 0), Schedules(cfg, 20)(0)
+    views, s = make_views(cfg, 0), Phase(cfg, 20)(0)
     (made,) = method.targets([views], s)
-    said = load(name).double()(views.globals.flatten(0, 1)).cls
+    said = load(name).double()(views.global_crops.flatten(0, 1)).cls
     logits = F.normalize(said - method.cls_head.mean, dim=-1) @ method.cls_head.directions.T
-    torch.testing.assert_close(made.cls_2BK.flatten(0, 1), (logits / s.teacher_temperature).softmax(-1))
+    torch.testing.assert_close(made.cls_2BK.flatten(0, 1), (logits / s["teacher_temperature"]).softmax(-1))
     loss, logs = method.loss(views, made, s)
     loss.backward()
     assert set(logs) == {"loss", "dino", "koleo"} and loss.isfinite()
@@ -234,7 +234,7 @@ def test_a_resnets_feature_map_is_compared_patch_by_patch(tmp_path: Path) -> Non
     cfg = config("method=distill", f"teacher=timm:test_resnet={tmp_path / 'resnet.safetensors'}")
     method = build(cfg)
     assert isinstance(method, Distillation)
-    assert method.look(make_views(cfg, 0).globals).patches.shape == (
+    assert method.frozen_features(make_views(cfg, 0).global_crops).patches.shape == (
         8,
         4,
         4,
@@ -245,7 +245,7 @@ def test_a_resnets_feature_map_is_compared_patch_by_patch(tmp_path: Path) -> Non
 @pytest.mark.parametrize("words", [(), ("loss.ibot=0", "loss.targets=centring")], ids=" ".join)
 def test_a_step_reads_nothing_back(words: tuple[str, ...], tmp_path: Path) -> None:
     cfg, method = ready(encoder(tmp_path, patch_size=2), *words)
-    s = Schedules(cfg, 20)(0)
+    s = Phase(cfg, 20)(0)
 
     def step(views: Views) -> None:
         (made,) = method.targets([views], s)
@@ -269,7 +269,7 @@ def test_stranger_grids_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["method=dinov2", "teacher=runs/large"], r"teacher=runs/large: method=dinov2 .*method=distill"),
+    (["method=dinov2", "teacher=runs/large"], r"teacher=runs/large: method=dinov2 has no such option; distill have it"),
     (["method=distill", "teacher=runs/large", "model.drop_path=0.1"], r"model\.drop_path=0\.1: .*set it to 0"),
     (["method=distill", "teacher=runs/large", "optim.batch_size=1"], r"optim\.batch_size=1: KoLeo"),
 ])  # fmt: skip

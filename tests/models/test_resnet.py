@@ -16,14 +16,14 @@ import dinolab
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods import METHODS
-from dinolab.methods.base import StudentTeacher
+from dinolab.methods.momentum import MomentumTeacher
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import Encoder, evaluating, normalise
 from dinolab.models.resnet import ResNet50
 from dinolab.options import Config, Model
 from dinolab.recipes import load_config
 from dinolab.training.optim import make_optimizer, optimizer_step
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
 from dinolab.weights.initial import start_from
 from dinolab.weights.load import load, save_encoder
 from tests.pictures import make_folder
@@ -134,14 +134,14 @@ def make_views(step: int) -> Views:
     return Views(globals_, locals_, None, None, torch.arange(4), [])
 
 
-def build(cfg: Config) -> StudentTeacher:
+def build(cfg: Config) -> MomentumTeacher:
     torch.manual_seed(1)
     backbone = make_backbone(cfg.model, cfg.views.global_size)
     return METHODS["dino"](backbone, backbone.dim, cfg).train()
 
 
-def step(method: StudentTeacher, optimizer: torch.optim.Optimizer, cfg: Config, n: int) -> float:
-    s, views = Schedules(cfg, 24)(n), make_views(n)
+def step(method: MomentumTeacher, optimizer: torch.optim.Optimizer, cfg: Config, n: int) -> float:
+    s, views = Phase(cfg, 24)(n), make_views(n)
     (targets,) = method.targets([views], s)
     loss, _ = method.loss(views, targets, s)
     loss.backward()
@@ -158,7 +158,7 @@ def statistics(network: nn.Module) -> dict[str, Tensor]:
 def test_the_teacher_normalises_with_its_own_batches_statistics() -> None:
     cfg = config()
     method = build(cfg)
-    teacher, images = method.teacher["backbone"], normalise(make_views(0).globals.flatten(0, 1))
+    teacher, images = method.teacher["backbone"], normalise(make_views(0).global_crops.flatten(0, 1))
     x = teacher.conv1(images)
     expected = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(teacher.bn1(x), expected, atol=1e-4, rtol=1e-4)
@@ -173,7 +173,7 @@ def test_the_teacher_normalises_with_its_own_batches_statistics() -> None:
     torch.testing.assert_close(after["backbone.bn1.running_mean"], mean)
 
     with evaluating(encoder := Encoder(method.product)):  # which uses the running statistics, and leaves them
-        seen = encoder(make_views(0).globals[0])
+        seen = encoder(make_views(0).global_crops[0])
     torch.testing.assert_close(statistics(method.teacher), after, atol=0, rtol=0)
     method.eval()
     torch.testing.assert_close(method.product([images[:4]])[0].cls, seen.cls, atol=1e-5, rtol=1e-4)

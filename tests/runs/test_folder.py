@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from dinolab.recipes import load_config
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
-from dinolab.runs.folder import describe_run
 from dinolab.options import Config
+from dinolab.recipes import load_config
+from dinolab.rundir import RunFolder
+from dinolab.runs.folder import describe_run
 from tests.pictures import TINY, make_folder
 
 
@@ -20,16 +21,16 @@ def config(data: Path, *more: str) -> Config:
 def test_the_configuration_is_that_of_the_last_call(began: list[str], tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", per_class=2)
     source = open_source(str(data))
-    describe_run(tmp_path, config(data, *began), source, resumed=False)
+    describe_run(RunFolder(tmp_path), config(data, *began), source, resumed=False)
     later = config(data, "highres.length=4 steps", "run.keep=5", "eval.k=3")
-    describe_run(tmp_path, later, source, resumed=True)
+    describe_run(RunFolder(tmp_path), later, source, resumed=True)
     assert load_config(tmp_path / "config.yaml") == later
 
 
 def test_a_refused_call_leaves_the_configuration_as_it_was(tmp_path: Path) -> None:
     data, other = make_folder(tmp_path / "data", per_class=2), make_folder(tmp_path / "other", per_class=3)
     cfg = config(data)
-    describe_run(tmp_path, cfg, open_source(str(data)), resumed=False)
+    describe_run(RunFolder(tmp_path), cfg, open_source(str(data)), resumed=False)
     with pytest.raises(UserError, match="has 6 images"):
-        describe_run(tmp_path, config(other), open_source(str(other)), resumed=True)
+        describe_run(RunFolder(tmp_path), config(other), open_source(str(other)), resumed=True)
     assert load_config(tmp_path / "config.yaml") == cfg

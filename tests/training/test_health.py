@@ -3,15 +3,23 @@ import math
 import pytest
 import torch
 
-from dinolab.methods.base import Targets
-from dinolab.training.health import WINDOW, Alarms, effective_rank, figures
+from dinolab.methods.dinov2 import DINOv2
+from dinolab.methods.figures import effective_rank, feature_figures, target_figures
+from dinolab.training.health import WINDOW, Alarms
 
 LOG_K = math.log(100)
-WELL = {"teacher_entropy": 2.0, "dino": 2.5, "marginal_entropy": 4.0, "effective_rank": 20.0, "koleo": 0.5}
+WELL = {
+    "teacher_entropy": 2.0,
+    "dino": 2.5,
+    "marginal_entropy": 4.0,
+    "effective_rank": 20.0,
+    "koleo": 0.5,
+    "log_k": LOG_K,
+}
 
 
 def alarms_after(**changes: float) -> list[str]:
-    watch, said = Alarms(LOG_K, patience=0), []
+    watch, said = Alarms(DINOv2.ALARMS, patience=0), []
     for step in range(3 * WINDOW):
         said += watch.look({"step": step, **WELL, **changes})
     return said
@@ -30,18 +38,16 @@ def test_each_trouble_is_said_once_with_its_remedy(changes: dict[str, float], st
 
 def test_a_healthy_run_and_a_passing_trouble_say_nothing() -> None:
     assert alarms_after() == []
-    watch = Alarms(LOG_K, patience=0)
+    watch = Alarms(DINOv2.ALARMS, patience=0)
     lines = [{"step": i, **WELL, "effective_rank": 1.0 if i % 3 else 9.0} for i in range(20)]
     assert [said for line in lines for said in watch.look(line)] == []
-    early = Alarms(LOG_K, patience=1000)
+    early = Alarms(DINOv2.ALARMS, patience=1000)
     assert [early.look({"step": i, **WELL, "effective_rank": 1.0}) for i in range(20)] == [[]] * 20
 
 
-def test_targets_without_features_have_no_rank_and_no_alarm_of_it() -> None:
-    p = torch.eye(4).repeat(2, 2, 1)
-    found = figures([Targets(p[:, :5], None), Targets(p[:, 5:], None)])
-    assert "effective_rank" not in found and found["prototypes_used"] == 1
-    watch, line = Alarms(LOG_K, patience=0), {key: value for key, value in WELL.items() if key != "effective_rank"}
+def test_a_log_without_a_rank_raises_no_alarm_about_it() -> None:
+    watch = Alarms(DINOv2.ALARMS, patience=0)
+    line = {key: value for key, value in WELL.items() if key != "effective_rank"}
     assert [watch.look({"step": step, **line}) for step in range(3 * WINDOW)] == [[]] * 3 * WINDOW
 
 
@@ -56,12 +62,11 @@ def test_effective_rank() -> None:
 def test_figures_of_planted_targets() -> None:
     same = torch.zeros(2, 8, 4)
     same[..., 2] = 1
-    found = figures([Targets(same, torch.randn(2, 8, 16))])
+    found = target_figures([same])
     assert found["teacher_entropy"] == 0 and found["marginal_entropy"] == 0
     assert found["prototypes_used"] == 1 / 4
     even = torch.eye(4).repeat(2, 2, 1)
-    found = figures([Targets(even[:, :5], torch.randn(2, 5, 16)), Targets(even[:, 5:], torch.randn(2, 3, 16))])
+    found = target_figures([even[:, :5], even[:, 5:]])
     assert found["marginal_entropy"] == pytest.approx(math.log(4)) and found["prototypes_used"] == 1
-    assert figures([Targets(torch.full((2, 8, 4), 0.25), torch.randn(2, 8, 16))])["teacher_entropy"] == pytest.approx(
-        math.log(4)
-    )
+    assert target_figures([torch.full((2, 8, 4), 0.25)])["teacher_entropy"] == pytest.approx(math.log(4))
+    assert feature_figures([torch.randn(2, 5, 16), torch.randn(2, 3, 16)])["effective_rank"] > 8

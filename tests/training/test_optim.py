@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from dinolab.training.optim import make_optimizer, optimizer_step
-from dinolab.training.schedules import Schedules
+from dinolab.training.phases import Phase
 from tests.methods.test_dino import build, config
 
 
 def factors(*words: str) -> dict[str, tuple[float, float]]:
     cfg = config("method=dinov2", "model.depth=3", "model.registers=1", *words)
     method = build(cfg)
-    optimizer = make_optimizer(method.student, cfg.optim)
+    optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     names = {id(p): name for name, p in method.student.named_parameters()}
     found = {names[id(p)]: (g["lr_factor"], g["decay_factor"]) for g in optimizer.param_groups for p in g["params"]}
     assert len(found) == len(names)
@@ -31,8 +31,8 @@ def test_layer_decay_and_no_weight_decay_on_vectors() -> None:
 
 def test_frozen_prototypes_do_not_move_nor_count() -> None:
     cfg = config("method=dino", "loss.freeze_prototypes=1 steps", "optim.clip=0")
-    method, s = build(cfg), Schedules(cfg, 20)
-    optimizer = make_optimizer(method.student, cfg.optim)
+    method, s = build(cfg), Phase(cfg, 20)
+    optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     prototypes = method.student["head"].prototypes.weight
     before = prototypes.detach().clone()
     for p in method.student.parameters():
@@ -50,11 +50,11 @@ def test_frozen_prototypes_do_not_move_nor_count() -> None:
 def test_clipping_scales_the_whole_gradient() -> None:
     cfg = config("method=dino", "loss.freeze_prototypes=0 steps")
     method = build(cfg)
-    optimizer = make_optimizer(method.student, cfg.optim)
+    optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     for p in method.student.parameters():
         p.grad = torch.full_like(p, 2.0)
     count = sum(p.numel() for p in method.student.parameters())
-    assert optimizer_step(optimizer, Schedules(cfg, 20)(0), 1.0).item() == pytest.approx(2 * count**0.5)
+    assert optimizer_step(optimizer, Phase(cfg, 20)(0), 1.0).item() == pytest.approx(2 * count**0.5)
     p = method.student["head"].prototypes.weight
     torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 / count**0.5), rtol=1e-4, atol=0)
 
@@ -63,20 +63,20 @@ def test_sgd_is_momentum_over_gradient_and_decay() -> None:
     """v <- 0.9 v + (g + decay p); p <- p - lr v: as DINO's code for convolutional networks has it."""
     words = ("optim.name=sgd", "optim.weight_decay=0.1", "optim.weight_decay_end=0.3", "optim.clip=0")
     cfg = config("method=dino", "loss.freeze_prototypes=1 steps", *words)
-    method, schedules = build(cfg), Schedules(cfg, 20)
-    optimizer = make_optimizer(method.student, cfg.optim)
+    method, phase = build(cfg), Phase(cfg, 20)
+    optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     names = dict(method.student.named_parameters())
     assert all(torch.equal(optimizer.state[p]["momentum_buffer"], torch.zeros_like(p)) for p in names.values())
     expected = {name: p.detach().clone() for name, p in names.items()}
     velocity = {name: torch.zeros_like(p) for name, p in names.items()}
     for n in range(3):
-        s = schedules(n)
+        s = phase(n)
         for name, p in names.items():
             p.grad = torch.randn_like(p)
-            if not (s.freeze_prototypes and "prototypes" in name):
-                decay = s.weight_decay if p.ndim > 1 else 0.0
+            if not ("prototypes" in s.frozen and "prototypes" in name):
+                decay = s["weight_decay"] if p.ndim > 1 else 0.0
                 velocity[name] = 0.9 * velocity[name] + p.grad + decay * expected[name]
-                expected[name] = expected[name] - s.lr * velocity[name]
+                expected[name] = expected[name] - s["lr"] * velocity[name]
         optimizer_step(optimizer, s, 0.0)
     for name, p in names.items():
         torch.testing.assert_close(p.detach(), expected[name])

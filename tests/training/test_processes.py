@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import dinolab
 from dinolab.recipes import load_config
 from dinolab.training import checkpoint
-from tests.pictures import TINY, make_folder
+from tests.pictures import TINY, fit_words, make_folder
 from tests.processes import launch
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(pictures: Path, run: Path, *more: str) -> list[str]:
     # draws of stochastic depth are each process's own
-    return [*TINY, "model.drop_path=0", "run.log_every=1", f"data.path={pictures}", f"run.dir={run}", *more]
+    return fit_words([*TINY, "model.drop_path=0", "run.log_every=1", f"data.path={pictures}", f"run.dir={run}", *more])
 
 
 def start(world: int, pictures: Path, run: Path, *more: str) -> list[subprocess.Popen]:

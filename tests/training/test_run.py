@@ -23,11 +23,11 @@ from dinolab.errors import UserError
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
-from dinolab.runs.train import Run
+from dinolab.runs.run import Run
 from dinolab.training import checkpoint
 from dinolab.training.loop import Interrupted
 from dinolab.training.optim import make_optimizer
-from tests.pictures import TINY, make_folder
+from tests.pictures import TINY, fit_words, make_folder
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(pictures: Path, run: Path, *more: str) -> list[str]:
-    return [*TINY, f"data.path={pictures}", f"run.dir={run}", *more]
+    return fit_words([*TINY, f"data.path={pictures}", f"run.dir={run}", *more])
 
 
 def train(pictures: Path, run: Path, *more: str, resume: bool = False) -> Path:

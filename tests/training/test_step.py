@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.recipes import load_config
-from dinolab.runs.build import assemble, choose_autocast
+from dinolab.runs.build import assemble, choose_autocast, needs_of
 from dinolab.training.loop import autocast_of, train_step
-from tests.pictures import TINY, make_folder
+from tests.pictures import TINY, fit_words, make_folder
 
 READS_BACK = (
     "_local_scalar_dense",
@@ -40,14 +40,16 @@ class NoReadingBack(TorchDispatchMode):
 
 def steps(folder, words: list[str], number: int, device: str):
     """Yields functions that each make one step; their views are on the device."""
-    cfg = load_config(None, [*TINY, f"data.path={folder}", f"run.device={device}", "optim.length=9 steps", *words])
+    cfg = load_config(
+        None, fit_words([*TINY, f"data.path={folder}", f"run.device={device}", "optim.length=9 steps", *words])
+    )
     source = open_source(cfg.data.path)
-    schedules, where, method, optimizer = assemble(cfg, source)
+    phase, where, method, optimizer = assemble(cfg, source)
     method.train()
     precision = autocast_of(where, choose_autocast("auto", where))
-    for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda")):
+    for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda", needs=needs_of(cfg))):
         views = [v.to(where) for v in micro]
-        s, clip = schedules(step), cfg.optim.clip
+        s, clip = phase(step), cfg.optim.clip
         yield lambda views=views, s=s, clip=clip: train_step(method, optimizer, views, s, clip, precision)
 
 

@@ -1,4 +1,4 @@
-"""Addresses of files: an absolute path, a folder, a pattern of either; or an address of fsspec's, as s3://bucket/{000..099}.tar."""
+"""Addresses of files: a path, a pattern such as /data/{000..099}.tar, or an address that fsspec reads, such as s3://bucket/*.tar."""
 
 import glob
 import hashlib
@@ -15,18 +15,35 @@ from dinolab.errors import UserError
 from dinolab.files import beside
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-REQUESTS = 16  # to remote storage, at once
+REQUESTS = 16  # to remote storage at the same time
 KEPT = "simplecache::"  # before an address: files are copied to local disk when first read
 
 
 def is_remote(address: str) -> bool:
+    """Whether an address names remote storage and not a path."""
     return "://" in address and not os.path.isabs(address)
 
 
-def find_files(address: str, extension: str) -> list[str]:
-    """The files that an address stands for: itself, a folder's files by name, or those of a pattern ({000..099}, {a,b}, *).
+def absolute(path: str) -> str:
+    """The absolute path, with ~ expanded; an address of remote storage stays as it is."""
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
-    What a pattern without * names is not looked for. Raises OSError or UserError if storage cannot be asked.
+
+def is_file_name(path: str, extension: str) -> bool:
+    """Whether a path, a pattern or an address ends with this extension and is not a folder."""
+    return path.lower().endswith(extension) and not os.path.isdir(absolute(path))
+
+
+def find_files(address: str, extension: str) -> list[str]:
+    """List the files that an address stands for: the file itself, those in a folder, or those that a pattern names.
+
+    Patterns are {000..099}, {a,b} and *. Only for * does this look for files; other patterns may name files that are missing.
+
+    Args:
+        extension: ending of the files of a folder, as ".tar".
+
+    Raises:
+        OSError, UserError: the storage cannot be reached.
     """
     if is_remote(address):
         pattern = address if address.endswith(extension) else f"{address.rstrip('/')}/*{extension}"
@@ -41,11 +58,12 @@ def find_files(address: str, extension: str) -> list[str]:
 
 
 def unique(files: Iterable[str]) -> list[str]:
-    """Without the second and later of the same: patterns may overlap."""
+    """The files, each once and in order: patterns may overlap."""
     return list(dict.fromkeys(files))
 
 
 def find_remote(address: str) -> list[str]:
+    """As `find_files`, for an address of remote storage without braces."""
     if "*" not in address:
         return [address]
     start = address.rfind("::") + 2 if "::" in address else 0
@@ -56,7 +74,7 @@ def find_remote(address: str) -> list[str]:
 
 
 def braces(pattern: str) -> list[str]:
-    """Bash's brace expansion of numbers ({000..099}, with its zeros) and lists ({a,b})."""
+    """Expand braces as bash does: numbers, with their leading zeros ({000..099}), and lists ({a,b})."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if not match:
         return [pattern]
@@ -72,12 +90,13 @@ def braces(pattern: str) -> list[str]:
 
 
 def stamps(files: list[str]) -> list[str]:
-    """For each file a text that changes when the file does: of name, size and, if it is local, time. Raises OSError."""
+    """The `stamp` of each file. Raises OSError if one cannot be reached."""
     with as_os_error(), ThreadPoolExecutor(REQUESTS) as pool:
         return list(pool.map(stamp, files))
 
 
 def stamp(file: str) -> str:
+    """A text that changes when the file does: its address, its size and, if it is local, its time of modification."""
     if is_remote(file):
         fs, path = filesystem(file)
         return f"{file} {fs.info(path)['size']}"
@@ -86,12 +105,12 @@ def stamp(file: str) -> str:
 
 
 def localise(address: str) -> str:
-    """The address, or the path of its copy on local disk if it is to be kept."""
+    """The path of the local copy, if the address begins with simplecache::, else the address itself."""
     return local_copy(address) if address.startswith(KEPT) else address
 
 
 def open_file(address: str) -> BinaryIO:
-    """A file, local or remote, to read at any place. Raises OSError, UserError and what remote storage raises."""
+    """Open a local or remote file for reading at any position. Raises OSError, UserError, and whatever remote storage raises."""
     address = localise(address)
     if not is_remote(address):
         return open(address, "rb")
@@ -101,9 +120,9 @@ def open_file(address: str) -> BinaryIO:
 
 @cache
 def local_copy(address: str) -> str:
-    """Path of the copy of a remote file, made at the first call, under a name that changes with the file's size.
+    """The path of the copy of a remote file, which the first call makes, under a name that changes with the file's size.
 
-    fsspec's own simplecache writes under the final name, so after a kill it takes half a file for the whole.
+    fsspec's own simplecache writes under the final name, so that a killed process leaves half a file that looks whole.
     """
     import fsspec
 
@@ -119,7 +138,7 @@ def local_copy(address: str) -> str:
 
 
 def filesystem(address: str) -> tuple[Any, str]:
-    """fsspec's file system for an address, and the path in it. Raises UserError if its package is not installed."""
+    """The fsspec file system of an address, and the path in it. Raises UserError if the package for it is not installed."""
     import fsspec
 
     try:
@@ -130,7 +149,7 @@ def filesystem(address: str) -> tuple[Any, str]:
 
 @contextmanager
 def as_os_error() -> Iterator[None]:
-    """Storage libraries raise nearly anything; here it becomes OSError, with the first line of the first cause."""
+    """Turn any exception of a storage library into an OSError with the first line of its first cause; UserError passes."""
     try:
         yield
     except (OSError, UserError):

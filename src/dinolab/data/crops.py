@@ -1,8 +1,8 @@
-"""What multi-crop does to an image, as draws: boxes, flips, colours, blur. `views.py` carries them out with OpenCV,
-`device_views.py` for a whole batch on a GPU.
+"""The random choices of multi-crop: boxes, flips, changes of colour, blur.
 
-Probabilities and ranges are those of DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193); distributions those of torchvision's
-RandomResizedCrop, ColorJitter, GaussianBlur and RandomSolarize. V = 2 + L crops of an image: two global, L local.
+`views.py` applies them to an image with OpenCV, `device_views.py` to a whole batch on a GPU. Probabilities and ranges are those of
+DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193); the distributions are those of torchvision's RandomResizedCrop, ColorJitter,
+GaussianBlur and RandomSolarize. An image has V = 2 + L crops, two global and L local ones.
 """
 
 import math
@@ -13,27 +13,36 @@ import numpy as np
 
 from dinolab import options
 
-BLUR_SIGMA = (0.1, 2.0)  # as DINOv2
-TRIES = 10  # boxes drawn before the largest centred one is taken, as torchvision
+BLUR_SIGMA = (0.1, 2.0)  # smallest and largest standard deviation in pixels, as in DINOv2
+TRIES = 10  # boxes that are drawn before the largest centred one is taken, as in torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 class Crops(NamedTuple):
-    """The draws for the V crops of one image, global ones first. Stacked over images, each has a dimension B in front."""
+    """The random choices for the V crops of one image, global crops first. Stacked over B images, each array has shape (B, ...)."""
 
     size: np.ndarray  # int64 (2,), height and width of the image that the boxes were drawn for
     boxes: np.ndarray  # int64 (V, 4): top, left, height, width
     flip: np.ndarray  # bool (V,)
     jitter: np.ndarray  # bool (V,)
-    factors: np.ndarray  # float64 (V, 4): of brightness, contrast, saturation; hue's shift in turns
-    order: np.ndarray  # int64 (V, 4): in which the four are applied
+    factors: (
+        np.ndarray
+    )  # float64 (V, 4): factors of brightness, contrast and saturation, and the shift of the hue in turns
+    order: np.ndarray  # int64 (V, 4): the order in which these four are applied
     grey: np.ndarray  # bool (V,)
-    sigma: np.ndarray  # float64 (V,), of the blur in pixels; 0 for none
+    sigma: np.ndarray  # float64 (V,): standard deviation of the blur in pixels; 0 for none
     solarize: np.ndarray  # bool (V,)
 
 
 def draw_crops(height: int, width: int, cfg: options.Views, rng: np.random.Generator) -> Crops:
-    """The draws for an image of this size."""
+    """Draw the random choices for all crops of an image.
+
+    Args:
+        height: the image's height in pixels.
+        width: its width in pixels.
+        cfg: number of crops, probabilities and ranges.
+        rng: the sample's generator.
+    """
     number = 2 + cfg.locals
     is_global = np.arange(number) < 2
     scale = np.where(is_global[:, None], cfg.global_scale, cfg.local_scale)
@@ -60,10 +69,17 @@ def draw_crops(height: int, width: int, cfg: options.Views, rng: np.random.Gener
 def draw_boxes(
     height: int, width: int, scale: np.ndarray, aspect: Sequence[float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Boxes (top, left, height, width) of random crops, int64 (V, 4), distributed as in torchvision's RandomResizedCrop.
+    """Draw the boxes of random crops, distributed as in torchvision's RandomResizedCrop.
 
-    Area uniform between scale[v, 0] and scale[v, 1] (shares of the image's area), width over height log-uniform in `aspect`;
-    after ten boxes that do not fit, the largest centred one with an admitted aspect.
+    The area is uniform in `scale` and the aspect ratio log-uniform in `aspect`. If ten boxes do not fit into the image, the largest
+    centred box with a permitted aspect ratio is taken.
+
+    Args:
+        scale: float (V, 2), the smallest and largest area as a share of the image's.
+        aspect: the smallest and largest ratio of width to height.
+
+    Returns:
+        int64 (V, 4): top, left, height, width.
     """
     u = rng.random((len(scale), TRIES, 4))
     area = height * width * (scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * u[..., 0])
@@ -78,7 +94,7 @@ def draw_boxes(
 
 
 def largest_box(height: int, width: int, aspect: Sequence[float]) -> tuple[int, int, int, int]:
-    """The largest centred box whose width over height lies in `aspect`."""
+    """The largest centred box (top, left, height, width) whose ratio of width to height lies in `aspect`."""
     w, h = width, height
     if width / height < aspect[0]:
         h = max(1, round(width / aspect[0]))
@@ -88,14 +104,17 @@ def largest_box(height: int, width: int, aspect: Sequence[float]) -> tuple[int, 
 
 
 def reduction(crops: Crops, cfg: options.Views) -> int:
-    """The largest of 1, 2, 4 and 8 by which the image may be shrunk before cropping without a crop having to be enlarged."""
+    """The largest of the factors 1, 2, 4 and 8 by which the image can be shrunk before cropping without enlarging a crop afterwards."""
     sides = crops.boxes[:, 2:].min(axis=1)
     spare = min(sides[:2].min() / cfg.global_size, sides[2:].min(initial=1 << 30) / cfg.local_size)
     return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, spare))
 
 
 def shrunk(crops: Crops, height: int, width: int) -> int:
-    """By how much the image that the boxes were drawn for was shrunk in decoding, its sides rounded up; 0: it is another one."""
+    """The factor by which decoding has shrunk the image that the boxes were drawn for, from its size now.
+
+    Sides are rounded up in decoding. 0 means that the size fits no factor, so that this is another image.
+    """
     h, w = crops.size.tolist()
     sizes = {factor: (math.ceil(h / factor), math.ceil(w / factor)) for factor in (1, 2, 4, 8)}
     return next((factor for factor, size in sizes.items() if size == (height, width)), 0)

@@ -1,4 +1,7 @@
-"""Any image file to 8-bit RGB. OpenCV decodes (it releases the GIL); Pillow what is transparent or new to OpenCV."""
+"""Decoding of image files to 8-bit RGB.
+
+OpenCV decodes, since it releases the GIL; Pillow decodes images with transparency and formats that OpenCV does not know.
+"""
 
 import io
 import os
@@ -11,21 +14,27 @@ from PIL import Image, ImageOps
 
 from dinolab.data.storage import describe, read_bytes
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # BrokenImage says it, once
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported by BrokenImage alone
 
 JPEG = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
-ORIENTATION = 0x0112  # EXIF's tag
-READ_RGB = {  # OpenCV's flags that decode at 1/1 to 1/8
+ORIENTATION = 0x0112  # the tag in EXIF
+READ_RGB = {  # OpenCV's flags for decoding at 1/1, 1/2, 1/4 and 1/8 of the size
     1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB,  # the bit of BGR, in REDUCED_COLOR, excludes that of RGB
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2
+    | cv2.IMREAD_COLOR_RGB,  # REDUCED_COLOR cannot be used: its bit for BGR excludes that for RGB
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB,
 }
 
 
 class BrokenImage(Exception):
-    """An image that cannot be read: `path`, and `reason` in a few words."""
+    """An image that cannot be read.
+
+    Attributes:
+        path: its location in words.
+        reason: why, in a few words.
+    """
 
     def __init__(self, path: str | PathLike[str], reason: str) -> None:
         super().__init__(path, reason)
@@ -36,50 +45,59 @@ class BrokenImage(Exception):
 
 
 def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """JPEG, PNG, WebP, BMP, TIFF or a GIF's first frame -> uint8 (H, W, 3), RGB, upright by its EXIF orientation.
+    """Read and decode an image: a JPEG, PNG, WebP, BMP or TIFF file, or the first frame of a GIF.
 
-    Transparent parts show white. 16 bits are scaled to 8. Raises BrokenImage if the file is missing, empty, cut short,
-    or not an image.
+    Args:
+        path: the image's location (see `locations.py`).
+
+    Returns:
+        uint8 (H, W, 3), RGB, turned upright by its EXIF orientation. Transparent parts are white, and 16 bits are scaled to 8.
+
+    Raises:
+        BrokenImage: the file is missing, empty, cut short, or not an image.
     """
     return decode(read_file(path), path)
 
 
 def read_file(path: str | PathLike[str]) -> bytes:
-    """The file as it is. Raises BrokenImage if it is missing, empty, or a JPEG cut short."""
+    """The encoded image at a location. Raises BrokenImage if it is missing, empty, or a JPEG that was cut short."""
     try:
         data = read_bytes(os.fspath(path))
     except OSError as error:
         raise BrokenImage(path, (error.strerror or str(error)).lower()) from error
     if not data:
         raise BrokenImage(path, "empty file")
-    if data.startswith(JPEG) and data.rfind(JPEG_END) < 0:  # from the end, where it is, and not through megabytes
+    if data.startswith(JPEG) and data.rfind(JPEG_END) < 0:  # searched from the end, where it usually is
         raise BrokenImage(path, "cut short: a JPEG without its end marker")
     return data
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG once upright, from its header; None for anything else."""
+    """Read height and width of a JPEG, as they are once it is upright, from its header; None for anything else."""
     if not data.startswith(JPEG):
         return None
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            exif = Image.Exif()  # and not image.getexif(): that takes XMP's orientation too, which OpenCV does not
+            exif = Image.Exif()  # image.getexif() would use the orientation in XMP, too, which OpenCV ignores
             exif.load(image.info.get("exif", b""))
             sideways = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # decoding will say what is wrong
+    except Exception:  # decoding will report what is wrong
         return None
     return (width, height) if sideways else (height, width)
 
 
 def decode(data: bytes, path: str | PathLike[str], reduction: int = 1) -> np.ndarray:
-    """As read_image, from the bytes that `path` holds.
+    """Decode the bytes of an image; otherwise as `read_image`.
 
-    A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, `reduction` 2, 4 or 8, in less time; its sides are rounded up.
+    Args:
+        data: the encoded image.
+        path: its location, for messages.
+        reduction: 2, 4 or 8 decodes a JPEG at 1/2, 1/4 or 1/8 of its size, its sides rounded up, in less time.
     """
     is_jpeg = data.startswith(JPEG)
     try:
-        if not is_jpeg and has_alpha(data):  # OpenCV would show what the alpha channel hides
+        if not is_jpeg and has_alpha(data):  # OpenCV would ignore the alpha channel
             return read_with_pillow(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_RGB[reduction if is_jpeg else 1])
         return read_with_pillow(data) if image is None else image
@@ -89,7 +107,7 @@ def decode(data: bytes, path: str | PathLike[str], reduction: int = 1) -> np.nda
 
 
 def has_alpha(data: bytes) -> bool:
-    """Whether the header declares transparency; no pixel is decoded."""
+    """Whether the header of an image declares transparency. No pixel is decoded."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
             return image.has_transparency_data and not image.mode.startswith("I")
@@ -98,10 +116,10 @@ def has_alpha(data: bytes) -> bool:
 
 
 def read_with_pillow(data: bytes) -> np.ndarray:
-    """uint8 (H, W, 3), transparent parts composited onto white. Raises what Pillow raises."""
+    """Decode to uint8 (H, W, 3), RGB, with transparent parts composited onto white. Raises what Pillow raises."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
         if image.mode in ("F", "I"):
-            raise ValueError("pixels of 32 bits, whose range is unknown; convert it to 8 or 16 bits")
+            raise ValueError("its pixels have 32 bits, and their range is unknown; convert it to 8 or 16 bits")
         upright = ImageOps.exif_transpose(image)
         if not upright.has_transparency_data:
             return np.array(upright.convert("RGB"))

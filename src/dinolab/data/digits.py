@@ -1,7 +1,7 @@
-"""The demo's data set: scikit-learn's handwritten digits (1,797 real scans of 8 x 8) in small colour scenes with known masks.
+"""The demo's data set: handwritten digits in small colour scenes with known masks.
 
-A scene is a dark, uneven, noisy ground in one colour with one digit in another, of random size, place and slant. Scenes of the
-held-out part show source digits that no training scene shows.
+The digits are scikit-learn's, 1,797 real scans of 8 x 8 pixels. A scene has a dark, uneven, noisy ground in one colour, and a digit
+in another colour on it, of random size, place and slant. Test scenes show other scans than the training scenes.
 """
 
 import json
@@ -12,15 +12,18 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 SIDE = 32  # pixels
-HELD_OUT = 0.2  # share of the source digits
+HELD_OUT = 0.2  # share of the scans that only test scenes show
 SIZES = {"train": 4000, "test": 1000}  # scenes
 SEED = 0
 
 
 def make_scenes(folder: Path) -> Path:
-    """Write train/CLASS/*.png, test/CLASS/*.png and masks/ with the same names (0 or 255); returns the folder.
+    """Write train/CLASS/*.png and test/CLASS/*.png, and masks (0 or 255) under the same names in masks/.
 
-    Does nothing if the very same scenes are there already.
+    If the folder holds these scenes already, nothing is done.
+
+    Returns:
+        The folder.
     """
     facts = {"side": SIDE, "held_out": HELD_OUT, "sizes": SIZES, "seed": SEED}
     done = folder / "scenes.json"
@@ -46,8 +49,16 @@ def make_scenes(folder: Path) -> Path:
 
 
 def draw_scene(digit: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One scan (8, 8), 0 to 16 -> scene uint8 (SIDE, SIDE, 3) and mask uint8 (SIDE, SIDE), 255 on the digit."""
-    size = rng.uniform(20, 28)  # pixels of the scan's side in the scene
+    """Draw a scene with one digit.
+
+    Args:
+        digit: the scan, float (8, 8), from 0 to 16.
+        rng: draws size, place, slant, turn, colours and noise.
+
+    Returns:
+        The scene, uint8 (SIDE, SIDE, 3), and the mask, uint8 (SIDE, SIDE), 255 on the digit.
+    """
+    size = rng.uniform(20, 28)  # side of the scan in the scene, in pixels
     slant, turn = rng.uniform(-0.15, 0.15), np.deg2rad(rng.uniform(-10, 10))
     place = rng.uniform(size / 2, SIDE - size / 2, 2) if size < SIDE else np.full(2, SIDE / 2)
     cos, sin = np.cos(turn) * size / 8, np.sin(turn) * size / 8

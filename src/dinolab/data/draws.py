@@ -1,7 +1,7 @@
-"""Random draws that are a pure function of what they are for.
+"""Random numbers that depend on the seed and their purpose alone.
 
-numpy's counter-based Philox, keyed by the seed and the stream, with the number in the counter's highest word: no draw
-depends on which process makes it, nor on what was drawn before, and no two numbers can ever overlap.
+They come from numpy's counter-based generator Philox. Seed and stream are its key, and the number of the sample, epoch or step is
+the highest word of its counter. So no draw depends on the process that makes it or on earlier draws, and no two generators overlap.
 """
 
 import numpy as np
@@ -10,10 +10,16 @@ SAMPLE, EPOCH, MASKS, SPLIT, SUBSET, STEP = range(6)  # the streams
 
 
 def rng(seed: int, stream: int, number: int) -> np.random.Generator:
-    """The generator of one sample, epoch or step."""
+    """The generator for one sample, epoch or step.
+
+    Args:
+        seed: seed of the run.
+        stream: what the draws are for, one of the constants above.
+        number: of the sample, epoch or step.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
 
 
 def seed(run_seed: int, step: int) -> int:
-    """The seed of what PyTorch draws in a step."""
+    """The seed for the random numbers that PyTorch draws in a step."""
     return int(rng(run_seed, STEP, step).integers(1 << 63))

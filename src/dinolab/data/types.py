@@ -1,5 +1,8 @@
 """What the data side hands on. B images, C channels, N patches, L local crops, S and s sides of crops in pixels."""
 
+import hashlib
+import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinolab.data.locations import split
 from dinolab.data.masks import Masks
 from dinolab.pixels import RGB, Pixels
 
@@ -46,13 +50,43 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A list of images, with labels where there are any."""
+    """A list of images, with labels where there are any. N images."""
 
-    name: str  # what the user called it
-    paths: list[str]  # a location an image: an absolute path, or what storage.py says for shards and tables
-    labels: np.ndarray | None  # int64 (len(paths),), positions in classes
+    name: str  # as the user named it
+    paths: list[
+        str
+    ]  # the location of each image (see locations.py): for an image in a file of its own, the absolute path
+    labels: np.ndarray | None  # int64 (N,), positions in classes
     classes: list[str]
     pixels: Pixels = RGB
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def files(self) -> list[str]:
+        """Address of each file, or saved dataset, that holds images, once."""
+        return list(dict.fromkeys(split(path)[1][0] for path in self.paths))
+
+    def names(self) -> list[str]:
+        """The name of each image below the folder that all files share; in shards and datasets, FILE/NAME or FILE/ROW."""
+        parts = [split(path)[1] for path in self.paths]
+        files = [as_path(file) for file, *_ in parts]
+        root = os.path.commonpath({os.path.dirname(file) for file in files})
+        return ["/".join([os.path.relpath(file, root), *inside[-1:]]) for file, (_, *inside) in zip(files, parts)]
+
+    def fingerprint(self) -> str:
+        """A hash of the images' names and labels. It does not change when the folder moves or the images are changed."""
+        labels = [] if self.labels is None else [self.classes[label] for label in self.labels]
+        lines = (f"{name}\0{label}\n" for name, label in sorted(zip(self.names(), labels)))
+        return hashlib.blake2b("".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+    def checksum(self) -> int:
+        """A CRC-32 of the images' names and places in their files, in order. It does not change when the folder moves."""
+        places = [as_path("\0".join(split(path)[1])) for path in self.paths]
+        root = os.path.commonpath({os.path.dirname(place.split("\0")[0]) for place in places})
+        return zlib.crc32("\n".join(place[len(root) :] for place in places).encode(errors="surrogateescape"))
+
+
+def as_path(address: str) -> str:
+    """The address of a file in the form that os.path handles as a path."""
+    return address.replace("://", ":/")

@@ -1,7 +1,7 @@
-"""Multi-crop views of an image on the CPU: the draws of `crops.py` carried out with OpenCV.
+"""Multi-crop views of an image on the CPU: OpenCV applies the random choices of `crops.py`.
 
-All on uint8 (H, W, 3) RGB. A crop is cut first and then resized, so cost follows the crop and not the photo, and colours
-are changed at the size of the crop.
+Images are uint8 (H, W, 3), RGB. A crop is cut out, then resized, and then its colours are changed, so that the cost depends on the
+size of the crop and not on that of the photo.
 """
 
 import math
@@ -12,18 +12,23 @@ import numpy as np
 
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, shrunk
 
-BLUR_KERNEL = 9  # pixels, as DINOv2
-SPACING = 1.5  # pixels between bilinear samples when shrinking: up to there they are as near to torchvision's as the area filter
+BLUR_KERNEL = 9  # pixels, as in DINOv2
+SPACING = 1.5  # pixels between bilinear samples when shrinking: up to this, they are as close to torchvision as the area filter is
 LEVELS = np.arange(256.0)
-CUT = 1e-3  # against products that come out just below a whole number
+CUT = 1e-3  # added before fractions are cut off, since a product may be just below the whole number that it should be
 SOLARIZED = np.concatenate([np.arange(128), np.arange(127, -1, -1)]).astype(np.uint8)
 GREY_OF_RGB = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey
 
 
 def make_views(image: np.ndarray, crops: Crops, out: list[np.ndarray]) -> None:
-    """Carry out the draws; view v goes into out[v], uint8 (3, size, size).
+    """Make all views of an image.
 
-    The image may have been shrunk in decoding since the boxes were drawn: they are scaled to it, and rounded to its pixels.
+    If decoding has shrunk the image since the boxes were drawn, they are scaled with it, and rounded to its pixels.
+
+    Args:
+        image: uint8 (H, W, 3).
+        crops: the random choices for V crops.
+        out: V arrays, uint8 (3, size, size), which receive the views.
     """
     factor = shrunk(crops, image.shape[0], image.shape[1])
     starts = np.rint(crops.boxes[:, :2] / factor).astype(int)
@@ -45,7 +50,7 @@ def make_views(image: np.ndarray, crops: Crops, out: list[np.ndarray]) -> None:
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W, 3): area filter along the sides that shrink, cubic along those that grow."""
+    """Resize an image (H, W, 3): with the area filter along sides that shrink, and cubic interpolation along sides that grow."""
     h, w = image.shape[:2]
     if height < h or width < w:
         # OpenCV's area filter silently turns bilinear if either side grows, so sides are shrunk first.
@@ -56,11 +61,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """As `resize`, at half the cost or less, for crops.
+    """Resize a crop, at half the cost of `resize` or less.
 
-    Large crops are halved first (the area filter's quick case); the rest is the mean of bilinear samples, so many a pixel that
-    they lie no further apart than leaves the sharpness of torchvision's antialiased filter. A side that grows beside one that
-    shrinks is bilinear, too.
+    A large crop is halved first, which the area filter does fast. The rest is the mean of several bilinear samples for each pixel,
+    no further apart than SPACING, which gives the sharpness of torchvision's antialiased filter. If one side grows while the other
+    shrinks, both are bilinear.
     """
     while min(image.shape[0] / height, image.shape[1] / width) >= 2 * SPACING:
         image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -73,16 +78,17 @@ def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def colour_jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[int]) -> np.ndarray:
-    """Brightness, contrast, saturation and hue in the given order, as torchvision's ColorJitter.
+    """Change brightness, contrast, saturation and hue in the given order, as torchvision's ColorJitter does.
 
-    Values are clipped, and their fractions cut, after every step, as Pillow does. Brightness and contrast are tables of 256
-    levels, one where contrast comes right before brightness.
+    After every step values are clipped and their fractions cut off, as in Pillow. Brightness and contrast are look-up tables of 256
+    levels, and a single one if brightness follows contrast.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        factors: of brightness, contrast and saturation; hue's shift in turns.
+        factors: factors of brightness, contrast and saturation, and the shift of the hue in turns.
+        order: a permutation of BRIGHTNESS, CONTRAST, SATURATION and HUE.
     """
-    levels = LEVELS  # what brightness and contrast still have to do
+    levels = LEVELS  # the table that is still to be applied
     for kind in order:
         f = factors[kind]
         if kind == BRIGHTNESS:
@@ -97,25 +103,27 @@ def colour_jitter(image: np.ndarray, factors: Sequence[float], order: Sequence[i
 
 
 def cut(levels: np.ndarray) -> np.ndarray:
-    """Clipped to [0, 255], fractions cut."""
+    """Clip values to [0, 255] and cut off their fractions."""
     return np.floor(levels.clip(0, 255) + CUT)
 
 
 def apply(levels: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Replace each value v of the image by levels[v], float (256,)."""
     return image if levels is LEVELS else cv2.LUT(image, levels.astype(np.uint8))
 
 
 def mean_grey(image: np.ndarray) -> float:
+    """The mean of the image in grey, 0 to 255."""
     r, g, b, _ = cv2.mean(image)
     return GREY_OF_RGB[0] * r + GREY_OF_RGB[1] * g + GREY_OF_RGB[2] * b
 
 
 def saturate(image: np.ndarray, f: float) -> np.ndarray:
-    """f * image + (1 - f) * grey(image), clipped, fractions cut."""
+    """f * image + (1 - f) * grey(image), clipped, with fractions cut off."""
     affine = np.empty((3, 4))
     affine[:, :3] = [(1 - f) * share for share in GREY_OF_RGB]
     affine.flat[[0, 5, 10]] += f
-    affine[:, 3] = CUT - 0.5  # for cv2.transform rounds
+    affine[:, 3] = CUT - 0.5  # cv2.transform rounds, and fractions are to be cut off
     return cv2.transform(image, affine)
 
 
@@ -123,24 +131,35 @@ def turn_hue(image: np.ndarray, shift: int) -> np.ndarray:
     """Turn the hue by shift / 256 of a circle, in 8-bit HSV."""
     if not shift:
         return image
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # FULL: a turn is 256 levels, so uint8 wraps as hue does
+    hsv = cv2.cvtColor(
+        image, cv2.COLOR_RGB2HSV_FULL
+    )  # with FULL a turn has 256 levels, so that uint8 wraps around as the hue does
     hsv[..., 0] += np.uint8(shift)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
+    """The image in grey, still with three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur with a standard deviation of `sigma` pixels."""
     kernel = cv2.getGaussianKernel(BLUR_KERNEL, sigma, cv2.CV_32F)
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """The one view of evaluation: the image just covers 256/224 of `size`, then the centre is cut; uint8 (3, height, width).
+    """The view of an image for evaluation: resized to just cover 256/224 of `size`, then cropped to its centre.
 
-    `size` is a side, or height and width. Below 64 px the image goes straight to it: small images have no margin to spare.
+    Below 64 px there is no margin: the image is resized to just cover `size` itself.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: side of the view in pixels, or height and width.
+
+    Returns:
+        uint8 (3, height, width).
     """
     height, width = (size, size) if isinstance(size, int) else size
     margin = 1 if min(height, width) < 64 else 256 / 224

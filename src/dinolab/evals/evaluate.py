@@ -23,7 +23,7 @@ from dinolab.evals.knn import TEMPERATURE, match_classes, most_likely, vote_for_
 from dinolab.evals.linear import BLOCKS, linear
 from dinolab.evals.linear_dino import DEFAULTS, choose_input, linear_dino
 from dinolab.evals.logreg import logreg
-from dinolab.evals.results import find_leaks, names, score, summarise, warn_of_leaks, write
+from dinolab.evals.results import find_leaks, score, summarise, warn_of_leaks, write
 from dinolab.features.cache import FOLDER
 from dinolab.features.extract import PRECISIONS, TOKENS, extract
 
@@ -176,7 +176,7 @@ def evaluate(
             right = [most_likely(found.probabilities).numpy() == find_truth(sides) for sides, found in again]
             result["seeds"] = summarise(seed, [result["accuracy"], *(float(some.mean()) for some in right)])
     if out:
-        images, kept = names(sides.ask), sides.asked.kept.numpy()
+        images, kept = sides.ask.names(), sides.asked.kept.numpy()
         write(Path(out), result, images, kept, classes, predicted, probabilities.amax(1).numpy(), truth)
         for done in Path(out).glob("finetune_*.pt"):
             done.unlink()

@@ -6,7 +6,6 @@ M test images, C classes.
 import csv
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def warn_of_leaks(
     """[test image, training image] by name of all leaks, and a warning if there are any."""
     if not leaks:
         return []
-    test_names, train_names = names(test), names(train)
+    test_names, train_names = test.names(), train.names()
     named = [[test_names[asked.kept[row]], train_names[learned.kept[twin]]] for row, twin in leaks]
     log.warning(
         "LEAK: %d of %d test images (%s) are byte-identical to training images (%s): %s",
@@ -82,14 +81,6 @@ def warn_of_leaks(
         some([" = ".join(pair) for pair in named], NAMED),
     )
     return named
-
-
-def names(source: Source) -> list[str]:
-    """Each image's name below the folder that all share; a tar's members and a table's rows below their file's."""
-    parts = [path.split("\0") for path in source.paths]
-    files = [file.replace("://", ":/") for file, *_ in parts]  # as commonpath would have it, in an address
-    root = os.path.commonpath({os.path.dirname(file) for file in files})
-    return ["/".join([os.path.relpath(file, root), *inside[-1:]]) for file, (_, *inside) in zip(files, parts)]
 
 
 def summarise(seed: int, accuracies: list[float]) -> dict[str, Any]:

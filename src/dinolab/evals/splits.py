@@ -3,7 +3,6 @@
 N images.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,6 @@ import numpy as np
 from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.results import names
 from dinolab.features.duplicates import NEAR, find_groups
 from dinolab.files import write_whole
 
@@ -42,8 +40,8 @@ def held_out(source: Source, seed: int, out: Path | None, progress: bool = True)
         "near_duplicates": f"pHash of 64 bits, {NEAR} may differ",
         "images": len(source),
         "images_with_near_duplicates": int((np.unique(groups, return_counts=True)[1] - 1).clip(0).sum()),
-        "fingerprint": fingerprint(source),
-        "test": [name for name, out_of in zip(names(source), held) if out_of],
+        "fingerprint": source.fingerprint(),
+        "test": [name for name, out_of in zip(source.names(), held) if out_of],
     }
     return held, f"{SHARE:.0%} held out, {keep(facts, places)}"
 
@@ -75,19 +73,12 @@ def read(place: Path, source: Source) -> np.ndarray:
         of, test = kept["fingerprint"], set(kept["test"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{place}: not a split of dinolab's ({error}); {way_out}") from error
-    if of != fingerprint(source):
+    if of != source.fingerprint():
         raise UserError(
             f"{place}: the split of {kept.get('images')} images, and {source.name} has other images or labels by now "
             f"({len(source)} images); results of the two cannot be compared: {way_out}"
         )
-    return np.array([name in test for name in names(source)])
-
-
-def fingerprint(source: Source) -> str:
-    """Of the images' names and labels: the same wherever the folder lies and whatever the files' sizes."""
-    labels = [] if source.labels is None else [source.classes[label] for label in source.labels]
-    lines = (f"{name}\0{label}\n" for name, label in sorted(zip(names(source), labels)))
-    return hashlib.blake2b("".join(lines).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return np.array([name in test for name in source.names()])
 
 
 def draw(source: Source, groups: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -33,9 +33,8 @@ def key(encoder: nn.Module, source: Source, settings: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(raw_bytes(tensor))
     digest.update("\n".join(source.paths).encode(errors="surrogateescape"))
-    files = list(dict.fromkeys(path.split("\0")[0] for path in source.paths))
     with ThreadPoolExecutor(REQUESTS) as pool:
-        for text in pool.map(stamp_if_there, files):
+        for text in pool.map(stamp_if_there, source.files()):
             digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

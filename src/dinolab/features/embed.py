@@ -11,7 +11,6 @@ from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.inputs import open_device, open_encoder, refuse_below, refuse_unknown
-from dinolab.evals.results import names
 from dinolab.features.cache import FOLDER
 from dinolab.features.extract import PRECISIONS, extract
 from dinolab.files import beside
@@ -54,7 +53,7 @@ def embed(
     if patches:
         arrays["patches"] = found.patches.numpy()
     arrays |= {"labels": found.labels.numpy(), "classes": np.array(source.classes, str)}
-    arrays["names"] = np.array(names(source), str)[found.kept.numpy()]
+    arrays["names"] = np.array(source.names(), str)[found.kept.numpy()]
     if file:
         with beside(file) as place, place.open("wb") as opened:
             np.savez(opened, **arrays)  # type: ignore[arg-type]

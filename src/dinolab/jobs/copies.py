@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.data.addresses import find_files
-from dinolab.data.tables import list_rows, read_row
+from dinolab.data.sources.dataset import list_rows, read_row
 from dinolab.errors import UserError
 from dinolab.evals.results import write_csv
 
@@ -121,7 +121,7 @@ def convert(tables: dict[str, str], to: Path) -> None:
 def labelled_rows(address: str, files: list[str]) -> tuple[list[str], list[str] | None]:
     found: Any = None
     for column in LABEL_COLUMNS:
-        rows, labels, _ = list_rows(address, files, column, address)
-        if labels is not None or found is None:
-            found = rows, labels
+        listing = list_rows(address, files, column, address)
+        if listing.labels is not None or found is None:
+            found = listing.names, listing.labels
     return found

@@ -15,7 +15,7 @@ from dinolab.data.sources import open_source, take
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.evals.results import write_csv
-from dinolab.evals.splits import fingerprint, held_out
+from dinolab.evals.splits import held_out
 from dinolab.files import write_whole
 from dinolab.jobs.copies import TEST_LABELS, TESTING, TRAINING, find_layout
 from dinolab.jobs.known import NAMED, differences
@@ -67,7 +67,7 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
         "seed": SEED,
         "images_of_a_class": dict(zip(("train", "test"), most)) if most else "all",
         **{
-            name: {"images": len(side), "fingerprint": fingerprint(side)}
+            name: {"images": len(side), "fingerprint": side.fingerprint()}
             for name, side in (("train", train), ("test", test))
         },
         "classes": train.classes,

@@ -11,7 +11,7 @@ import numpy as np
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import open_source, subset
 from dinolab.data.types import Source
-from dinolab.evals.results import count_confusions, names
+from dinolab.evals.results import count_confusions
 from dinolab.options import Config
 from dinolab.report.facts import Result
 from dinolab.report.pictures import Grid, Picture, picture
@@ -113,7 +113,7 @@ def test_images(result: Result) -> dict[str, str]:
     """Where each test image lies, by its name in predictions.csv; of a source that was split, all are named."""
     of = "test" if result.data.get("split") == "given" else "train"
     source = open_source(str(result.data.get(of)), option=f"the {of} images of {result.folder}")
-    return dict(zip(names(source), source.paths))
+    return dict(zip(source.names(), source.paths))
 
 
 def examples(predictions: Sequence[Prediction], where: dict[str, str]) -> list[Picture]:

@@ -18,11 +18,11 @@ from dinolab.methods import METHODS
 from dinolab.methods.base import Method
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
-from dinolab.weights.initial import start_from
 from dinolab.options import Config
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
+from dinolab.weights.initial import start_from
 
 
 def open_data(cfg: Config, cache: Path | None) -> Source:

@@ -1,20 +1,18 @@
 """A run's folder: held by one run at a time, and never by another configuration or other images."""
 
 import json
-import os
-import zlib
 from pathlib import Path
 from typing import IO
 
 from dinolab.config import flatten, to_dict
-from dinolab.recipes import load_saved_config, save_config
-from dinolab.rundir import RunFolder
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.files import beside, write_whole
-from dinolab.options import Config
-from dinolab.training import checkpoint
+from dinolab.files import beside, lock, write_whole
 from dinolab.machine import environment
+from dinolab.options import Config
+from dinolab.recipes import load_saved_config, save_config
+from dinolab.rundir import RunFolder
+from dinolab.training import checkpoint
 from dinolab.training.phases import has_highres
 
 # options that a resumed run may change; the images themselves are compared by number and names
@@ -24,27 +22,21 @@ MAY_CHANGE = ("run.", "eval.", "data.", "highres.micro_batch")
 def hold(folder: Path) -> IO:
     """Keep other processes from training in the same folder until the file is closed or the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("w")
     try:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, these locks do not pass to loader processes
-    except ImportError:  # Windows
-        pass
-    except (BlockingIOError, PermissionError) as error:
+        return lock(folder / "lock")
+    except BlockingIOError as error:
         raise UserError(
             f"{folder}: another process trains in this folder; wait for it, or use another run.dir"
         ) from error
     except OSError as error:
         raise UserError(f"{folder}: cannot be locked ({error}); put run.dir on a file system that has locks") from error
-    return file
 
 
 def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
     """The whole checkpoints in the run's folder, oldest first; refuses a run with other options."""
     places = checkpoint.checkpoints(folder.checkpoints)
     if resume and not places:
-        raise UserError(f"{folder.path}: no checkpoint to resume from; start the run without --resume")
+        raise UserError(f"{folder.path}: no checkpoint to resume from; start the run without resume=true")
     if places:
         began = load_saved_config(folder.config)
         before, now = flatten(to_dict(began)), flatten(to_dict(cfg))
@@ -62,7 +54,7 @@ def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
 def describe_run(folder: RunFolder, cfg: Config, source: Source, resumed: bool) -> None:
     """Write config.yaml and environment.json; refuses to go on with other images than the run began with."""
     path = folder.environment
-    facts = {"images": len(source), "names_crc32": crc32(source), "data": source.name, **environment()}
+    facts = {"images": len(source), "names_crc32": source.checksum(), "data": source.name, **environment()}
     if resumed:
         try:
             began = json.loads(path.read_text())
@@ -77,10 +69,3 @@ def describe_run(folder: RunFolder, cfg: Config, source: Source, resumed: bool) 
         write_whole(path, (json.dumps(facts, indent=2) + "\n").encode())
     with beside(folder.config) as place:  # last: a refused run leaves the folder's as it was
         save_config(cfg, place)
-
-
-def crc32(source: Source) -> int:
-    """Checksum of the images' names below their common folder, in order: the same after the folder has moved."""
-    places = [location.replace("://", ":/") for location in source.paths]  # as commonpath would have it, in an address
-    root = os.path.commonpath({os.path.dirname(place.split("\0")[0]) for place in places})
-    return zlib.crc32("\n".join(place[len(root) :] for place in places).encode(errors="surrogateescape"))

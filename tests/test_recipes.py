@@ -5,8 +5,9 @@ import pytest
 
 from dinolab.config import flatten, parse_duration, to_dict
 from dinolab.errors import UserError
-from dinolab.options import Config, options
-from dinolab.recipes import load_config, save_config
+from dinolab.methods import METHODS
+from dinolab.options import options
+from dinolab.recipes import load_config, load_saved_config, save_config, schema
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -17,7 +18,7 @@ def test_precedence_and_round_trip(tmp_path: Path) -> None:
     assert (cfg.optim.lr, cfg.optim.batch_size, cfg.optim.clip) == (5e-4, 32, 3.0)
     assert cfg.views.local_scale == [0.1, 0.3]
     save_config(cfg, tmp_path / "config.yaml")
-    assert load_config(tmp_path / "config.yaml") == cfg
+    assert load_config(tmp_path / "config.yaml") == load_saved_config(tmp_path / "config.yaml") == cfg
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -47,7 +48,7 @@ def test_mistakes_are_named(words: list[str], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-DURATIONS = [name for name, f in options(Config) if f.metadata.get("duration")]
+DURATIONS = [name for name, f in options(schema()) if f.metadata.get("duration")]
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -58,7 +59,9 @@ def test_every_duration_is_checked_at_once(name: str) -> None:
 
 def test_durations() -> None:
     units = re.compile(r"[\d.]+ ?(steps|epochs|%)")  # whatever looks like one is one
-    assert {name for name, value in flatten(to_dict(Config())).items() if units.fullmatch(str(value))} == set(DURATIONS)
+    assert {name for name, value in flatten(to_dict(schema()())).items() if units.fullmatch(str(value))} == set(
+        DURATIONS
+    )
     assert parse_duration("10 epochs", "x") == (10, "epochs")
     assert parse_duration("500steps", "x") == (500, "steps")
     assert parse_duration(" 2.5% ", "x") == (2.5, "%")
@@ -99,9 +102,10 @@ def test_a_missing_file_names_the_recipes() -> None:
 
 
 def test_every_option_is_documented() -> None:
-    names = [name for name, _ in options(Config)]
-    assert set(names) == set(flatten(to_dict(Config())))
-    assert all(len(f.metadata["help"]) > 10 for _, f in options(Config))
+    for method in METHODS:
+        made = schema(method)
+        assert {name for name, _ in options(made)} == set(flatten(to_dict(made())))
+        assert all(len(f.metadata["help"]) > 10 for _, f in options(made))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
@@ -116,3 +120,44 @@ def test_there_are_recipes() -> None:
     wanted = {"dino_vits16", "dino_vits8", "dinov2_vits16", "dinov2_vits14", "dinov2_vits8", "demo"}
     wanted |= {"small_1k", "small_10k", "small_100k"}
     assert wanted <= {p.stem for p in RECIPES}
+
+
+def test_a_method_has_its_own_options_and_no_other() -> None:
+    with pytest.raises(UserError, match=r"loss\.koleo=1: method=dino has no such option; dinov2 and distill have it"):
+        load_config(None, ["method=dino", "loss.koleo=1"])
+    with pytest.raises(UserError, match=r"teacher=runs/large: method=dinov2 has no such option; distill have it"):
+        load_config(None, ["teacher=runs/large"])
+    with pytest.raises(UserError, match=r"method=dyno: one of dinov2, dino"):
+        load_config(None, ["method=dyno"])
+    assert not hasattr(load_config(None, ["method=dino"]), "ibot_head")
+
+
+def test_a_recipe_may_be_used_with_another_method() -> None:
+    cfg = load_config("small_10k", ["method=dino"])
+    own = load_config("small_10k")
+    assert cfg.method == "dino" and not hasattr(cfg.loss, "koleo")
+    assert (cfg.head.prototypes, cfg.optim.lr) == (own.head.prototypes, own.optim.lr)
+
+
+def test_a_recipe_may_start_from_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: small_10k\noptim: {lr: 0.5}\n")
+    (tmp_path / "yours.yaml").write_text("base: mine.yaml\nseed: 7\n")
+    cfg, base = load_config(tmp_path / "yours.yaml"), load_config("small_10k")
+    assert (cfg.optim.lr, cfg.seed, cfg.optim.batch_size) == (0.5, 7, base.optim.batch_size)
+    assert cfg.head == base.head and cfg.run.dir == "runs/yours"
+    (tmp_path / "mine.yaml").write_text("base: yours.yaml\n")
+    with pytest.raises(UserError, match="its base leads back to itself"):
+        load_config(tmp_path / "yours.yaml")
+    (tmp_path / "mine.yaml").write_text("base: [a, b]\n")
+    with pytest.raises(UserError, match="names one recipe"):
+        load_config(tmp_path / "mine.yaml")
+
+
+def test_an_option_that_was_renamed() -> None:
+    with pytest.raises(UserError, match=r"optim\.freeze_prototypes is now called loss\.freeze_prototypes"):
+        load_config(None, ["optim.freeze_prototypes=1 epochs"])
+
+
+def test_renamed_options_in_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("optim: {freeze_prototypes: 3 steps}\n")
+    assert load_config(tmp_path / "mine.yaml").loss.freeze_prototypes == "3 steps"

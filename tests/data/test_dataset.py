@@ -12,9 +12,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from dinolab.data import listing, tables
 from dinolab.data.loader import batches
-from dinolab.data.sources import open_source
+from dinolab.data.sources import dataset, open_source
+from dinolab.data.sources.dataset import DATASET
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
@@ -154,7 +154,7 @@ def test_rows_that_name_files_and_rows_without_an_image(tmp_path):
         with pytest.raises(OSError, match="2.jpg" if row == 2 else "no image"):
             read_bytes(source.paths[row])
     with pytest.raises(OSError, match="4"):
-        read_bytes(f"{path}\0004")
+        read_bytes(f"dataset\0{path}\0004")
 
 
 def test_several_splits(tmp_path):
@@ -188,7 +188,7 @@ def test_cache(tmp_path, monkeypatch):
     write_parquet(path, image=PICTURES, label=KINDS)
     first = open_source(str(path), cache=cache)
     with monkeypatch.context() as patched:
-        patched.delattr(listing, "list_rows")  # the cache answers
+        patched.setattr(DATASET, "list_images", None)  # the cache answers
         again = open_source(str(path), cache=cache)
     assert (again.paths, again.classes) == (first.paths, first.classes)
     assert contents(again) == PICTURES
@@ -226,8 +226,8 @@ def test_batches_are_those_of_files(tmp_path, workers):
 def test_opened_once(tmp_path, monkeypatch):
     image_set().save_to_disk(tmp_path / "set")
     source = open_source(str(tmp_path / "set"))
-    calls, real = [], tables.open_table
-    monkeypatch.setattr(tables, "open_table", lambda *args: (calls.append(1), real(*args))[1])
+    calls, real = [], dataset.open_table
+    monkeypatch.setattr(dataset, "open_table", lambda *args: (calls.append(1), real(*args))[1])
     for _ in range(3):
         assert contents(source) == PICTURES
     assert len(calls) == 1

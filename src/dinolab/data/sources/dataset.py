@@ -1,0 +1,160 @@
+"""Hugging Face datasets on disk: a folder that save_to_disk wrote, or parquet files.
+
+The datasets library converts parquet files once, into a cache of its own.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dinolab.data.addresses import absolute, as_os_error, find_files, is_file_name, is_remote
+from dinolab.data.sources.kind import Count, Kind, Listing, Request
+from dinolab.data.sources.packed import find_packed, is_folder_of
+from dinolab.errors import UserError
+
+BINARY_NAMES = ("image", "img", "jpg")  # columns that hold images although their type says only bytes
+
+
+class Dataset(Kind):
+    """The parts of a location are the address of the dataset and the number of the row."""
+
+    title = "a Hugging Face dataset (a folder of save_to_disk, or .parquet files)"
+
+    def claims(self, path: str) -> bool:
+        address = absolute(path)
+        if is_remote(path) or not os.path.isdir(address):
+            return is_file_name(path, ".parquet")
+        if is_saved(address) or has_several_splits(address):
+            return True
+        # some tools write a table of facts beside each tar shard; the images are in the shards then
+        with os.scandir(address) as entries:
+            has_shards = any(entry.name.lower().endswith(".tar") and entry.is_file() for entry in entries)
+        return not has_shards and is_folder_of(address, ".parquet")
+
+    def files(self, request: Request) -> list[str]:
+        address = request.local_address()
+        if has_several_splits(address):
+            splits = [str(part) for part in sorted(Path(address).iterdir()) if is_saved(str(part))]
+            raise UserError(f"{request.named}: a dataset of several splits; name one of them: {' or '.join(splits)}")
+        return find_files(address, ".arrow") if is_saved(address) else find_packed(request, ".parquet")
+
+    def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
+        return list_rows(request.address, files, request.label_column, request.named)
+
+    def read(self, parts: Sequence[str]) -> bytes:
+        address, row = parts
+        return read_row(address, int(row))
+
+    def describe(self, parts: Sequence[str]) -> str:
+        address, row = parts
+        return f"{address}, row {row}"
+
+    def forget(self) -> None:
+        image_rows.cache_clear()
+
+
+def is_saved(folder: str) -> bool:
+    """Whether save_to_disk wrote this folder."""
+    return os.path.isfile(os.path.join(folder, "state.json"))
+
+
+def has_several_splits(folder: str) -> bool:
+    """Whether save_to_disk wrote this folder for a dataset of several splits, each in a folder below it."""
+    return os.path.isfile(os.path.join(folder, "dataset_dict.json"))
+
+
+def list_rows(address: str, files: list[str], label_column: str, named: str) -> Listing:
+    """List all rows; there are labels if every row has one.
+
+    Args:
+        address: what the dataset is opened by: a folder, a file or a pattern.
+        files: its parquet files.
+        named: the option and its value, for messages.
+    """
+    table = open_table(address, files)
+    image_column(table.features, named)
+    names = [f"{address}\0{row}" for row in range(len(table))]
+    feature = table.features.get(label_column)
+    if feature is None:
+        return Listing(
+            names, None, f"no column {label_column!r}, only: {', '.join(table.features)}; set data.label_column"
+        )
+    label_of = label_reader(feature)
+    if label_of is None:
+        return Listing(names, None, f"column {label_column!r} holds neither classes, nor text, nor whole numbers")
+    values = table.select_columns([label_column]).with_format("arrow")[:].column(0).to_pylist()
+    labels = [label_of(value) for value in values]
+    if "" in labels:
+        return Listing(names, None, f"column {label_column!r} is empty in row {labels.index('')}")
+    return Listing(names, labels)
+
+
+def read_row(address: str, row: int) -> bytes:
+    """The encoded image of a row. Raises OSError if the row holds none, and whatever the datasets library raises."""
+    value = image_rows(address)[row].column(0)[0].as_py()
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None and isinstance(value, dict) and value.get("path"):
+        folder = address if os.path.isdir(address) else os.path.dirname(address)
+        return Path(folder, value["path"]).read_bytes()
+    if data is None:
+        raise OSError("the row holds no image")
+    return data
+
+
+@lru_cache(4)
+def image_rows(address: str) -> Any:
+    """The column of images, as a dataset whose items are Arrow tables of one row: nothing is decoded."""
+    table = open_table(address, find_files(address, ".parquet"))
+    return table.select_columns([image_column(table.features, address)]).with_format("arrow")
+
+
+def open_table(address: str, files: list[str]) -> Any:
+    """Open the datasets.Dataset that save_to_disk put into a folder, or that parquet files hold. Raises OSError, UserError."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{address}: needs Hugging Face's library: pip install 'dinolab[datasets]'") from error
+    with as_os_error():
+        if is_saved(address):
+            return datasets.Dataset.load_from_disk(address)
+        return datasets.Dataset.from_parquet(files)
+
+
+def image_column(features: Any, named: str) -> str:
+    """Find the first column of type Image, else the first of bytes and path, else one of bytes under a name in BINARY_NAMES."""
+    import datasets
+
+    def is_bytes(feature: Any) -> bool:
+        return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            return name
+    for name, feature in features.items():
+        if isinstance(feature, dict) and is_bytes(feature.get("bytes")):
+            return name
+    for name in BINARY_NAMES:
+        if is_bytes(features.get(name)):
+            return name
+    columns = ", ".join(features)
+    raise UserError(
+        f"{named}: no column of images, only: {columns}; a column of mere bytes has to be named {' or '.join(BINARY_NAMES)}"
+    )
+
+
+def label_reader(feature: Any) -> Callable[[Any], str] | None:
+    """A function from a column's value to the label, "" where there is none; None if a column of this type holds no labels."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return lambda value: "" if value is None or value < 0 else feature.int2str(value)
+    if isinstance(feature, datasets.Value) and feature.dtype.startswith(
+        ("string", "large_string", "int", "uint", "bool")
+    ):
+        return lambda value: "" if value is None else str(value)
+    return None
+
+
+DATASET = Dataset()

@@ -1,0 +1,64 @@
+"""Listings of images that are kept beside a run, so that the next start need not look through the source again."""
+
+import gzip
+import json
+import zlib
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from dinolab.data.addresses import stamps
+from dinolab.data.sources.kind import Kind, Listing, Request
+from dinolab.data.sources.kinds import KINDS
+from dinolab.errors import UserError
+from dinolab.files import beside
+from dinolab.progress import count_up
+
+
+def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
+    """The kept listing if it is still true, else a new one, which is then kept.
+
+    Args:
+        kind: a name in KINDS.
+        cache: the file that keeps the listing; None keeps nothing.
+
+    Raises:
+        UserError: the source cannot be read, or holds no images.
+    """
+    reader = KINDS[kind]
+    try:
+        files = reader.files(request)
+        columns = (request.images, request.filename_column, request.label_column)
+        key = [kind, request.address, *columns, *stamps(files)]
+        listing = read_cache(cache, key, reader) if cache else None
+        if listing is None:
+            with count_up(f"listing {request.named}", "images") as count:
+                listing = reader.list_images(request, files, count)
+            if cache:
+                write_cache(cache, key, listing)
+    except FileNotFoundError as error:
+        raise UserError(f"{request.named}: no such file or folder: {error.filename or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{request.named}: cannot be read ({error})") from error
+    return listing
+
+
+def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
+    """The listing that was kept for this very key, if the file is whole and the listing still true."""
+    try:
+        with gzip.open(cache, "rt") as file:
+            kept = json.load(file)
+        if kept["key"] != key:
+            return None
+        listing = Listing(**kept["listing"])
+        return listing if kind.is_current(listing) else None
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error):  # missing or damaged
+        return None
+
+
+def write_cache(cache: Path, key: list[str], listing: Listing) -> None:
+    """Keep a listing. If that fails, the next start takes longer, and that is all."""
+    with suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with beside(cache) as place, gzip.open(place, "wt", compresslevel=1) as file:
+            json.dump({"key": key, "listing": asdict(listing)}, file)
