@@ -133,7 +133,10 @@ def test_values_may_hold_equals_signs_and_line_ends():
         (["toy", "spin", "run", "data=x", "size=big"], "size=big: not a size in pixels"),
         (["toy", "spin", "run"], "data is not set: images"),
         (["toy", "spin", "data=x"], "MODEL is missing: dinolab toy spin MODEL [CONFIG] data=... [key=value ...]"),
-        (["toy", "spin", "a", "b", "c", "data=x"], "dinolab toy spin does not take the word 'c'"),
+        (
+            ["toy", "spin", "a", "b", "c", "data=x"],
+            "'c' is one word too many for `dinolab toy spin`; options are written key=value",
+        ),
         (["toy", "many", "run", "data=x", "frist"], "STAGE 'frist' is not one of first, second; did you mean first?"),
     ],
 )

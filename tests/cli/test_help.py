@@ -33,6 +33,8 @@ class Toy(Shared):
     mode: str = option("slow", "which way", choices=("slow", "fast"))
     at: list[float] = option([0.5, 0.5], "a point", 0, 1)
     names: list[str] = option([], "some names")
+    seed: int = option(0, "a seed", 0, 1 << 30)
+    workers: int = option(0, "workers (0: none)", 0, 64)
     loud: bool = option(True, "whether it is loud")
 
 
@@ -86,6 +88,8 @@ def test_a_verb_shows_its_own_options_first():
     assert "number of neighbours (1 to 10,000)" in text
     assert "needed: images" in text
     assert "which way (slow, fast)" in text
+    assert "a seed\n" in text  # no limit that nobody meets
+    assert "workers (0: none; 0 to 64)" in text
     assert "examples:\n  dinolab spin runs/a data=b" in text
 
 

@@ -181,7 +181,7 @@ def fill(place: Place, words: Sequence[str], own_words: Sequence[str]) -> list[A
         values.append(list(taken) if positional.several else next(iter(taken), None))
     if left:
         hint = hint_option(verb, left[0], own_words) or f"; options are written key=value, see {place.see}"
-        raise UserError(f"{place.name} does not take the word {left[0]!r}{hint}")
+        raise UserError(f"{left[0]!r} is one word too many for `{place.name}`{hint}")
     return values
 
 

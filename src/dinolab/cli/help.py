@@ -16,6 +16,7 @@ from dinolab.errors import UserError, nearest
 from dinolab.options import default_of, options, range_in_words, takes
 
 WIDEST = 100
+HUGE = 1 << 16  # limits from here on are no help to a reader
 FLAGS = ("--help", "-h")
 
 
@@ -67,7 +68,7 @@ def wrapped(text: str, indent: str = "") -> list[str]:
 
 def columns(rows: Sequence[tuple[str, str]], widest: int = 26) -> list[str]:
     """Names and what they mean, in two columns; a name too long for its column has a line of its own."""
-    left = min(widest, max((len(name) for name, _ in rows), default=0)) + 4
+    left = max((len(name) for name, _ in rows if len(name) <= widest), default=0) + 4
     lines = []
     for name, text in rows:
         body = textwrap.wrap(text, width() - left, break_on_hyphens=False) or [""]
@@ -211,11 +212,14 @@ def word_of(f: dataclasses.Field) -> str:
 
 
 def describe(f: dataclasses.Field) -> str:
-    """The option's line of documentation, with its choices, or its smallest and largest number."""
-    both = f.metadata.get("low") is not None and f.metadata.get("high") is not None
-    limits = ", ".join(f.metadata.get("choices") or ()) or (range_in_words(f) if both else "")
-    needed = "needed: " if f.metadata.get("required") else ""
-    return needed + f.metadata["help"] + (f" ({limits})" if limits else "")
+    """The option's line of documentation, with its choices, or with its smallest and largest number where that is no huge one."""
+    text = ("needed: " if f.metadata.get("required") else "") + f.metadata["help"]
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    is_limited = low is not None and high is not None and high < HUGE
+    limits = ", ".join(f.metadata.get("choices") or ()) or (range_in_words(f) if is_limited else "")
+    if not limits:
+        return text
+    return f"{text[:-1]}; {limits})" if text.endswith(")") else f"{text} ({limits})"
 
 
 def option_in_full(name: str, f: dataclasses.Field) -> list[str]:
