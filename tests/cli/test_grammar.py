@@ -199,6 +199,36 @@ def test_every_option_of_every_verb_is_documented_and_unlike_those_of_trainings(
             assert not f.metadata.get("choices") or f.metadata.get("required") or f.default in f.metadata["choices"]
 
 
+def test_every_example_is_a_command():
+    todo = [ROOT]
+    examples = [example for place in walk(ROOT) for example in place.at.examples]
+    while todo:
+        family = todo.pop()
+        examples += family.examples
+        todo += [one for one in family.members().values() if isinstance(one, Family)]
+    assert len(examples) > 15
+    for example in examples:
+        parse(find(ROOT, example.partition(" > ")[0].split()))
+
+
+def test_a_job_gets_stages_options_and_training_options():
+    stages, own, words = parse(find(ROOT, ["job", "har", "train", "data=x", "optim.lr=1", "scale=smoke", "video"]))
+    assert (stages, own.data, own.scale, own.out, words) == (
+        ["train", "video"],
+        "x",
+        "smoke",
+        "runs/har",
+        ["optim.lr=1"],
+    )
+
+
+def test_a_folder_is_no_recipe_but_a_run_to_resume(tmp_path, capsys):
+    assert cli.main(["train", str(tmp_path)]) == 2
+    assert f"write data.path={tmp_path} to train on its images, or resume=true" in capsys.readouterr().err
+    assert cli.main(["train", str(tmp_path), "resume=true"]) == 2
+    assert f"{tmp_path / 'config.yaml'}: cannot be read" in capsys.readouterr().err
+
+
 def test_only_the_last_positional_takes_several():
     for place in walk(ROOT):
         assert not any(positional.several for positional in place.at.positionals[:-1]), place.name
