@@ -34,8 +34,8 @@ from dinolab.data.sources import open_source, subset
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.machine import environment
-from dinolab.models.encoder import MEAN, STD
 from dinolab.options import Config
+from dinolab.pixels import RGB
 from dinolab.recipes import load_config
 
 try:
@@ -127,7 +127,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 def speed(source: Source, cfg: Config, seconds: float, goal: float) -> dict[str, Any]:
     """Images per core-second of the three pipelines, the ratios round by round, and where dinolab's time goes."""
-    published = torchvisions(v1, cfg.views, [v1.ToTensor(), v1.Normalize(MEAN, STD)])
+    published = torchvisions(v1, cfg.views, [v1.ToTensor(), v1.Normalize(RGB.mean, RGB.deviation)])
     on_tensors = torchvisions(v2, cfg.views, [])
     dataset, numbers = loader.MicroBatches(source, cfg), count()
 

@@ -25,7 +25,7 @@ from dinolab.features.extract import extract
 from dinolab.features.inputs import extraction_arguments
 from dinolab.features.options import FeatureOptions
 from dinolab.machine import environment
-from dinolab.models.encoder import Encoder, evaluating
+from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
 from dinolab.timing import describe, seconds_of
 from dinolab.weights.load import load
@@ -53,7 +53,7 @@ def main() -> None:
     args.add_argument("--out", type=Path, default=Path("docs/results/extract.json"))
     given = args.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    encoder = load(given.encoder) if given.encoder else Encoder(ViT(parse_model(given.model), 224))
+    encoder = load(given.encoder) if given.encoder else BackboneEncoder(ViT(parse_model(given.model), 224))
     how = FeatureOptions(given.size, given.precision, given.device, given.workers, cache="none")
     options = extraction_arguments(encoder, how, progress=False)  # by default as many workers as `dinolab eval`
     device, (height, width) = options["device"], options["size"]

@@ -19,6 +19,7 @@ from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import _constants
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.pixels import RGB
 from dinolab.weights.load import save_encoder
 
 SIZE = 40
@@ -61,7 +62,7 @@ def test_every_target_gives_our_features(
     images = torch.rand(1, 3, 35, 51)  # with remainders at both borders
     ours = dinolab.load("mine")(images)
     with torch.inference_mode():
-        theirs = TARGETS[to].open(Path(f"mine-{to}"))(images)
+        theirs = TARGETS[to].open(Path(f"mine-{to}"), RGB)(images)
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
@@ -121,11 +122,11 @@ def test_where_positions_are_resampled_otherwise_the_difference_is_told(
         assert check.differences[56, 32] < 1e-5 and not check.remark
     images = torch.rand(3, 3, 56, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        pairs = zip(dinolab.load(run)(images), TARGETS[to].open(out)(images))
+        pairs = zip(dinolab.load(run)(images), TARGETS[to].open(out, RGB)(images))
         difference = max((a - b).abs().max() for a, b in pairs if a.numel())
     if not alike:
         assert difference > 1e-3 and list(check.differences) == [(SIZE, SIZE)]
-        said = f"model.interpolate_offset={changes.get('interpolate_offset', 0.0)} have it: by {difference:.1e} at 56 x 32 pixels"
+        said = f"model.interpolate_offset={changes.get('interpolate_offset', 0.0)} do: the difference is {difference:.1e} at 56 x 32 pixels"
         assert said in str(check) and said in (out / "README.md").read_text()
 
 
@@ -148,7 +149,7 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path, capsys: pytest.Captur
     export(run, "safetensors", tmp_path / "out")  # an empty folder is taken
     before = (tmp_path / "out" / "model.json").stat().st_mtime_ns
     assert main(["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 2
-    assert "out is there already" in capsys.readouterr().err
+    assert "out exists already" in capsys.readouterr().err
     assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == before
 
 
@@ -156,10 +157,10 @@ def test_timm_models_and_resnets_are_not_exported(tmp_path: Path) -> None:
     import timm
 
     save_encoder(make_backbone(Model(size="resnet50"), 64), tmp_path, {})
-    with pytest.raises(UserError, match=r"only our own ViT .* timm:resnet50=FILE"):
+    with pytest.raises(UserError, match=r"only dinolab's own ViT .* timm:resnet50=FILE"):
         export(tmp_path, "timm", tmp_path / "out")
     torch.save(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "r.pth")
-    with pytest.raises(UserError, match="only our own ViT"):
+    with pytest.raises(UserError, match="only dinolab's own ViT"):
         export(f"timm:resnet10t={tmp_path / 'r.pth'}", "onnx", tmp_path / "out")
 
 

@@ -64,7 +64,7 @@ def test_figures_agree(made: Plan) -> None:
     assert made.memory is not None and 0 < made.memory.peak < made.memory.room <= made.memory.total
 
 
-def test_nothing_is_left_behind_and_all_is_said(
+def test_nothing_is_left_behind_and_every_figure_is_printed(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}", "eval.every=0 steps"]
@@ -103,8 +103,8 @@ def test_both_phases_are_measured_each_with_its_own_crops(
     assert made.needed_side == then.needed_side == 51  # pixels, 32 of 40 % of the area
     assert made.memory is None and then.memory is not None and then.memory.option == "highres.batch_size"
     text = words(made)
-    assert f"\nBoth     {duration(made.total_seconds)}\n" in text
-    assert f"\nthen crops of 32 pixels, for 5 steps (highres)\nTime     {duration(then.phase_seconds)}\n" in text
+    assert f"\nTotal    {duration(made.total_seconds)}\n" in text
+    assert f"\nthen 5 steps with crops of 32 pixels (highres)\nTime     {duration(then.phase_seconds)}\n" in text
     assert [text.count(f"\n{head} ") for head in ("Time", "Speed", "Memory", "Advice")] == [2, 2, 2, 1]
     assert json.loads(json.dumps(asdict(made)))["then"]["steps"] == 5
 
@@ -120,10 +120,10 @@ def test_what_is_due_in_each_phase() -> None:
     assert (first, last) == (8 * 2 * (16**2 + 8**2), 2 * 2 * (32**2 + 8**2))
 
 
-def test_what_is_not_counted_is_said(made: Plan) -> None:
+def test_work_that_is_not_timed_is_named(made: Plan) -> None:
     distilled = replace(made, cfg=replace(made.cfg, method="distill"))
-    assert "clusters the teacher's features, which no time here counts" in words(distilled)
-    assert "clusters" not in words(made) and "Both" not in words(made)
+    assert "clusters the teacher's features, which no time here includes" in words(distilled)
+    assert "clusters" not in words(made) and "Total" not in words(made)
 
 
 def test_an_existing_run_is_not_touched(pictures: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_planted_slow_loader_is_the_limit(pictures: Path, tmp_path: Path, monk
     made = plan(config(pictures, tmp_path, "run.workers=1", "eval.every=0 steps"), steps=2)
     assert made.pace.limit == "loader" and made.pace.data_wait > 0.5 and made.reading.decode_share > 0.8
     text = words(made)
-    assert "the loader;" in text and "run.workers=8: the loader takes" in text and "on 8 cores" in text
+    assert "the loader;" in text and "run.workers=8: with run.workers=1 on 8 cores, the loader takes" in text
     assert "data pack" not in text  # the pictures are no larger than needed
 
 
@@ -190,8 +190,8 @@ class Simulated:
         while True:
             batch = []
             for _ in range(per_step):
-                asked = self.handed_out[n - 2 * self.workers] if n >= 2 * self.workers else 0.0
-                self.free[n % self.workers] = max(self.free[n % self.workers], asked) + self.load
+                wanted = self.handed_out[n - 2 * self.workers] if n >= 2 * self.workers else 0.0
+                self.free[n % self.workers] = max(self.free[n % self.workers], wanted) + self.load
                 self.now = max(self.now, self.free[n % self.workers])
                 self.handed_out.append(self.now)
                 batch.append(n)
@@ -205,7 +205,7 @@ class Simulated:
 def test_the_long_runs_pace_from_few_steps(
     per_step: int, workers: int, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Processes deliver in bursts, and what they have in store hides how slow they are: neither may reach the forecast."""
+    """Processes deliver in bursts, and the batches that they have ready hide how slow they are: neither may reach the forecast."""
     long_run = Simulated(workers, 1.0, step)
     stream = long_run.stream(per_step)
     ends = [0.0]
@@ -295,7 +295,7 @@ def test_on_a_cpu_a_step_that_cannot_fit_is_not_tried(fake_memory: list[tuple[in
     refuse_too_large(stand_in("cpu"), [(8, 10)], 1 << 20, 100)  # one point is no line
 
 
-def test_out_of_memory_says_what_to_set(
+def test_out_of_memory_names_the_option_to_change(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -318,7 +318,7 @@ def test_advice_follows_from_figures(made: Plan) -> None:
     assert advice(changed(slow, workers=16)) == []
     assert advice(changed(slow, workers=0))[0].startswith("run.workers=1:")
     large = changed(slow, workers=16, short_side=500, needed_side=215, decode_share=0.8)
-    assert "--short-side 215: 80% of the loader's time" in advice(large)[0] and len(advice(large)) == 1
+    assert "short_side=215: 80% of the loader's time" in advice(large)[0] and len(advice(large)) == 1
     shared_cores = changed(large, data_wait=0.0, loader_seconds=0.05, together_seconds=0.12)
     assert advice(shared_cores) == advice(large) and advice(changed(shared_cores, device="cuda")) == []
     assert advice(changed(large, short_side=250)) == advice(changed(large, decode_share=0.4)) == []
@@ -332,7 +332,7 @@ def test_advice_follows_from_figures(made: Plan) -> None:
     tight = changed(quiet, peak=95, room=100)
     assert "a smaller optim.batch_size: a step takes 95%" in advice(tight)[0]
     uneven = changed(quiet, step_seconds=1.0, loader_seconds=0.1, images_per_s=(50.0, 90.0, 99.0))
-    assert "quiet machine" in advice(uneven)[0]
+    assert "while nothing else runs" in advice(uneven)[0]
 
 
 def changed(made: Plan, **figures: object) -> Plan:
@@ -382,7 +382,7 @@ def test_no_steps_are_refused(pictures: Path, tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["plan", f"data.path={pictures}", "--steps", "0"])
     assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
-    with pytest.raises(UserError, match="1 step or more"):
+    with pytest.raises(UserError, match="steps=0: a plan needs 1 step or more"):
         plan(config(pictures, tmp_path), steps=0)
 
 

@@ -1,4 +1,4 @@
-"""The demo: from nothing to a trained network, k-NN figures and pictures, without a download."""
+"""The demo: generate images, train a network on them, evaluate it and draw pictures, without a download."""
 
 import json
 import time
@@ -12,49 +12,52 @@ from dinolab.data.digits import SIDE, make_scenes
 from dinolab.data.sources import open_source
 from dinolab.evals import knn
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
 from dinolab.runs.train import train
 from dinolab.visuals.attention import attention_maps, best_head_jaccard
 from dinolab.weights.load import load
 
-ASKED = 100  # scenes whose attention is compared with their masks
+SCENES = 100  # test scenes whose attention is compared with their masks
 
 
 def demo(folder: Path) -> dict[str, float]:
-    """Scenes, training, evaluation and pictures in `folder`; prints and returns k-NN accuracies of held-out digits."""
+    """Run the demo in `folder`; print and return the k-NN accuracy on test digits, for raw pixels, before and after training."""
     began = time.perf_counter()
     scenes = make_scenes(folder / "scenes")
     words = [f"data.path={scenes / 'train'}", f"eval.train={scenes / 'train'}", f"eval.test={scenes / 'test'}"]
     cfg = load_config("demo", [*words, f"run.dir={folder / 'run'}"])
 
-    before = Encoder(build_method(cfg, torch.device("cpu")).product)  # what the run itself begins with
+    before = BackboneEncoder(
+        build_method(cfg, torch.device("cpu")).product
+    )  # with the weights that the run begins with
     train(cfg)
     after = load(folder / "run")
 
-    votes, asked = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
+    reference, query = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
     accuracy = {
-        name: knn.evaluate(encoder, votes, asked, SIDE, cfg.eval.k, progress=False)["knn"]
+        name: knn.evaluate(encoder, reference, query, SIDE, cfg.eval.k, progress=False)["knn"]
         for name, encoder in (("raw pixels", PixelEncoder()), ("before training", before), ("after training", after))
     }
     overlap = {name: digit_overlap(encoder, scenes) for name, encoder in (("before", before), ("after", after))}
     (folder / "demo.json").write_text(json.dumps({"knn": accuracy, "attention_jaccard": overlap}, indent=2) + "\n")
 
-    print(f"\nk-NN accuracy on {len(asked)} scenes of digits that no training scene shows (chance 10 %):")
+    print(f"\nk-NN accuracy on {len(query)} test scenes, whose digits are in no training scene (chance: 10 %):")
     for name, value in accuracy.items():
         print(f"  {name:16} {value:6.1%}")
     print(
-        f"Attention's overlap with the digit (Jaccard, best head): {overlap['before']:.2f} before, {overlap['after']:.2f} after"
+        "Overlap of the best head's attention with the digit (Jaccard index): "
+        f"{overlap['before']:.2f} before training, {overlap['after']:.2f} after"
     )
     print(f"{time.perf_counter() - began:.0f} s. Pictures: {folder / 'run'}/curves.png, attention.png, pca.png")
     return accuracy
 
 
 def digit_overlap(encoder: Encoder, scenes: Path) -> float:
-    """Jaccard index of the best head's attention mask with the digits' true masks, over some held-out scenes."""
+    """Compute the mean Jaccard index of the best head's attention with the digits' true masks, over some test scenes."""
     paths = sorted((scenes / "test").glob("*/*.png"))
-    paths = paths[:: max(1, len(paths) // ASKED)]
+    paths = paths[:: max(1, len(paths) // SCENES)]
     pictures = np.stack([read_image(p).transpose(2, 0, 1) for p in paths])
     masks = np.stack([read_image(scenes / "masks" / p.relative_to(scenes))[..., 0] > 0 for p in paths])
     maps = attention_maps(encoder, torch.from_numpy(pictures))

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what is installed on it."""
+"""The cores that this process may use, and the software and hardware that a result may depend on."""
 
 import os
 import platform
@@ -8,19 +8,26 @@ from typing import Any
 
 
 def cores() -> int:
-    """CPU cores that it may run on: on a shared machine fewer than there are."""
+    """Return the number of CPU cores that this process may run on; on a shared machine it may be less than all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loaders(device: str, processes: int = 1) -> int:
-    """Processes that load images, for each of so many that compute: on a GPU the cores load; on a CPU most of them compute."""
+    """Return how many processes should load images, for each process that computes.
+
+    With a GPU all cores load images; without one, most of the cores compute.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+        processes: number of processes on this machine that compute.
+    """
     own = cores() // processes
     return max(1, own // 4) if device == "cpu" else min(16, own)
 
 
 def environment() -> dict[str, Any]:
-    """Versions of everything that a result may depend on."""
-    import torch  # here: the rest of this file answers without it
+    """Return the versions of the software, the machine, and the time, as recorded with every result."""
+    import torch  # not at the top: the rest of this file works without it
 
     packages = [
         "dinolab",
@@ -33,7 +40,7 @@ def environment() -> dict[str, Any]:
         "matplotlib",
         "rich",
     ]
-    found = {"torch": str(torch.__version__)}  # with the build, which its distribution does not name
+    found = {"torch": str(torch.__version__)}  # from the module, whose version names the build too
     for name in packages:
         try:
             found[name] = version(name)

@@ -13,7 +13,8 @@ class Panel(NamedTuple):
     log: bool = False  # logarithmic axis
     zero: bool = False  # the axis begins at 0
     percent: bool = False  # values are shares of 1, shown in per cent
-    level: str = ""  # figure whose value is drawn as a dashed horizontal line, for example log_k
+    level: str = ""  # figure whose first value is drawn as a dashed horizontal line, for example log_k
+    level_label: str = ""  # the line's label in the legend
 
 
 HEALTH, SPEED, LOSS, SCHEDULES = "Health", "Speed", "Loss and accuracy", "Schedules"  # groups

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, all of one look: what is done, how much of it, and the time that is left."""
+"""Progress bars on stderr: the title of the work, the number of items done, and the time left."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ PATIENCE = 2.0  # seconds before `count_up` shows anything
 
 @contextmanager
 def progress_bar(title: str, total: int, shown: bool, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs; yields a function that moves it on by a number of items.
+    """Show a bar while the block runs; yields a function that adds a number of finished items.
 
     Args:
         title: what is being done; file names in it need no escaping.
@@ -36,7 +36,15 @@ def progress_bar(title: str, total: int, shown: bool, unit: str = "") -> Iterato
 
 
 def track(items: Iterable[T], title: str, total: int, shown: bool, start: int = 0) -> Iterator[T]:
-    """The items, one after another, with a bar that counts them; `start` items were done before."""
+    """Yield the items one after another, and count them on a bar.
+
+    Args:
+        items: to be yielded.
+        title: what is being done with them.
+        total: number of items, with those that were done before.
+        shown: False shows nothing.
+        start: number of items that were done before.
+    """
     with progress_bar(title, total, shown) as advance:
         if start:
             advance(start)

@@ -78,13 +78,13 @@ def test_the_usual_sizes_are_rounded_to_the_patch_and_chosen_ones_are_not():
     assert sides(Model(patch_size=14), None) == [224, 336, 448, 518]
     assert sides(Model(patch_size=8), None) == [224, 336, 448, 520]
     assert sides(Model(size="tiny", patch_size=16), [32]) == [32]
-    with pytest.raises(UserError, match=r"--sizes 230 .* tiny/16; 224 is"):
+    with pytest.raises(UserError, match=r"sizes=230 .* tiny/16; 224 is"):
         sides(Model(size="tiny", patch_size=16), [230])
 
 
 def test_models_by_name():
     assert parse_model("base/14") == Model(size="base", patch_size=14)
-    with pytest.raises(UserError, match=r"--models smal/16.*near it: small/16"):
+    with pytest.raises(UserError, match=r"models=smal/16.*for example small/16"):
         parse_model("smal/16")
     for text in ("small", "small/", "small/0", "small/x", "huge/16", ""):
         with pytest.raises(UserError, match="SIZE/PATCH"):
@@ -94,11 +94,11 @@ def test_models_by_name():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attention", "--backends", "flsh"], "--backends flsh: one of flash, sdpa, math"),
-        (["attention", "--device", "cpux"], "--device cpux"),
+        (["attention", "--backends", "flsh"], "backends=flsh: must be one of flash, sdpa, math"),
+        (["attention", "--device", "cpux"], "device=cpux"),
         (
             ["attention", "--device", "cpu", "--sizes", "100"],
-            "--sizes 100 is not a multiple of the patch of tiny/16; 96 is",
+            "sizes=100 is not a multiple of the patch of tiny/16; 96 is",
         ),
     ],
 )

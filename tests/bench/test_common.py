@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from dinolab.bench import common
 from dinolab.bench.common import Timing, matmul, measure, memory_in_use, share_of_matmul
@@ -67,6 +69,14 @@ def test_median_and_quartiles_are_numpys():
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), "out of memory"),
         (RuntimeError("No available kernel.\nAborting execution."), "No available kernel."),
+        (
+            RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+            "MPS backend out of memory (MPS allocated: 9 GB)",
+        ),
+        (
+            RuntimeError("backend='inductor' raised:\nTritonMissing: Cannot find a working triton installation. See"),
+            "TritonMissing: Cannot find a working triton installation. See",
+        ),
         (NotImplementedError(), "NotImplementedError"),
         (UserError("run.compile needs a compiler"), "run.compile needs a compiler"),
     ],
@@ -95,9 +105,22 @@ def test_a_variant_that_fails_later_has_no_figures():
 def test_mistakes_of_the_program_are_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         measure({"bug": lambda: 1 / 0}, CPU, seconds=0)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        measure({"bug": lambda: torch.ones(2, 3) @ torch.ones(2, 3)}, CPU, seconds=0)
 
 
-@pytest.mark.skipif(not can_measure(CPU), reason="the peak of memory cannot be told here")
+def test_a_kernel_that_does_not_exist_here_is_no_mistake_of_the_program():
+    q = torch.ones(1, 1, 4, 8)
+
+    def with_dropout():  # which SDPA's flash kernel for CPUs does not have
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            scaled_dot_product_attention(q.double(), q.double(), q.double(), dropout_p=0.5)
+
+    timings = measure({"none": with_dropout}, CPU, seconds=0)
+    assert timings["none"].failure.startswith("No available kernel")
+
+
+@pytest.mark.skipif(not can_measure(CPU), reason="the peak of memory cannot be measured here")
 def test_peak_memory_is_each_variants_own():
     def fill(megabytes):
         return torch.ones(int(megabytes * MB) // 4).sum()

@@ -40,21 +40,21 @@ def test_every_part_has_its_row(tmp_path):
         assert 0 < low <= row["images_per_s"] <= high
         assert row["core_ms"] == pytest.approx(1e3 / row["images_per_core_s"])
     assert written["title"].startswith("Loading images: 8 images, 20 x 20 pixels and 1 kB (medians of 8)")
-    assert "costs most: reading" in written["conclusion"]
+    assert "takes most of a core's time for an image: reading" in written["conclusion"]
     assert (tmp_path / "out" / "data.png").stat().st_size > 5_000
     assert cv2.getNumThreads() == threads
 
 
-def test_the_conclusion_names_the_dearest_part():
+def test_the_conclusion_names_the_slowest_part():
     def rows(*core_ms):
         return [{"part": part, "core_ms": ms} for part, ms in zip(PARTS, core_ms)]
 
     assert conclusion(rows(1, 6, 3, 10)) == (
-        "Of a core's time for an image, decoding costs most: "
+        "Decoding takes most of a core's time for an image: "
         "reading 10%, decoding 50%, multi-crop 30%, the rest (masks, putting the batch together) 10%."
     )
-    assert "multi-crop costs most" in conclusion(rows(1, 2, 30, 31))  # the rest comes out below nothing
-    assert "reading costs most" in conclusion(rows(50, 52, 3, 60))
+    assert "Multi-crop takes most" in conclusion(rows(1, 2, 30, 31))  # the rest comes out below nothing
+    assert "Reading takes most" in conclusion(rows(50, 52, 3, 60))
 
 
 def test_core_seconds_count_ended_children():
@@ -85,9 +85,9 @@ def test_a_part_counts_its_passes(monkeypatch):
     assert speeds.images_per_s == pytest.approx(7 * 3 / 4) and speeds.images_per_core_s == pytest.approx(7 * 3 / 1.5)
 
 
-@pytest.mark.parametrize(("processes", "asked"), [(0, 6), (1, 6), (4, 24)])
-def test_the_loader_warms_up_and_then_keeps_its_pace(processes, asked, monkeypatch):
-    """Batches of 8 that come once a second; what is asked for fills 5 seconds after the warm-up."""
+@pytest.mark.parametrize(("processes", "expected"), [(0, 6), (1, 6), (4, 24)])
+def test_the_loader_warms_up_and_then_keeps_its_pace(processes, expected, monkeypatch):
+    """Batches of 8 that come once a second; their number fills 5 seconds after the warm-up."""
     clock = iter(range(100))
     counted = []
 
@@ -102,7 +102,7 @@ def test_the_loader_warms_up_and_then_keeps_its_pace(processes, asked, monkeypat
     monkeypatch.setattr(data, "core_seconds", lambda: 2.0 * len(counted))
     cfg = load_config(None, ["optim.batch_size=8"])
     speeds = loader_job(None, cfg, processes, expected=1 / 8)(5.0)
-    assert len(counted) == asked
+    assert len(counted) == expected
     assert speeds.images_per_s == 8 and speeds.images_per_core_s == 4
 
 

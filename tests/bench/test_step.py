@@ -50,17 +50,17 @@ def test_crop_by_crop_gives_the_packed_features():
     torch.testing.assert_close(one_by_one(crops)[1].cls, vit(crops)[1].cls)
 
 
-def test_crop_by_crop_asks_for_one_view_of_all_images_at_a_time():
-    asked = []
+def test_crop_by_crop_processes_one_view_of_all_images_at_a_time():
+    seen = []
 
     class Backbone(ViT):
         def forward(self, crops, masks=None):
-            asked.append([tuple(c.shape) for c in crops])
+            seen.append([tuple(c.shape) for c in crops])
             return super().forward(crops, masks)
 
     vit = Backbone(Model(dim=16, depth=1, heads=2, patch_size=4), 16)
     CropByCrop(vit, images=3)([torch.randn(6, 3, 16, 16), torch.randn(9, 3, 8, 8)])
-    assert asked == [[(3, 3, 16, 16)]] * 2 + [[(3, 3, 8, 8)]] * 3
+    assert seen == [[(3, 3, 16, 16)]] * 2 + [[(3, 3, 8, 8)]] * 3
 
 
 def test_changes_leave_out_what_is_configured():

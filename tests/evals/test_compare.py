@@ -17,7 +17,7 @@ from dinolab.evals.comparison_table import cells, markdown, notes
 from dinolab.evals.plots import draw_accuracies, draw_speeds
 from dinolab.evals.throughput import throughput
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import load, save_encoder
@@ -104,10 +104,10 @@ def test_encoders_themselves_are_compared_and_nothing_is_written(folders, run, t
     other = PixelEncoder()
     against = [other, load(run), "untrained", "pixels", other]
     found = compare(load(run), against, *folders, protocols=["knn"], size=32, cache=None)
-    names = ["Encoder 1", "PixelEncoder", "Encoder 2", "untrained", "pixels"]
+    names = ["BackboneEncoder 1", "PixelEncoder", "BackboneEncoder 2", "untrained", "pixels"]
     assert [row["name"] for row in found["encoders"]] == [row["encoder"] for row in found["encoders"]] == names
     results = {row["name"]: row["results"]["knn"] for row in found["encoders"]}
-    assert results["Encoder 1"]["accuracy"] == results["Encoder 2"]["accuracy"]
+    assert results["BackboneEncoder 1"]["accuracy"] == results["BackboneEncoder 2"]["accuracy"]
     assert results["PixelEncoder"]["accuracy"] == results["pixels"]["accuracy"] == 1
     assert sorted(tmp_path.rglob("*")) == before
     again = compare(load(run), [other], *map(Path, folders), tmp_path / "out", protocols=["knn"], size=32, cache=None)
@@ -156,7 +156,11 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
 
 def test_untrained_is_the_architecture_with_other_weights(run):
     fresh, trained = untrained(run, seed=0), load(run)
-    assert isinstance(fresh, Encoder) and fresh.vit.cfg == trained.vit.cfg and fresh.image_size == trained.image_size
+    assert (
+        isinstance(fresh, BackboneEncoder)
+        and fresh.vit.cfg == trained.vit.cfg
+        and fresh.image_size == trained.image_size
+    )
     assert not torch.equal(fresh.vit.patch_embed.proj.weight, trained.vit.patch_embed.proj.weight)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     state = torch.get_rng_state()
@@ -178,7 +182,7 @@ def test_images_without_labels_are_refused(folders, tmp_path):
 def test_throughput_is_of_the_bare_forward():
     calls = []
 
-    class Counted(Encoder):
+    class Counted(BackboneEncoder):
         def forward(self, images):
             calls.append((images.shape, torch.is_inference_mode_enabled(), self.training))
             return super().forward(images)

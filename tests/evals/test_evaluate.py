@@ -16,7 +16,7 @@ from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import save_encoder
@@ -352,7 +352,7 @@ def test_an_encoder_without_blocks_is_evaluated_by_its_last_layer(folders, monke
     """As a ResNet, which refuses more than its last layer."""
     monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 5)
 
-    class Convolutions(Encoder):
+    class Convolutions(BackboneEncoder):
         def layers(self, images, n):
             assert n == 1
             return super().layers(images, n)

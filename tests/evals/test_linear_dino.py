@@ -20,7 +20,7 @@ from dinolab.evals.linear import hold_out
 from dinolab.evals.linear_dino import choose_input, linear_dino, random_crop
 from dinolab.features.extract import extract
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from tests.pictures import make_folder
@@ -37,7 +37,7 @@ def folders(tmp_path):
 @pytest.fixture
 def encoder():
     vit = ViT(Model(dim=12, depth=5, heads=2, patch_size=4, init="scaled"), 16)
-    return Encoder(vit).requires_grad_(False).eval()
+    return BackboneEncoder(vit).requires_grad_(False).eval()
 
 
 def asked_of_pixels(folders, **options):
@@ -115,8 +115,8 @@ def test_layers_side_by_side_are_layers_one_by_one(folders, encoder, monkeypatch
 
 
 def test_what_the_layer_sees_depends_on_the_width():
-    narrow = Encoder(ViT(Model(dim=384, depth=1, heads=6, patch_size=4), 8))
-    wide = Encoder(ViT(Model(dim=768, depth=1, heads=12, patch_size=4), 8))
+    narrow = BackboneEncoder(ViT(Model(dim=384, depth=1, heads=6, patch_size=4), 8))
+    wide = BackboneEncoder(ViT(Model(dim=768, depth=1, heads=12, patch_size=4), 8))
     assert choose_input(narrow) == (4, "cls") and choose_input(wide) == (1, "both")
     narrow.has_class_token = False
     assert choose_input(narrow) == (1, "cls")

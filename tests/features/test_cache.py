@@ -12,13 +12,13 @@ from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.features.cache import key, read, write
 from dinolab.features.extract import extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from tests.pictures import make_folder
 
 
-class Counted(Encoder):
+class Counted(BackboneEncoder):
     """Counts the images that it sees."""
 
     seen = 0

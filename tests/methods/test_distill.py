@@ -20,6 +20,7 @@ from dinolab.methods.distill import Distillation, Prototypes
 from dinolab.models.encoder import Features, normalise
 from dinolab.models.vit import ViT
 from dinolab.options import Config, Model
+from dinolab.pixels import RGB
 from dinolab.recipes import load_config
 from dinolab.runs.run import Run
 from dinolab.training.loop import Interrupted
@@ -182,6 +183,8 @@ def test_prototypes_take_class_tokens_and_patches_of_the_first_batches(teacher: 
 
 class MeanColours:
     """An encoder whose patches are their own mean colours."""
+
+    pixels = RGB
 
     def __init__(self, patch_size: int):
         self.patch_size, self.sizes = patch_size, []

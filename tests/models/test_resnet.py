@@ -18,7 +18,7 @@ from dinolab.errors import UserError
 from dinolab.methods import METHODS
 from dinolab.methods.momentum import MomentumTeacher
 from dinolab.models.backbone import make_backbone
-from dinolab.models.encoder import Encoder, evaluating, normalise
+from dinolab.models.encoder import BackboneEncoder, evaluating, normalise
 from dinolab.models.resnet import ResNet50
 from dinolab.options import Config, Model
 from dinolab.recipes import load_config
@@ -73,7 +73,7 @@ def test_on_disk_it_is_ours_and_timms(tmp_path: Path) -> None:
     assert encoder(images[..., :20]).patches.shape == (2, 3, 1, 2048)
     with pytest.raises(UserError, match="a ResNet-50 has no class token"):
         encoder.attention(images)
-    with pytest.raises(UserError, match="last layer alone can be had, not the last 4"):
+    with pytest.raises(UserError, match="only its last layer has features, not the last 4"):
         encoder.layers(images, 4)
     assert not encoder.has_class_token
 
@@ -81,12 +81,12 @@ def test_on_disk_it_is_ours_and_timms(tmp_path: Path) -> None:
     torch.save({"teacher": official | {"module.head.mlp.0.bias": torch.zeros(2)}}, tmp_path / "dino_resnet50.pth")
     torch.testing.assert_close(load(tmp_path / "dino_resnet50.pth")(images).cls, encoder(images).cls)
     torch.save(resnet50().state_dict(), tmp_path / "r.pth")
-    with pytest.raises(UserError, match=r"r\.pth is not quite DINO's ResNet-50 .* fc\.weight is unknown"):
+    with pytest.raises(UserError, match=r"r\.pth differs from DINO's ResNet-50 .* fc\.weight is unknown"):
         load(tmp_path / "r.pth")
 
     fresh = make_backbone(CFG, 96)
     start_from(fresh, str(tmp_path))
-    torch.testing.assert_close(Encoder(fresh.eval())(images).cls, encoder(images).cls)
+    torch.testing.assert_close(BackboneEncoder(fresh.eval())(images).cls, encoder(images).cls)
     with pytest.raises(UserError, match=r"is a ResNet-50 of another architecture; .* set model\.size=resnet50$"):
         start_from(make_backbone(Model(size="tiny"), 64), str(tmp_path))
 
@@ -172,7 +172,7 @@ def test_the_teacher_normalises_with_its_own_batches_statistics() -> None:
     mean = (0.9 * before["backbone.bn1.running_mean"]) + 0.1 * x.mean((0, 2, 3))
     torch.testing.assert_close(after["backbone.bn1.running_mean"], mean)
 
-    with evaluating(encoder := Encoder(method.product)):  # which uses the running statistics, and leaves them
+    with evaluating(encoder := BackboneEncoder(method.product)):  # which uses the running statistics, and leaves them
         seen = encoder(make_views(0).global_crops[0])
     torch.testing.assert_close(statistics(method.teacher), after, atol=0, rtol=0)
     method.eval()

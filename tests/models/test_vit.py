@@ -9,7 +9,7 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS, attention, choose_backend, pack_runs
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT, draw_kept
 from dinolab.options import Model
 from dinolab.recipes import load_config
@@ -262,7 +262,7 @@ def test_auto_backend() -> None:
 
 
 def test_encoder_takes_any_size_and_explains_itself() -> None:
-    encoder = Encoder(small(registers=2).eval())
+    encoder = BackboneEncoder(small(registers=2).eval())
     images = torch.randint(0, 256, (2, 3, 50, 33), dtype=torch.uint8)
     features = encoder(images)
     assert features.cls.shape == (2, DIM) and features.registers.shape == (2, 2, DIM)

@@ -13,9 +13,8 @@ from dinolab.cli import parser
 from dinolab.evals.compare import compare
 from dinolab.recipes import load_config
 from dinolab.report import charts, curves, images, published, settings, tables
-from dinolab.report.facts import Result, Run, read_metrics, read_run
+from dinolab.report.facts import Result, Run, read_run
 from dinolab.runs.build import monitor_sources
-from dinolab.visuals import curves as pictures
 from tests.pictures import TINY, make_folder
 
 
@@ -47,16 +46,6 @@ def test_settings_are_what_differs(run):
         found["optim.lr"].same and found["optim.lr"].values == ["0.1", "0.1"] and found["optim.lr"].default == "0.0005"
     )
     assert not found["seed"].same and found["seed"].values == ["0", "3"]
-
-
-def test_metrics_are_read_as_the_curves_read_them(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    file.write_text(
-        '{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "loss": 1}\n{"step": 2, "loss": 5}\n{"st'
-    )
-    problems: list[str] = []
-    assert read_metrics(file, problems) == pictures.read_metrics(file)
-    assert problems == ['metrics.jsonl, line 5: left out, not a JSON object with a number "step"']
 
 
 def test_confusion_is_scikit_learns(run):

@@ -12,19 +12,9 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.vit import ViT
 from dinolab.options import Model
-from dinolab.visuals.action_video import (
-    COLOURS,
-    GREY,
-    HEADER,
-    LABEL,
-    MARGIN,
-    STRIP,
-    Strip,
-    action_video,
-    class_tokens,
-    lay_out,
-    steady,
-)
+from dinolab.visuals.action_canvas import HEADER, LABEL, MARGIN, lay_out
+from dinolab.visuals.action_strip import COLOURS, GREY, STRIP, Strip
+from dinolab.visuals.action_video import action_video, average, class_tokens
 from dinolab.weights import load as weights
 from tests.pictures import make_folder
 from tests.visuals.planted import ByColour, scene
@@ -40,7 +30,7 @@ def short_title(monkeypatch):
 
 
 def read_back(path, *wanted: int):
-    """The stream, how many frames it has, and those that are wanted: all of them would fill the memory."""
+    """The stream, how many frames it has, and the wanted ones: all of them would fill the memory."""
     with av.open(str(path)) as container:
         found, count = {}, 0
         for frame in container.decode(video=0):
@@ -66,7 +56,7 @@ RED, GREEN, BLUE = plain(220, 40, 40), plain(40, 220, 40), plain(40, 40, 220)
 
 
 def bar_colour(frame: np.ndarray) -> np.ndarray:
-    """Of the likeliest class, at its left end."""
+    """The colour of the most probable class's bar, at its left end."""
     top = frame.shape[0] - MARGIN - STRIP
     return frame[top + 44 : top + 52, MARGIN + 4 : MARGIN + 20].mean((0, 1))
 
@@ -94,7 +84,7 @@ def test_a_clip_whose_class_changes(tmp_path):
     assert np.abs(panels[0] - panels[1]).max() < 8  # the PCA's colours stay
 
 
-def test_the_cursor_moves_and_colours_follow_the_likeliest():
+def test_the_cursor_moves_and_colours_follow_the_most_probable_class():
     shares = np.zeros((10, 9))
     shares[np.arange(10), [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]] = 0.9
     strip = Strip(shares, [f"class {c}" for c in range(9)], 1.0, 1200)
@@ -117,7 +107,7 @@ def test_neighbouring_frames_are_averaged_as_a_plain_loop_does():
     shares = np.random.default_rng(0).dirichlet(np.ones(4), 9)
     for half in (0, 1, 3, 20):
         expected = [shares[max(0, n - half) : n + half + 1].mean(0) for n in range(9)]
-        np.testing.assert_allclose(steady(shares, half), expected, atol=1e-12)
+        np.testing.assert_allclose(average(shares, half), expected, atol=1e-12)
 
 
 def test_photos_of_other_shapes_keep_theirs_and_stand_for_a_second(tmp_path):
@@ -138,7 +128,7 @@ def test_photos_of_other_shapes_keep_theirs_and_stand_for_a_second(tmp_path):
     assert np.abs(read_back(tmp_path / "list.mp4", 10)[2][10][middle, MARGIN + 308] - GREEN[20, 32]).max() < 25
 
 
-def test_what_a_photo_shows_in_truth_stands_above_it(tmp_path):
+def test_the_true_class_of_a_photo_is_shown_above_it(tmp_path):
     paths = []
     for n, colour in enumerate([(200, 30, 30), (30, 200, 30)]):
         paths.append(tmp_path / f"{n}.png")

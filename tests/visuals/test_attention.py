@@ -53,7 +53,7 @@ def test_mass_mask_is_the_smallest_set():
     assert mass_mask(torch.tensor([[0.5, 0.25], [0.25, 0.0]]), 0.5).tolist() == [[True, False], [False, False]]
     assert torch.equal(mass_mask(torch.stack([m, m.flip(0)]), 0.6)[1], mass_mask(m, 0.6).flip(0))
     assert torch.equal(mass_mask(0.01 * m), mass_mask(m))  # maps need not sum to one
-    assert mass_mask(torch.ones(1, 5), 0.6).sum() == 3  # exactly the share, where it can be had
+    assert mass_mask(torch.ones(1, 5), 0.6).sum() == 3  # exactly the share, where that is possible
 
 
 def test_mass_mask_against_every_subset():
@@ -85,7 +85,7 @@ def test_best_head_is_chosen_once_for_all_images():
     result = best_head_jaccard(maps, masks, share=0.9)
     assert result["heads"] == pytest.approx([0, 1, 0.5])
     assert (result["best"], result["best_head"]) == (1, 1)
-    # Without the head that is right twice, the other's mean counts, not its luck with one image.
+    # Without the head that is right twice, the mean of the other counts, not its best image.
     assert best_head_jaccard(maps[:, [0, 2]], masks, share=0.9)["best"] == pytest.approx(0.5)
 
 
@@ -154,7 +154,7 @@ def test_sheet_shows_each_head_where_it_looks(tmp_path):
     assert (below[:, 5 * width // 9 + 9 :] == 255).all()
 
 
-def test_sheet_with_masks_says_the_jaccard_index(tmp_path):
+def test_sheet_with_masks_returns_the_jaccard_index(tmp_path):
     images = [torch.full((3, 16, 32), 90, dtype=torch.uint8)] * 2
     masks = [torch.zeros(16, 32, dtype=torch.bool) for _ in images]
     for mask in masks:

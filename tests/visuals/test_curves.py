@@ -1,4 +1,4 @@
-"""Curves: what is read, which panels appear, and that something legible is drawn."""
+"""Curves: which panels appear, what they show, and that something legible is drawn."""
 
 import json
 import math
@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from dinolab.errors import UserError
+from dinolab.methods.panels import DINO_PANELS
+from dinolab.panels import GRADIENT, KNN, SHARED, Panel
 from dinolab.visuals import curves
-from dinolab.visuals.curves import plot_metrics, plot_schedules, points, read_metrics
+from dinolab.visuals.curves import plot_metrics, plot_schedules, points
+
+PANELS = (*DINO_PANELS, KNN, GRADIENT, *SHARED)
 
 
 def write(path, rows):
@@ -36,7 +40,7 @@ ROWS = [
 
 def test_panels_follow_the_data(tmp_path, drawn):
     rows = [ROWS[0] | {"log_k": math.log(4096)}, *ROWS[1:], {"step": 40, "knn": 0.25}]
-    plot_metrics(write(tmp_path / "metrics.jsonl", rows), tmp_path / "x.png")
+    plot_metrics(write(tmp_path / "metrics.jsonl", rows), tmp_path / "x.png", PANELS)
     assert list(drawn) == ["loss", "k-NN accuracy", "norm of the gradient", "learning rate"]
     lines = {line.get_label(): line for line in drawn["loss"].lines}
     assert set(lines) == {"log K", "sum", "DINO", "iBOT"}
@@ -50,7 +54,7 @@ def test_panels_follow_the_data(tmp_path, drawn):
 
 
 def test_without_log_k_no_line(tmp_path, drawn):
-    plot_metrics(write(tmp_path / "m.jsonl", ROWS), tmp_path / "x.png")
+    plot_metrics(write(tmp_path / "m.jsonl", ROWS), tmp_path / "x.png", PANELS)
     assert "log K" not in [line.get_label() for line in drawn["loss"].lines]
 
 
@@ -59,43 +63,62 @@ def test_every_metric_has_its_panel(tmp_path, drawn):
     schedules = ["lr", "momentum", "teacher_temperature", "weight_decay"]
     for key in ["loss", "dino", "ibot", "koleo", "knn", "images_per_s", "data_wait", *health, *schedules]:
         drawn.clear()
-        plot_metrics(write(tmp_path / "m.jsonl", [{"step": 5, key: 0.5}]), tmp_path / "x.png")
+        plot_metrics(write(tmp_path / "m.jsonl", [{"step": 5, key: 0.5}]), tmp_path / "x.png", PANELS)
         (axes,) = drawn.values()
         assert axes.lines[0].get_ydata().tolist() == [0.5]
         assert axes.lines[0].get_marker() == "o"  # one point alone is seen
 
 
-def test_what_is_not_finite_is_left_out():
+def test_values_that_are_not_finite_are_left_out():
     rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": math.nan}, {"step": 2, "loss": None}, {"step": 3}]
     assert points(rows, "loss") == ([0], [1.0])
 
 
-def test_a_resumed_run_replaces_what_it_repeats(tmp_path):
-    steps = [0, 10, 20, 30, 20, 30, 40]
-    rows = [{"step": s, "loss": float(i)} for i, s in enumerate(steps)]
-    got = read_metrics(write(tmp_path / "m.jsonl", rows))
-    assert [row["step"] for row in got] == [0, 10, 20, 20, 30, 40]
-    assert [row["loss"] for row in got] == [0, 1, 2, 4, 5, 6]
+def test_a_damaged_line_is_left_out_with_a_warning(tmp_path, drawn, caplog):
+    (tmp_path / "m.jsonl").write_text('{"step": 0, "loss": 3}\nnonsense\n{"step": 1, "loss": 2}\n{"step": 2, "lo')
+    plot_metrics(tmp_path / "m.jsonl", tmp_path / "x.png", PANELS)
+    assert drawn["loss"].lines[0].get_ydata().tolist() == [3, 2]
+    assert (
+        "m.jsonl, line 2: left out" in caplog.text and caplog.text.count("left out") == 1
+    )  # a cut last line is normal
 
 
-def test_a_cut_last_line_is_ignored_and_other_damage_named(tmp_path):
-    path = write(tmp_path / "m.jsonl", ROWS)
-    path.write_text(path.read_text() + '{"step": 50, "lo')
-    assert len(read_metrics(path)) == 5
-    path.write_text('{"step": 0}\nnonsense\n{"step": 1}\n')
-    with pytest.raises(UserError, match=r"m\.jsonl: line 2 "):
-        read_metrics(path)
-    path.write_text('{"loss": 0}\n{"step": 1}\n')
-    with pytest.raises(UserError, match=r"line 1 "):
-        read_metrics(path)
+def test_a_run_is_named_by_its_folder(tmp_path, drawn):
+    write(tmp_path / "metrics.jsonl", ROWS)
+    plot_metrics(tmp_path, tmp_path / "x.png", PANELS)
+    assert drawn["loss"].figure.get_suptitle() == f"{tmp_path.name}: step 40, epoch 1"
+
+
+def test_panels_of_a_group_stand_together(tmp_path, drawn):
+    panels = [
+        Panel(group, title, {"loss": "loss"}) for group, title in (("b", "1"), ("a", "2"), ("b", "3"), ("a", "4"))
+    ]
+    plot_metrics(write(tmp_path / "m.jsonl", ROWS), tmp_path / "x.png", panels)
+    assert list(drawn) == ["1", "3", "2", "4"]
+
+
+def test_only_the_given_panels_are_drawn(tmp_path, drawn):
+    panels = (
+        Panel("Toys", "balls", {"balls": "red", "dolls": "blue"}, percent=True, level="most", level_label="all"),
+        *SHARED,
+    )
+    rows = [{"step": 0, "balls": 0.5, "most": 0.75, "lr": 0.1, "loss": 7.0}]
+    plot_metrics(write(tmp_path / "m.jsonl", rows), tmp_path / "x.png", panels)
+    assert list(drawn) == ["balls", "learning rate"]
+    level, curve = drawn["balls"].lines
+    assert (level.get_label(), level.get_ydata()[0], curve.get_label()) == ("all", 0.75, "red")
+    assert drawn["balls"].yaxis.get_major_formatter()(0.5, 0) == "50 %"
+    drawn.clear()
+    plot_schedules(rows, tmp_path / "x.png", panels[1:])
+    assert list(drawn) == ["learning rate"]
 
 
 def test_missing_and_empty_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl: no such file"):
-        plot_metrics(tmp_path / "none.jsonl", tmp_path / "x.png")
+        plot_metrics(tmp_path / "none.jsonl", tmp_path / "x.png", PANELS)
     (tmp_path / "m.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"m\.jsonl: holds no measurement"):
-        plot_metrics(tmp_path / "m.jsonl", tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"m\.jsonl: holds no figures yet"):
+        plot_metrics(tmp_path / "m.jsonl", tmp_path / "x.png", PANELS)
 
 
 def test_pngs_have_ink_of_the_right_colour_and_leave_pyplot_alone(tmp_path):
@@ -103,7 +126,7 @@ def test_pngs_have_ink_of_the_right_colour_and_leave_pyplot_alone(tmp_path):
     rows = [
         {"step": i, "lr": 0.1 * i, "weight_decay": 0.2, "momentum": 0.9, "teacher_temperature": 0.04} for i in range(50)
     ]
-    plot_schedules(rows, tmp_path / "new" / "s.png")
+    plot_schedules(rows, tmp_path / "new" / "s.png", PANELS)
     image = cv2.imread(str(tmp_path / "new" / "s.png"))
     height, width = image.shape[:2]
     assert width >= 1200  # two columns of 4.2 inches at 150 dpi

@@ -53,7 +53,7 @@ def test_both_sides_become_whole_patches(shape, size, expected):
     fitted = fit_patches(image, 16, size, "it")
     assert (fitted.dtype, tuple(fitted.shape)) == (torch.uint8, (3, *expected))
     assert abs(fitted.float().mean() - image.mean()) < 4
-    with pytest.raises(UserError, match=r"it: 120 x 120 patches, at most 10,000 .* --size below 1920"):
+    with pytest.raises(UserError, match=r"it: 120 x 120 patches, at most 10,000 .* set size= below 1920"):
         fit_patches(image[:9, :9], 16, 1920, "it")
 
 
@@ -70,7 +70,7 @@ def test_masks_are_found_by_name(tmp_path):
     cv2.imwrite(str(tmp_path / "deep" / "a.b.png"), mask)
     read = read_mask(Found(tmp_path / "elsewhere/a.b.jpg", "deep/a.b.jpg"), tmp_path)
     assert torch.equal(read, torch.from_numpy(mask.any(2)))
-    with pytest.raises(UserError, match=r"deep/c\.png: no such mask.*--masks"):
+    with pytest.raises(UserError, match=r"deep/c\.png: no such mask.*masks="):
         read_mask(Found(tmp_path / "c.jpg", "deep/c.jpg"), tmp_path)
 
 
@@ -79,5 +79,5 @@ def test_points_are_fractions_or_pixels():
     assert as_fractions((50, 99), 100, 200) == (0.25, 0.99)
     assert as_fractions((0, 1), 100, 200) == (0, 0.01)
     for point in ((200, 5), (3, 100), (-1, 4)):
-        with pytest.raises(UserError, match="outside of the first image, 200 x 100 pixels"):
+        with pytest.raises(UserError, match="outside of the first image, which has 200 x 100 pixels"):
             as_fractions(point, 100, 200)

@@ -27,7 +27,7 @@ def colours(tmp_path):
 
 
 def test_twins_come_first_and_the_rest_in_order(colours, monkeypatch):
-    monkeypatch.setattr(module, "BATCH", 3)  # so that the best of several batches are merged
+    monkeypatch.setattr(module, "BATCH", 1)  # several batches on both sides
     source, values = colours
     queries = [np.full((32, 32, 3), values[n], np.uint8) for n in (7, 2)]
     found = neighbours(ByColour().train(), queries, source, 4, 32)
@@ -43,12 +43,12 @@ def test_twins_come_first_and_the_rest_in_order(colours, monkeypatch):
 def test_unreadable_images_are_left_out(tmp_path, caplog):
     folder = make_folder(tmp_path / "images", per_class=2)
     source = open_source(str(folder))
-    (folder / "class1" / "001.png").write_bytes(b"no image")  # the last
+    (folder / "class0" / "001.png").write_bytes(b"no image")
     query = np.zeros((32, 32, 3), np.uint8)
     with caplog.at_level(logging.WARNING):
         (near,) = neighbours(ByColour(), [query], source, 9, 32)
-    assert sorted(n.position for n in near) == [0, 1, 2]
-    assert "1 images cannot be read" in caplog.text
+    assert sorted(n.position for n in near) == [0, 2, 3]  # positions in the source, not among the readable images
+    assert "1 of 4 images cannot be read" in caplog.text
     with pytest.raises(UserError, match="none of its 1 images"):
         neighbours(ByColour(), [query], Source("them", [str(tmp_path / "no.png")], None, []), 1, 32)
 

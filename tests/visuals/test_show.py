@@ -60,7 +60,7 @@ def test_the_head_that_finds_the_object_is_named(planted, scenes, capsys):
     assert out.is_file()
 
 
-def test_many_images_are_thinned_and_it_is_said(planted, tmp_path, capsys, monkeypatch):
+def test_many_images_are_thinned_with_a_message(planted, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dinolab.cli.show.MOST_IMAGES", 3)
     folder = make_folder(tmp_path / "images", per_class=5, side=16)
     assert main(["show", "pca", "ours", str(folder), "--size", "16", "--out", str(tmp_path / "pca.png")]) == 0
@@ -74,12 +74,15 @@ def test_mistakes_end_in_one_line(planted, scenes, capsys):
     for words, expected in (
         (["attention", "ours", "nothing.png"], "nothing.png: no such image"),
         (["attention", "ours", image, "--masks", str(scenes)], f"{scenes / '1.png'}: no such mask"),
-        (["similarity", "ours", image, "--at", "48", "3"], "--at 48 3: outside of the first image, 48 x 32 pixels"),
+        (
+            ["similarity", "ours", image, "--at", "48", "3"],
+            "at=48,3 lies outside of the first image, which has 48 x 32 pixels",
+        ),
         (["pca", "ours", image, "--out", "picture.jpg"], "--out picture.jpg: must end in .png"),
         (["pca", "ours", image, "--out", str(scenes / "there.png")], "exists already"),
         (["video", "ours", image, "--out", str(scenes / "there.mp4")], "exists already"),
         (["pca", "ours", image, "--device", "abacus"], "--device abacus"),
-        (["pca", "ours", image, "--size", "99999"], "at most 10,000 are shown"),
+        (["pca", "ours", image, "--size", "99999"], "at most 10,000 can be shown"),
         (["neighbours", "ours", image, "--data", "nowhere"], "--data=nowhere: no such"),
     ):
         assert main(["show", *words]) == 2, words

@@ -10,10 +10,10 @@ from tests.visuals.planted import ByColour, scene
 
 def test_map_is_the_cosine_and_one_at_the_patch():
     patches = torch.randn(5, 7, 12, generator=torch.Generator().manual_seed(0))
-    asked = patch_at(patches, 0.5, 0.99)
-    assert torch.equal(asked, patches[4, 3])
-    found = similarity_map(3 * patches, asked)
-    expected = [[p @ asked / p.norm() / asked.norm() for p in row] for row in patches]
+    query = patch_at(patches, 0.5, 0.99)
+    assert torch.equal(query, patches[4, 3])
+    found = similarity_map(3 * patches, query)
+    expected = [[p @ query / p.norm() / query.norm() for p in row] for row in patches]
     torch.testing.assert_close(found, torch.tensor(expected))
     assert found[4, 3] == pytest.approx(1, abs=1e-6)
     assert found.flatten().argmax() == 4 * 7 + 3

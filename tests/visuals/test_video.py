@@ -115,7 +115,7 @@ def test_samples_are_spread_and_begin_with_the_first():
 
 
 def test_a_clip_without_frames_is_refused():
-    with pytest.raises(UserError, match="it: not one frame"):
+    with pytest.raises(UserError, match="it: there is not one frame"):
         survey(module.Clip("it", Fraction(24), lambda: iter(())), torch.from_numpy)
 
 
@@ -168,9 +168,9 @@ def test_what_is_no_clip_is_refused_and_leaves_nothing(tmp_path):
 
 def test_heads_and_points_that_are_not_there(tmp_path):
     folder = write_frames(tmp_path / "frames", moving(2))
-    with pytest.raises(UserError, match="--head 4: this encoder has 3 heads"):
+    with pytest.raises(UserError, match="head=4: this encoder has 3 heads"):
         make_video(ByColour(), folder, tmp_path / "demo.mp4", head=4)
-    with pytest.raises(UserError, match="--at 500 3: outside"):
+    with pytest.raises(UserError, match="at=500,3 lies outside"):
         make_video(ByColour(), folder, tmp_path / "demo.mp4", "similarity", at=(500, 3))
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import ConvNextConfig, ConvNextModel
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.huggingface import from_huggingface, to_huggingface
@@ -41,7 +41,7 @@ def test_there_and_back(changes: dict) -> None:
     for name, tensor in vit.state_dict().items():
         torch.testing.assert_close(back.state_dict()[name], tensor, atol=0, rtol=0)
     images = torch.rand(2, 3, 56, 24)
-    assert_same(Encoder(back)(images), Encoder(vit)(images))
+    assert_same(BackboneEncoder(back)(images), BackboneEncoder(vit)(images))
 
 
 def test_other_models_and_missing_ones_are_named(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_variants_that_are_not_ours_are_named(tmp_path: Path) -> None:
     random_model("dinov2").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-    with pytest.raises(UserError, match="with relu; dinolab has"):
+    with pytest.raises(UserError, match="with relu; dinolab has only"):
         load(f"hf:{tmp_path}")
 
 

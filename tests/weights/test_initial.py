@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.recipes import load_config
@@ -47,7 +47,7 @@ def test_it_computes_what_the_given_model_computes(kind: str, tmp_path: Path) ->
         vit = ViT(cfg, size)
         start_from(vit, source)
         images = torch.rand(2, 3, size, size)
-        assert_same(Encoder(vit.eval())(images), load(source)(images))
+        assert_same(BackboneEncoder(vit.eval())(images), load(source)(images))
         assert all(p.requires_grad for p in vit.parameters())
 
 

@@ -99,10 +99,10 @@ def test_many_misfits_are_counted(tmp_path: Path) -> None:
         (b"", "truncated or not a PyTorch file"),
         (b"<html>not found</html>", "truncated or not a PyTorch file"),
         ("half", "truncated or not a PyTorch file"),
-        ({}, "no tensors by name"),
-        ([torch.zeros(2)], "no tensors by name"),
+        ({}, "holds no tensors with names"),
+        ([torch.zeros(2)], "holds no tensors with names"),
         ({"last_layer.weight": torch.zeros(2)}, r"not a DINO or DINOv2 backbone: no cls_token, .*last_layer\.weight"),
-        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "not quite DINO's ResNet-50"),
+        ({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, "differs from DINO's ResNet-50"),
     ],
 )
 def test_wrong_files_end_in_one_line(content: object, said: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Encoder, normalise
+from dinolab.models.encoder import BackboneEncoder, normalise
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import load
@@ -27,7 +27,7 @@ def our_vit(**changes) -> ViT:
 
 @pytest.mark.parametrize("changes", [{}, {"layerscale": 0.1, "registers": 2}, {"registers": 3, "ffn": "swiglu"}])
 def test_our_weights_in_timm_give_our_features(changes: dict) -> None:
-    ours = Encoder(our_vit(**changes))
+    ours = BackboneEncoder(our_vit(**changes))
     theirs = TimmEncoder(to_timm(ours.vit), {})
     assert (theirs.dim, theirs.patch_size) == (ours.dim, ours.patch_size)
     for size in [(40, 40), (56, 24), (61, 35)]:  # the last with remainders, which neither sees
@@ -69,7 +69,7 @@ def test_resnet_50_with_the_weights_of_a_file(tmp_path: Path) -> None:
     assert features.patches.shape == (2, 2, 3, 2048) and features.registers.shape == (2, 0, 2048)
     with pytest.raises(UserError, match="no attention of a class token"):
         encoder.attention(images)
-    with pytest.raises(UserError, match="last layer alone"):
+    with pytest.raises(UserError, match="only its last layer"):
         encoder.layers(images, 4)
 
 

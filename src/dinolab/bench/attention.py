@@ -1,4 +1,4 @@
-"""What the attention kernel costs and saves: a whole ViT by image size, FlashAttention on and off."""
+"""Speed and memory of a whole ViT with each attention kernel, by image size."""
 
 import difflib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from dinolab.bench.common import Row, Setting, measure, memory_in_use
@@ -17,14 +16,12 @@ from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS
 from dinolab.models.vit import SIZES, ViT
 from dinolab.options import Model
+from dinolab.plotting import COLOURS, MARKERS, STYLES, new_figure, open_frame, save
 from dinolab.training.loop import autocast_of
-from dinolab.visuals.curves import COLOURS, STYLES
-from dinolab.visuals.sheet import save
 
 MODELS = ("small/16", "small/8")
 BATCH = {"cuda": 64, "mps": 8, "cpu": 1}
-SIDES = (224, 336, 448, 518)  # pixels; 518 is the size that DINOv2 ends its training with
-MARKERS = ("o", "s", "^")
+SIDES = (224, 336, 448, 518)  # pixels; 518 is a usual size for training at high resolution
 COLUMNS: Columns = {
     "model": ("ViT", ""),
     "size": ("pixels", "d"),
@@ -45,13 +42,15 @@ def bench(
     setting: Setting,
     out: Path,
 ) -> None:
-    """Inference and training of each model at each image size with each attention backend; see docs/bench.md.
+    """Measure inference and training of each model at each image size with each attention backend; see docs/bench.md.
 
     Args:
-        models: "small/16" and the like, size and patch; None takes small/16 and small/8.
-        sizes: sides of the images in pixels, multiples of every patch; None takes the multiples next to the usual ones.
+        models: size and patch, such as "small/16"; None takes small/16 and small/8.
+        sizes: sides of the images in pixels, multiples of every patch; None takes the multiples nearest to the usual ones.
         batch: images at once; None chooses by device.
-        backends: of models.attention.BACKENDS; None takes all.
+        backends: some of models.attention.BACKENDS; None takes all.
+        setting: device, precision and time.
+        out: folder for attention.json and attention.png.
 
     Raises:
         UserError: an unknown model or backend, or a size that is no multiple of the patch.
@@ -59,7 +58,7 @@ def bench(
     backends = backends or BACKENDS
     for name in backends:
         if name not in BACKENDS:
-            raise UserError(f"--backends {name}: one of {', '.join(BACKENDS)}")
+            raise UserError(f"backends={name}: must be one of {', '.join(BACKENDS)}")
     tasks = [
         (name, model, size)
         for name in models or MODELS
@@ -76,34 +75,35 @@ def bench(
 
 
 def parse_model(text: str) -> Model:
-    """ "small/16" -> Model(size="small", patch_size=16)."""
+    """Convert "small/16" to Model(size="small", patch_size=16). Raises UserError for an unknown model."""
     size, _, patch = text.partition("/")
     if size in SIZES and patch.isdecimal() and 1 <= int(patch) <= 128:
         return Model(size=size, patch_size=int(patch))
     known = [f"{size}/{patch}" for size in SIZES for patch in (8, 14, 16)]
     near = difflib.get_close_matches(text, known, 3, 0.5) or known
-    raise UserError(f"--models {text}: no such model, written SIZE/PATCH; near it: {', '.join(near)}")
+    raise UserError(f"models={text}: no such model; write SIZE/PATCH, for example {', '.join(near)}")
 
 
 def sides(model: Model, wanted: Sequence[int] | None) -> list[int]:
-    """The sizes asked for, or the usual ones rounded to multiples of the patch."""
+    """Return the sizes that the user wants, or the usual ones rounded to multiples of the patch. Raises UserError."""
     patch = model.patch_size
     if wanted is None:
         return [nearest(side, patch) for side in SIDES]
     for side in wanted:
         if side % patch:
             raise UserError(
-                f"--sizes {side} is not a multiple of the patch of {model.size}/{patch}; {nearest(side, patch)} is"
+                f"sizes={side} is not a multiple of the patch of {model.size}/{patch}; {nearest(side, patch)} is"
             )
     return list(wanted)
 
 
 def nearest(side: int, patch: int) -> int:
+    """Return the multiple of the patch that is nearest to the side."""
     return max(patch, round(side / patch) * patch)
 
 
 def compare(name: str, model: Model, size: int, batch: int, backends: Sequence[str], setting: Setting) -> Iterator[Row]:
-    """The rows of one model at one size; the backends share the weights and take turns."""
+    """Measure one model at one size, and yield its rows; the backends share the weights and take turns."""
     device, autocast = setting.device, autocast_of(setting.device, setting.autocast)
     before = memory_in_use(device)
     vit = ViT(model, size).to(device)
@@ -132,19 +132,19 @@ def compare(name: str, model: Model, size: int, batch: int, backends: Sequence[s
             if math and not (math.failure or timing.failure):
                 row["times_as_fast_as_math"] = timing.times_as_fast_as(math)
             if backend == "flash" and not timing.failure and not takes_flash(setting):
-                row["note"] = "ran as sdpa: FlashAttention takes bf16 on CUDA alone"
+                row["note"] = "ran as sdpa: on a GPU, FlashAttention needs CUDA and bf16"
             yield row
 
 
 def takes_flash(setting: Setting) -> bool:
-    """Whether "flash" is FlashAttention there and not what `models.attention` falls back to."""
+    """Return whether "flash" is FlashAttention there, and not the `sdpa` that `models.attention` uses in its place."""
     return setting.device.type == "cpu" or (setting.device.type == "cuda" and setting.autocast is not None)
 
 
 def plot(rows: list[Row], title: str, out: Path) -> None:
-    """PNG: time an image over its tokens, a line a backend, a panel for inference and for training of each model."""
+    """Draw a PNG of milliseconds over tokens: a line for each backend, a panel for inference and training of each model."""
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure = Figure((9.5, 0.8 + 3.2 * len(models)), layout="constrained", facecolor="white")
+    figure = new_figure(9.5, 0.8 + 3.2 * len(models))
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     for number, (model, kind) in enumerate(product(models, ("inference", "training")), 1):
         axes = figure.add_subplot(len(models), 2, number)
@@ -155,6 +155,7 @@ def plot(rows: list[Row], title: str, out: Path) -> None:
 
 
 def draw(axes: Axes, rows: list[Row]) -> None:
+    """Draw one panel; a cross at the top marks a variant that could not run."""
     axes.set(xscale="log", yscale="log")
     tokens = sorted({row["tokens"] for row in rows})
     for backend, colour, style, marker in zip(BACKENDS, COLOURS, STYLES, MARKERS):
@@ -172,7 +173,5 @@ def draw(axes: Axes, rows: list[Row]) -> None:
     axes.set_xlabel("tokens an image", fontsize=9)
     axes.set_ylabel("ms an image", fontsize=9)
     axes.tick_params(labelsize=9)
-    axes.grid(color="0.9", linewidth=0.8)
     axes.legend(fontsize=8, frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    open_frame(axes)

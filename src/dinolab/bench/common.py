@@ -1,6 +1,7 @@
-"""How everything is timed: the variants of a comparison in turn, round by round, each waited for.
+"""Timing for all benchmarks: the variants of a comparison take turns, round by round.
 
-Clocks drift with heat and other users; variants that take turns drift alike, and their ratios are taken within each round.
+A machine becomes slower with heat and with other users. Variants that take turns are slowed down alike, and their ratios are
+computed within each round.
 """
 
 import ctypes
@@ -20,9 +21,18 @@ from dinolab.parallel import choose_device, refuse_many
 from dinolab.runs.build import choose_autocast
 from dinolab.timing import WARM_UP, describe, synchronise
 
-ROUNDS = 3  # timed at least
-MATMUL_SIDE = (512, 8192)  # of the square matrices that a device's speed is measured with, and
-MATMUL_SECONDS = 0.1  # how long one product should take at least
+ROUNDS = 3  # timed, at least
+MATMUL_SIDE = (512, 8192)  # sides of the square matrices that measure a device's speed, smallest and largest
+MATMUL_SECONDS = 0.1  # that one product should take, at least
+# Parts of the messages of RuntimeErrors by which PyTorch reports that this machine cannot run something: it has no exceptions of
+# their own for an attention kernel that does not exist and for a missing Triton, and not every device raises OutOfMemoryError.
+CANNOT_RUN = (
+    "No available kernel",
+    "out of memory",
+    "can't allocate memory",
+    "Cannot find a working triton installation",
+    "too old to be supported by the triton GPU compiler",
+)
 
 Name = TypeVar("Name", bound=Hashable)
 Row = dict[str, Any]  # one line of the table and of the JSON
@@ -30,52 +40,55 @@ Row = dict[str, Any]  # one line of the table and of the JSON
 
 @dataclass(frozen=True)
 class Setting:
-    """On what, in what and how long is measured."""
+    """The device, the precision and the time of a measurement."""
 
     device: torch.device
-    autocast: torch.dtype | None
-    seconds: float  # for each variant, in rounds
+    autocast: torch.dtype | None  # None computes in float32
+    seconds: float  # for each variant, in all rounds together
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the matrix products compute in."""
+        """The data type in which matrix products are computed."""
         return self.autocast or torch.float32
 
     @property
     def words(self) -> str:
+        """Precision and device for a title, such as "bf16 on NVIDIA H100"."""
         return f"{'bf16' if self.autocast else 'fp32'} on {describe(self.device)}"
 
 
 def setting(device_option: str, precision: str, seconds: float) -> Setting:
-    """From the command line's words. Raises UserError for a device that is not to be had."""
+    """Choose device and precision by the command line's options. Raises UserError for a device that is not available."""
     refuse_many("dinolab bench")
-    device = choose_device(device_option, "--device ")
+    device = choose_device(device_option, "device=")
     return Setting(device, choose_autocast(precision, device), seconds)
 
 
 @dataclass
 class Timing:
-    """What was measured of one variant."""
+    """The measurements of one variant."""
 
-    seconds: list[float] = field(default_factory=list)  # of one call; an entry a round
-    peak_memory: int | None = None  # bytes above what was there before; None where it cannot be told
-    failure: str = ""  # why there are no figures: out of memory, or a combination that does not exist
+    seconds: list[float] = field(default_factory=list)  # of one call, in each round
+    peak_memory: int | None = None  # bytes above those in use before; None where it cannot be measured
+    failure: str = ""  # why there are no measurements: out of memory, or a combination that does not exist
 
     @property
     def median(self) -> float:
+        """Seconds of a call, median over the rounds."""
         return statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile of the seconds of a call."""
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
     def times_as_fast_as(self, other: "Timing") -> float:
-        """Median over the rounds of the other's time over one's own, of the same round."""
+        """Compute the other variant's time over this one's within each round, and return the median over the rounds."""
         return statistics.median(theirs / own for theirs, own in zip(other.seconds, self.seconds))
 
     def row(self, images: int) -> Row:
-        """The figures of a call that treats so many images."""
+        """Return the columns of the table, for a call that processes this number of images."""
         if self.failure:
             return {"note": self.failure}
         return {
@@ -90,13 +103,17 @@ class Timing:
 def measure(
     variants: Mapping[Name, Callable[[], object]], device: torch.device, seconds: float, before: int | None = None
 ) -> dict[Name, Timing]:
-    """Time the variants in turn, round by round, until each has had `seconds` on average, and three rounds at least.
+    """Time the variants in turn, round by round.
 
-    Before, each is called to warm up, and once more for its peak of memory. A variant that runs out of memory, or says that it
-    cannot run (RuntimeError, UserError), drops out, with the reason in its Timing.
+    Each variant is first called to warm up, and once more to measure its peak of memory. A variant that this machine cannot run
+    (see `why_not`) gets the reason in its Timing and is not called again; any other exception is a bug and is raised.
 
     Args:
-        before: bytes in use before what the variants need was built, from `memory_in_use`.
+        variants: functions by name.
+        device: on which they compute.
+        seconds: for each variant on average; there are three rounds at least.
+        before: bytes in use before the variants' networks and inputs were built, from `memory_in_use`. Without it no memory is
+            measured.
     """
     timings = {name: Timing() for name in variants}
 
@@ -106,8 +123,10 @@ def measure(
                 try:
                     do(fn, timings[name])
                 except (RuntimeError, UserError) as error:
-                    timings[name] = Timing(failure=reason(error))
-                if timings[name].failure:  # only here, where the error no longer holds its tensors
+                    timings[name] = Timing(failure=why_not(error))
+                    if not timings[name].failure:
+                        raise
+                if timings[name].failure:  # not before: until here the exception keeps its tensors alive
                     release_memory(device)
 
     def prepare(fn: Callable[[], object], timing: Timing) -> None:
@@ -136,8 +155,19 @@ def measure(
     return timings
 
 
+def why_not(error: Exception) -> str:
+    """Return in one line why this machine cannot run a variant; "" if the exception means that the program is wrong.
+
+    Reasons are too little memory, an operator or kernel that the device does not have, and UserErrors such as a missing compiler.
+    """
+    if isinstance(error, UserError | NotImplementedError | torch.OutOfMemoryError):
+        return reason(error)
+    lines = (line for line in str(error).splitlines() if any(part in line for part in CANNOT_RUN))
+    return next((reason(RuntimeError(line)) for line in lines), "")
+
+
 def memory_in_use(device: torch.device) -> int | None:
-    """Bytes: of tensors on CUDA, resident memory of the process on a CPU; None where peaks cannot be told."""
+    """Return the bytes of all tensors on CUDA, or of the process on a CPU; None where peaks cannot be measured."""
     if not can_measure(device):
         return None
     load_libraries(device)
@@ -146,14 +176,14 @@ def memory_in_use(device: torch.device) -> int | None:
 
 
 def load_libraries(device: torch.device) -> None:
-    """A small network, forward and backward: what its first call loads would count as the first variant's memory."""
+    """Run a small network forward and backward, so that libraries loaded at the first call do not count as a variant's memory."""
     layers = (nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.Linear(64, 64), nn.LayerNorm(64), nn.GELU())
     net = nn.Sequential(*layers).to(device)
     net(torch.randn(8, 3, 32, 32, device=device)).sum().backward()
 
 
 def release_memory(device: torch.device) -> None:
-    """Hand what is free in caches back, so that one variant's leftovers do not count as another's."""
+    """Return cached memory to the system, so that one variant's does not count as another's."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -164,9 +194,10 @@ def release_memory(device: torch.device) -> None:
 
 
 def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
-    """A product of two square matrices, as a variant for `measure`, and its floating-point operations.
+    """Return a product of two square matrices, as a variant for `measure`, and its floating-point operations.
 
-    What of its speed a model reaches tells how well the device is used; it is the highest speed met in practice.
+    Its speed is the highest that a device reaches in practice. The share of it that a model reaches shows how well the model uses
+    the device.
     """
     side, largest = MATMUL_SIDE
     product, seconds = square_product(side, device, dtype)
@@ -177,7 +208,7 @@ def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tenso
 
 
 def square_product(side: int, device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:
-    """The product, and how long it takes once warm."""
+    """Return the product, and its seconds after a first call."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     a @ b
     synchronise(device)
@@ -188,7 +219,7 @@ def square_product(side: int, device: torch.device, dtype: torch.dtype) -> tuple
 
 
 def share_of_matmul(timing: Timing, flops: float, matmul_timing: Timing, matmul_flops: float) -> float | None:
-    """The model's operations a second over those of the matmul of the same rounds (MFU against the measured matmul)."""
+    """Compute the model's operations a second over the matmul's in the same rounds; None where one of them failed."""
     if timing.failure or matmul_timing.failure:
         return None
     return timing.times_as_fast_as(matmul_timing) * flops / matmul_flops

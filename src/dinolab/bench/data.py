@@ -1,4 +1,4 @@
-"""Where loading images spends its time: reading, decoding, multi-crop, and the whole loader by number of processes."""
+"""Speed of loading images: reading, decoding, multi-crop, and the whole loader by number of processes."""
 
 import math
 import os
@@ -30,8 +30,8 @@ from dinolab.recipes import load_config
 from dinolab.runs.build import open_data
 
 RECIPE = "dinov2_vits16"
-SAMPLE = 32  # images that the parts are measured on
-BATCH = 32  # images of the loader's batches, at most; what an image costs does not depend on it
+SAMPLE = 32  # images on which the parts are measured
+BATCH = 32  # images in the loader's batches, at most; the time of an image does not depend on it
 READING, READ_AND_DECODE, CROPPING, ALONE = "read files", "read and decode", "multi-crop", "loader, run.workers=0"
 COLUMNS: Columns = {
     "part": ("part", ""),
@@ -43,17 +43,27 @@ COLUMNS: Columns = {
 
 
 class Speeds(NamedTuple):
+    """Speed of a part of the loader."""
+
     images_per_s: float
-    images_per_core_s: float  # a second of one core's work
+    images_per_core_s: float  # images for each second that one core computes
 
 
-Job = Callable[[float], Speeds]  # works for about so many seconds
+Job = Callable[[float], Speeds]  # takes the number of seconds to work for, about
 
 
 def bench(path: str, recipe: str | None, words: Sequence[str], seconds: float, out: Path) -> None:
-    """Images a second of each part of the loader and of the whole, for the images at `path`; see docs/bench.md.
+    """Measure each part of the loader, and the whole, in images/s; see docs/bench.md.
 
-    Without a recipe the crops are those of dinov2_vits16. Raises UserError if nothing can be read there.
+    Args:
+        path: the images, as data.path= takes them.
+        recipe: whose crops are made, its name or file; None takes RECIPE.
+        words: options of the config, "key=value".
+        seconds: for each part, in all rounds together.
+        out: folder for data.json and data.png.
+
+    Raises:
+        UserError: no image can be read there, or the config is not valid.
     """
     cfg = load_config(recipe or RECIPE, [*words, f"data.path={path}"])
     optim = replace(cfg.optim, batch_size=min(BATCH, cfg.optim.batch_size))
@@ -68,7 +78,9 @@ def bench(path: str, recipe: str | None, words: Sequence[str], seconds: float, o
         jobs |= {f"loader, run.workers={n}": loader_job(source, cfg, n, expected) for n in numbers_of_workers()}
         found = collect(take_turns(jobs, seconds), ("part",))
     title = f"Loading {Path(path).name}: {len(source):,} images, {sizes}; {cores()} cores"
-    shown = found[1:]  # reading files is hundreds of times as fast
+    shown = found[
+        1:
+    ]  # without reading files: it is hundreds of times faster, and the other bars would vanish beside it
     panels = {key: COLUMNS[key] for key in ("core_ms", "images_per_s")}
     bars(shown, [row["part"] for row in shown], panels, title, out / "data.png")
     setting = Setting(torch.device("cpu"), None, seconds)
@@ -77,7 +89,7 @@ def bench(path: str, recipe: str | None, words: Sequence[str], seconds: float, o
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """OpenCV as in the processes that load: without threads of its own."""
+    """Let OpenCV use no threads of its own inside, as in the processes that load images."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -87,7 +99,11 @@ def one_thread() -> Iterator[None]:
 
 
 def take_apart(source: Source, cfg: Config) -> tuple[dict[str, Callable[[], None]], int, str]:
-    """Each part of the loader as a pass over a sample of images; the number of them, and their sizes in words."""
+    """Take the loader apart.
+
+    Returns:
+        Each part as a function that passes once over a sample of images; the number of images; and a text on their sizes.
+    """
     dataset = MicroBatches(subset(source, SAMPLE, seed=0), cfg)
     numbers = range(min(SAMPLE, len(source)))
     rngs = [partial(draws.rng, cfg.seed, draws.SAMPLE, n) for n in numbers]
@@ -103,7 +119,7 @@ def take_apart(source: Source, cfg: Config) -> tuple[dict[str, Callable[[], None
     def read_and_decode() -> None:
         for path, (_, _, crops) in zip(paths, items):
             data = read_file(path)
-            jpeg_size(data)  # for which the loader draws the crops, and so knows how small it may decode
+            jpeg_size(data)  # the loader draws the crops for this size, and then knows how small it may decode
             decode(data, path, reduction(crops, views))
 
     def crop() -> None:
@@ -117,6 +133,8 @@ def take_apart(source: Source, cfg: Config) -> tuple[dict[str, Callable[[], None
 
 
 def part_job(run: Callable[[], None], images: int) -> Job:
+    """Return a job that calls a part again and again; each call processes this number of images."""
+
     def job(seconds: float) -> Speeds:
         cores, began, passes = core_seconds(), time.perf_counter(), 0
         while passes == 0 or time.perf_counter() - began < seconds:
@@ -129,15 +147,16 @@ def part_job(run: Callable[[], None], images: int) -> Job:
 
 
 def loader_job(source: Source, cfg: Config, processes: int, expected: float) -> Job:
-    """The whole loader, the start of its processes not in the time but in the core-seconds.
+    """Return a job that loads with the whole loader. The start of its processes counts as core-seconds, but not as time.
 
     Args:
+        processes: that load images; 0 loads in this process.
         expected: seconds that an image takes in one process.
     """
 
     def job(seconds: float) -> Speeds:
         size, lanes = cfg.optim.batch_size, max(1, processes)
-        each = 1 + max(2, math.ceil(seconds / (size * expected)))  # batches of a process, the first of them to warm up
+        each = 1 + max(2, math.ceil(seconds / (size * expected)))  # batches of each process; the first is a warm-up
         cores = core_seconds()
         came = [time.perf_counter() for _ in batches(source, cfg, 0, each * lanes, processes)]
         elapsed = came[-1] - came[lanes - 1]
@@ -147,17 +166,17 @@ def loader_job(source: Source, cfg: Config, processes: int, expected: float) -> 
 
 
 def core_seconds() -> float:
-    """What this process and those it has waited for have computed."""
+    """Return the seconds that this process, and the processes it has waited for, have computed on a core."""
     return time.process_time() + sum(os.times()[2:4])
 
 
 def numbers_of_workers() -> list[int]:
-    """1, 2, 4, ... and the number of cores."""
+    """Return 1, 2, 4, ... and the number of cores."""
     return sorted({cores(), *(1 << n for n in range(cores().bit_length()))})
 
 
 def take_turns(jobs: dict[str, Job], seconds: float) -> Iterator[Row]:
-    """Every job once a round, so that all meet the same clocks and neighbours."""
+    """Run every job once in each round, so that a slower machine slows them all down, and yield a row for each."""
     speeds: dict[str, list[Speeds]] = {name: [] for name in jobs}
     for _ in range(ROUNDS):
         for name, job in jobs.items():
@@ -175,7 +194,7 @@ def take_turns(jobs: dict[str, Job], seconds: float) -> Iterator[Row]:
 
 
 def conclusion(rows: list[Row]) -> str:
-    """Which part costs most of a core's time, in a sentence."""
+    """Return a sentence on which part takes most of a core's time."""
     costs = {row["part"]: row["core_ms"] for row in rows}
     shares = {
         "reading": costs[READING],
@@ -186,4 +205,4 @@ def conclusion(rows: list[Row]) -> str:
     shares = {name: max(0.0, cost) for name, cost in shares.items()}  # differences of noisy figures
     most = max(shares, key=lambda name: shares[name])
     words = ", ".join(f"{name} {cost / sum(shares.values()):.0%}" for name, cost in shares.items())
-    return f"Of a core's time for an image, {most} costs most: {words}."
+    return f"{most[0].upper()}{most[1:]} takes most of a core's time for an image: {words}."

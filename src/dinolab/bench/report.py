@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table on stdout, NAME.json and NAME.png."""
+"""The output of a benchmark: a table on stdout, NAME.json and NAME.png."""
 
 import json
 import shlex
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from dinolab.bench.common import Row, Setting
 from dinolab.files import write_whole
 from dinolab.machine import environment
-from dinolab.visuals.curves import COLOURS
-from dinolab.visuals.sheet import save
+from dinolab.plotting import COLOURS, new_figure, open_frame, save
 
 Columns = dict[str, tuple[str, str]]  # key in a row: header, format
 
@@ -30,7 +28,12 @@ TIMES: Columns = {
 
 
 def collect(rows: Iterable[Row], what: Sequence[str]) -> list[Row]:
-    """All rows, each named on stderr as it comes; Ctrl-C ends the measuring and keeps the rows so far."""
+    """Measure all rows, and print each on stderr when it is done; Ctrl-C ends the measuring and keeps the rows so far.
+
+    Args:
+        rows: measured one after another.
+        what: the columns that name a row.
+    """
     found: list[Row] = []
     try:
         for row in rows:
@@ -40,14 +43,24 @@ def collect(rows: Iterable[Row], what: Sequence[str]) -> list[Row]:
     except KeyboardInterrupt:
         if not found:
             raise
-        print("stopped: the report has the rows so far", file=sys.stderr)
+        print("stopped: the table and the files have the rows measured so far", file=sys.stderr)
     return found
 
 
 def report(
     name: str, title: str, rows: list[Row], columns: Columns, out: Path, setting: Setting, conclusion: str = ""
 ) -> None:
-    """Print the table and write out/NAME.json; the picture is each benchmark's own, from `bars` or by itself."""
+    """Print the table and write NAME.json. The benchmark itself draws NAME.png.
+
+    Args:
+        name: of the benchmark and its files.
+        title: above the table.
+        rows: figures by column.
+        columns: those to show; a column without any figure is left out.
+        out: folder of the files.
+        setting: recorded in the file.
+        conclusion: a sentence below the table.
+    """
     shown = {key: column for key, column in (columns | {"note": ("", "")}).items() if any(key in row for row in rows)}
     table = Table()
     for key, (header, _) in shown.items():
@@ -75,6 +88,7 @@ def report(
 
 
 def cell(value: Any, form: str) -> str:
+    """Format a figure, or several as a range; None is an empty cell."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -83,10 +97,18 @@ def cell(value: Any, form: str) -> str:
 
 
 def bars(rows: list[Row], labels: Sequence[str], panels: Columns, title: str, out: Path) -> None:
-    """PNG of horizontal bars, a line a row and a panel a column; a row without a figure shows its note."""
+    """Draw a PNG of horizontal bars: a line for each row, a panel for each column. A row without a figure shows its note.
+
+    Args:
+        rows: figures by column.
+        labels: names of the rows.
+        panels: the columns to draw; a column without any figure is left out.
+        title: above the panels.
+        out: the PNG.
+    """
     shown = {key: column for key, column in panels.items() if any(row.get(key) is not None for row in rows)}
     width = 3 + 3.2 * max(1, len(shown))  # inches
-    figure = Figure((width, 1.2 + 0.36 * len(rows)), layout="constrained", facecolor="white")
+    figure = new_figure(width, 1.2 + 0.36 * len(rows))
     figure.suptitle(textwrap.fill(title, int(10 * width)), fontsize=12, x=0.01, ha="left")
     places = range(len(rows))
     for n, (key, (header, form)) in enumerate(shown.items(), 1):
@@ -102,6 +124,6 @@ def bars(rows: list[Row], labels: Sequence[str], panels: Columns, title: str, ou
         axes.invert_yaxis()
         axes.tick_params(labelsize=9, length=0)
         axes.set_xticks([])
-        for side in ("top", "right", "bottom"):
-            axes.spines[side].set_visible(False)
+        open_frame(axes, grid="")
+        axes.spines["bottom"].set_visible(False)
     save(figure, out)

@@ -1,4 +1,4 @@
-"""What each choice costs in a whole training step: variants of a config that differ from it in one thing each."""
+"""Speed and memory of a whole training step: variants of a config that differ from it in one option each."""
 
 import sys
 import tempfile
@@ -32,8 +32,8 @@ from dinolab.training.phases import Phase, StepValues
 
 RECIPE, CPU_BATCH = "dinov2_vits16", 8
 CROP_BY_CROP, AS_CONFIGURED = "crop by crop", "as configured"
-COUNTED = 8  # images that a step's operations are counted with, at most
-EPOCH = 1_281_167  # images, as ImageNet-1k; schedules want a number
+COUNTED = 8  # images with which the operations of a step are counted, at most
+EPOCH = 1_281_167  # images of ImageNet-1k; schedules need a length
 COLUMNS: Columns = {
     "variant": ("variant", ""),
     "batch": ("batch", "d"),
@@ -44,9 +44,16 @@ COLUMNS: Columns = {
 
 
 def bench(recipe: str | None, words: Sequence[str], seconds: float, out: Path) -> None:
-    """One training step on generated images, as configured and with one thing changed at a time; see docs/bench.md.
+    """Measure a training step on images of noise, as configured and with one option changed at a time; see docs/bench.md.
 
-    Without a recipe it is dinov2_vits16, on a CPU with batches of 8. Raises UserError for what the config refuses.
+    Args:
+        recipe: its name or file; None takes RECIPE, on a CPU with batches of 8.
+        words: options of the config, "key=value".
+        seconds: for each variant.
+        out: folder for step.json and step.png.
+
+    Raises:
+        UserError: the config is not valid.
     """
     device = choose_device(load_config(recipe or RECIPE, words).run.device)
     if recipe is None and device.type == "cpu":
@@ -67,7 +74,7 @@ def bench(recipe: str | None, words: Sequence[str], seconds: float, out: Path) -
 
 
 def changes(cfg: Config, setting: Setting) -> list[str]:
-    """`key=value` words, each of which makes a variant that differs from the config in one thing."""
+    """Return words "key=value"; each makes a variant that differs from the config in one option."""
     tried: dict[str, tuple[object, Sequence[object]]] = {
         "model.drop_path": (cfg.model.drop_path, [0.0, 0.1, 0.4]),
         "run.precision": ("bf16" if setting.autocast else "fp32", ["fp32", *["bf16"] * has_bf16(setting.device)]),
@@ -79,18 +86,19 @@ def changes(cfg: Config, setting: Setting) -> list[str]:
 
 
 def backend_of(cfg: Config, device: torch.device) -> str:
+    """Return the attention backend that a config uses on a device."""
     return choose_backend(cfg.run.attention, device)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed there, and not emulated at a hundredth of the speed."""
+    """Return whether the device computes in bf16 itself; emulation has a hundredth of the speed."""
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
-    """The variants' rows. They take turns on the same images and share their weights and the optimizer's state."""
+    """Measure the variants, and yield their rows. They take turns on the same images, with the same weights and optimizer."""
     cfg, device = configs[AS_CONFIGURED], setting.device
     autocasts = {name: choose_autocast(config.run.precision, device) for name, config in configs.items()}
     matmuls = {dtype: matmul(device, dtype or torch.float32) for dtype in set(autocasts.values())}
@@ -127,7 +135,7 @@ def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
 
 
 def when_called(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """What `make` makes, made at the first call: what goes wrong in making it is then that variant's failure alone."""
+    """Make a variant when it is first called, so that an error in making it is counted as that variant's failure alone."""
     made = cache(make)
     return lambda: made()()
 
@@ -139,7 +147,7 @@ def values(cfg: Config) -> StepValues:
 
 
 def random_batch(cfg: Config, device: torch.device) -> list[Views]:
-    """The micro-batches of a step, from the run's own loader on images of noise."""
+    """Return the micro-batches of one step, from the run's own loader, on images of noise."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for n in range(8):
@@ -149,9 +157,10 @@ def random_batch(cfg: Config, device: torch.device) -> list[Views]:
 
 
 def flops_per_image(cfg: Config, device: torch.device) -> float:
-    """Floating-point operations of a step without stochastic depth, an image, a multiplication and an addition being two.
+    """Count the floating-point operations of a step without stochastic depth, divided by the number of images.
 
-    Counted with plain attention: the counter does not know every fused kernel.
+    A multiplication and an addition are two operations. They are counted with plain attention, since the counter does not know
+    every fused kernel.
     """
     images = min(COUNTED, cfg.optim.batch_size)
     cfg = replace(
@@ -169,7 +178,7 @@ def flops_per_image(cfg: Config, device: torch.device) -> float:
 
 
 class CropByCrop(nn.Module):
-    """A backbone that sees one view of B images at a time, as if crops could not be packed."""
+    """A backbone that processes one crop of each of B images at a time, as if the crops could not be packed together."""
 
     def __init__(self, vit: nn.Module, images: int):
         super().__init__()
@@ -179,6 +188,7 @@ class CropByCrop(nn.Module):
         return [self.one_size(c, m) for c, m in zip(crops, masks or [None] * len(crops))]
 
     def one_size(self, crops: Tensor, mask: Tensor | None) -> Features:
+        """Process crops of one size, (n * B, 3, S, S), in n parts."""
         masks = repeat(None) if mask is None else mask.split(self.images)
         views = [self.vit([c], [m])[0] for c, m in zip(crops.split(self.images), masks)]
         return Features(*map(torch.cat, zip(*views)))

@@ -1,4 +1,4 @@
-"""Images a second by architecture and patch size, as the papers' tables have them, beside what the device could do."""
+"""Inference speed in images/s by architecture and patch size, and the share of the device's own speed that it reaches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,14 @@ COLUMNS: Columns = {
 
 
 def bench(models: Sequence[str] | None, size: int, batch: int | None, setting: Setting, out: Path) -> None:
-    """Inference of each model ("small/16" and the like) on images of `size` pixels; see docs/bench.md.
+    """Measure inference of each model; see docs/bench.md.
+
+    Args:
+        models: size and patch, such as "small/16"; None takes a choice of them.
+        size: side of the images in pixels.
+        batch: images at once; None chooses by device.
+        setting: device, precision and time.
+        out: folder for throughput.json and throughput.png.
 
     Raises:
         UserError: an unknown model, or a size that is no multiple of its patch.
@@ -38,7 +45,7 @@ def bench(models: Sequence[str] | None, size: int, batch: int | None, setting: S
     for name, model in parsed:
         if size % model.patch_size:
             raise UserError(
-                f"--size {size} is not a multiple of the patch of {name}; {nearest(size, model.patch_size)} is"
+                f"size={size} is not a multiple of the patch of {name}; {nearest(size, model.patch_size)} is"
             )
     out.mkdir(parents=True, exist_ok=True)
     batch = batch or BATCH[setting.device.type]
@@ -50,7 +57,7 @@ def bench(models: Sequence[str] | None, size: int, batch: int | None, setting: S
 
 
 def infer(name: str, model: Model, size: int, batch: int, setting: Setting) -> Row:
-    """One model's row; a large matmul takes turns with it."""
+    """Measure one model, and return its row; a large matrix product takes turns with it."""
     device, autocast = setting.device, autocast_of(setting.device, setting.autocast)
     product, product_flops = matmul(device, setting.dtype)
     before = memory_in_use(device)
@@ -77,9 +84,10 @@ def infer(name: str, model: Model, size: int, batch: int, setting: Setting) -> R
 
 
 def flops_of_forward(model: Model, size: int) -> int:
-    """Floating-point operations of one image, a multiplication and an addition being two.
+    """Count the floating-point operations of one image; a multiplication and an addition are two.
 
-    Counted with plain attention on the meta device, where nothing is computed: the counter does not know every fused kernel.
+    They are counted with plain attention, since the counter does not know every fused kernel, and on the meta device, where nothing
+    is computed.
     """
     with torch.device("meta"):
         vit = ViT(model, size, "math")

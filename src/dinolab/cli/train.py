@@ -63,6 +63,7 @@ def run_until_stopped(work: Callable[[], object]) -> int:
 
 def show_schedules(cfg: Config, out: Path) -> int:
     from dinolab.runs.build import open_data
+    from dinolab.runs.pictures import panels_of
     from dinolab.training.phases import plan_phases
     from dinolab.visuals.curves import plot_schedules
 
@@ -74,7 +75,7 @@ def show_schedules(cfg: Config, out: Path) -> int:
         for step in range(phase.first, phase.last)
         if step % every == 0 or step == phase.last - 1
     ]
-    plot_schedules(lines, out)
+    plot_schedules(lines, out, panels_of(cfg))
     print(
         f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
     )

@@ -27,7 +27,7 @@ from dinolab.features import cache as kept_features
 from dinolab.features.extract import PRECISIONS
 from dinolab.files import file_name, write_whole
 from dinolab.models.backbone import make_backbone
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 
 log = logging.getLogger(__name__)
 DEFAULT = ("knn", "logreg", "linear")
@@ -148,7 +148,7 @@ def compare(
     return summary
 
 
-def untrained(like: Contender, seed: int) -> Encoder:
+def untrained(like: Contender, seed: int) -> BackboneEncoder:
     """The architecture of the encoder `like` with initial weights. Raises UserError where it is not one of dinolab's."""
     name, trained, _ = open_encoder(like, None)
     backbone = getattr(trained, "backbone", None)
@@ -156,8 +156,8 @@ def untrained(like: Contender, seed: int) -> Encoder:
         raise UserError(f"{UNTRAINED}: takes the architecture of a run; dinolab cannot build that of {name} anew")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = make_backbone(backbone.cfg, backbone.image_size)
-    return Encoder(fresh, {"untrained": name, "seed": seed}).requires_grad_(False).eval()
+        fresh = make_backbone(backbone.cfg, backbone.image_size, pixels=backbone.pixels)
+    return BackboneEncoder(fresh, {"untrained": name, "seed": seed}).requires_grad_(False).eval()
 
 
 def run_one(

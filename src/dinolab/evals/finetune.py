@@ -28,7 +28,7 @@ from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.evals.state import KeptState
 from dinolab.features.cache import checksum
 from dinolab.features.extract import COLUMNS, FeatureSet, extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.weights.timm_models import TimmEncoder
 
@@ -62,7 +62,7 @@ NOT_DECAYED = ("cls_token", "pos_embed", "register_tokens", "mask_token")  # bes
 
 def refuse_untunable(encoder: Any, training: Training) -> None:
     """UserError for what has no weights of a known layout, and for more than one learning rate."""
-    if not isinstance(encoder, Encoder):
+    if not isinstance(encoder, BackboneEncoder | TimmEncoder):
         raise UserError(
             "fine-tuning takes a run, official weights, or a model of Hugging Face or timm, and no other encoder"
         )
@@ -73,7 +73,7 @@ def refuse_untunable(encoder: Any, training: Training) -> None:
 class Classifier(nn.Module):
     """A copy of the encoder, and a linear layer on its class token, or on what it pools in place of one (`width` features)."""
 
-    def __init__(self, encoder: Encoder, width: int, classes: int) -> None:
+    def __init__(self, encoder: BackboneEncoder | TimmEncoder, width: int, classes: int) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).float().requires_grad_(True)
         self.head = nn.Linear(width, classes)

@@ -47,10 +47,11 @@ def open_encoder(
 ) -> tuple[str, Any, tuple[int, int]]:
     """Name, encoder, and height and width that it is to see, from a module, "pixels", or what `load` takes."""
     name = type(encoder).__name__ if isinstance(encoder, nn.Module) else str(encoder)
+    opened: Any = encoder
     if not isinstance(encoder, nn.Module):
-        encoder = PixelEncoder() if encoder == "pixels" else load(encoder)
-    size = size or int(getattr(encoder, "image_size", 224))
-    return name, encoder, (size, size) if isinstance(size, int) else size
+        opened = PixelEncoder() if encoder == "pixels" else load(encoder)
+    size = size or int(getattr(opened, "image_size", 224))
+    return name, opened, (size, size) if isinstance(size, int) else size
 
 
 def open_device(device: str | torch.device | None, encoder: str | Path | nn.Module) -> torch.device:

@@ -18,7 +18,7 @@ def throughput(encoder: Any, size: tuple[int, int], device: torch.device, precis
     Beside it batch_size, device, precision and the number of repeats. The encoder is moved to `device`.
     """
     batch = BATCH[device.type]
-    images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch, encoder.pixels.channels, *size), dtype=torch.uint8, device=device)
     encoder.to(device)
     times: list[float] = []
     with evaluating(encoder), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -1,53 +1,55 @@
 """The model card that goes along with exported weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dinolab.models.encoder import MEAN, STD, Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import SwiGLU
+from dinolab.panels import KNN
+from dinolab.pixels import RGB, Pixels
+from dinolab.rundir import RunFolder
+from dinolab.weights.load import is_product
 
-INPUT = f"RGB, floats in [0, 1], less mean {MEAN}, over deviation {STD}"
 USAGE = {  # {name} stands for the folder
     "safetensors": """\
 import dinolab
 
 model = dinolab.load("{name}")
-features = model(images)  # uint8 or floats in [0, 1], (B, 3, H, W); features.cls, .registers, .patches
+features = model(images)  # uint8 or floats in [0, 1], (B, {channels}, H, W); features.cls, .registers, .patches
 """,
-    "huggingface": f"""\
+    "huggingface": """\
 from transformers import AutoModel
 
-model = AutoModel.from_pretrained("{{name}}")
+model = AutoModel.from_pretrained("{name}")
 tokens = model(images).last_hidden_state  # class token, registers, patches
-# images: {INPUT}
+# images: {normalised}
 """,
-    "timm": f"""\
+    "timm": """\
 import timm
 
-model = timm.create_model("local-dir:{{name}}", pretrained=True)
+model = timm.create_model("local-dir:{name}", pretrained=True)
 tokens = model.forward_features(images)  # class token, registers, patches
-# images: {INPUT}; any multiple of the patch size
+# images: {normalised}; any multiple of the patch size
 """,
     "onnx": """\
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{name}/model.onnx")
 cls, *registers, patches = session.run(None, {{"images": images}})
-# images: RGB, float32 in [0, 1], (B, 3, H, W), any B, H and W; mean and deviation are taken out inside
+# images: {colours}, float32 in [0, 1], (B, {channels}, H, W), any B, H and W; the model normalises them
 """,
 }
 
 
-def model_card(encoder: Encoder, source: str | Path, name: str, to: str, check: str) -> str:
-    """Architecture, recipe, data, results and how to load it, in Markdown. Paths of the user's machine are left out."""
+def model_card(encoder: BackboneEncoder, source: str | Path, name: str, to: str, check: str) -> str:
+    """Architecture, recipe, data, results and how to load the model, in Markdown. Paths of the user's machine are left out."""
     front = "---\nlibrary_name: transformers\n---\n" if to == "huggingface" else ""
     recipe = {k: v for k, v in encoder.info.get("config", {}).items() if k not in ("data", "eval", "run")}
     parts = [
-        f"{front}# {name}\n\nA vision transformer trained without labels, written by `dinolab export --to {to}`.",
-        f"```python\n{USAGE[to].format(name=name)}```",
+        f"{front}# {name}\n\nA vision transformer trained without labels. Written by dinolab's `export`, for {to}.",
+        f"```python\n{usage(name, to, encoder.pixels)}```",
         table(facts(encoder, source)),
         f"Checked when written: {check}.",
     ]
@@ -56,7 +58,15 @@ def model_card(encoder: Encoder, source: str | Path, name: str, to: str, check: 
     return "\n\n".join(parts) + "\n"
 
 
-def facts(encoder: Encoder, source: str | Path) -> dict[str, Any]:
+def usage(name: str, to: str, pixels: Pixels) -> str:
+    """Code that loads the model and computes features."""
+    colours = "RGB" if pixels.channels == RGB.channels else f"{pixels.channels} channels"
+    normalised = f"{colours}, floats in [0, 1], minus mean {pixels.mean}, divided by deviation {pixels.deviation}"
+    return USAGE[to].format(name=name, colours=colours, channels=pixels.channels, normalised=normalised)
+
+
+def facts(encoder: BackboneEncoder, source: str | Path) -> dict[str, Any]:
+    """The rows of the card's table."""
     vit, info = encoder.vit, encoder.info
     first: Any = vit.blocks[0]
     rows: dict[str, Any] = {
@@ -75,20 +85,20 @@ def facts(encoder: Encoder, source: str | Path) -> dict[str, Any]:
         }
     else:
         rows["weights from"] = source if str(source).startswith("hf:") else Path(source).name
-    return rows | last_result(Path(source))
+    path = Path(source)
+    return rows | last_result(RunFolder(path.parent if is_product(path) else path))
 
 
-def last_result(run: Path) -> dict[str, str]:
-    """The last k-NN accuracy in the run's metrics.jsonl, if there is one."""
-    metrics = (run if run.is_dir() else run.parent) / "metrics.jsonl"
-    if not metrics.is_file():
+def last_result(run: RunFolder) -> dict[str, str]:
+    """The row with the last accuracy that was measured during training; none where there is no such figure."""
+    (figure,) = KNN.series
+    rows = [row for row in run.read_metrics()[0] if figure in row]
+    if not rows:
         return {}
-    lines = [line for line in metrics.read_text().splitlines() if '"knn"' in line and line.endswith("}")]
-    if not lines:
-        return {}
-    last = json.loads(lines[-1])
-    return {"k-NN accuracy": f"{last['knn']:.1%} of {last['knn_test_images']:,} images, at step {last['step']:,}"}
+    last = rows[-1]
+    return {KNN.title: f"{last[figure]:.1%} of {last[f'{figure}_test_images']:,} images, at step {last['step']:,}"}
 
 
 def table(rows: dict[str, Any]) -> str:
+    """Rows of names and values as a table in Markdown."""
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

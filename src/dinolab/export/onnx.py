@@ -1,4 +1,4 @@
-"""ONNX, with any batch and any height and width: the ViT written densely, image by image, as the exporter can follow it."""
+"""ONNX, for any batch size, height and width. The ViT is written without packing, so that PyTorch's exporter can follow it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,29 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.models.encoder import MEAN, STD, Encoder, Features
+from dinolab.models.encoder import BackboneEncoder, Features
 from dinolab.models.vit import ViT
 
 FILE = "model.onnx"
-LARGEST = 1_900_000_000  # bytes; a protobuf file ends at 2 GiB, larger weights go into a second file beside
+LARGEST = 1_900_000_000  # bytes; a protobuf file cannot exceed 2 GiB, so larger weights go into a second file
 
 
 class DenseViT(nn.Module):
-    """Images of one size (B, 3, H, W), floats in [0, 1] -> cls (B, D), registers (B, R, D) if there are any, patches (B, h, w, D)."""
+    """A ViT for images of one size, which it normalises itself.
 
-    mean: Tensor
-    std: Tensor
+    Floats in [0, 1], (B, C, H, W) -> cls (B, D), registers (B, R, D) if there are any, patches (B, h, w, D).
+    """
+
+    mean: Tensor  # (C, 1, 1)
+    deviation: Tensor
 
     def __init__(self, vit: ViT):
         super().__init__()
         self.vit = vit
-        # not `normalise`, which keeps its constants: the exporter runs this with stand-ins for tensors
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
+        # `normalise` caches its constants, and the exporter runs this with stand-ins for tensors, which must not be cached
+        self.register_buffer("mean", torch.tensor(vit.pixels.mean).view(-1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(vit.pixels.deviation).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
         vit: Any = self.vit
-        patches = vit.patch_embed((images - self.mean) / self.std)
+        patches = vit.patch_embed((images - self.mean) / self.deviation)
         b, h, w, _ = patches.shape
         patches = patches + self.positions(h, w)
         first = [(vit.cls_token + vit.pos_embed[:, :1]).expand(b, -1, -1)]
@@ -47,10 +51,10 @@ class DenseViT(nn.Module):
         return x[:, 0], *registers, x[:, 1 + r :].unflatten(1, (h, w))
 
     def positions(self, h: int, w: int) -> Tensor:
-        """The patches' position embeddings, (h, w, D), resampled by one matrix for each side, whatever h and w are."""
+        """Position embeddings of the patches, (h, w, D). One matrix for each side resamples them to any h and w."""
         side = self.vit.image_size // self.vit.patch_size
         grid = self.vit.pos_embed[0, 1:].unflatten(0, (side, side))
-        # as tensors, since the exporter knows neither h nor w
+        # compared as tensors, since h and w are unknown during export
         resampled = (torch.full((1, 1), h) != side) | (torch.full((1, 1), w) != side)
         offset = self.vit.cfg.interpolate_offset * resampled
         down, across = (bicubic(n, side, self.vit.cfg.antialias, offset) for n in (h, w))
@@ -58,10 +62,15 @@ class DenseViT(nn.Module):
 
 
 def bicubic(new: int, old: int, antialias: bool, offset: Tensor | float = 0.0) -> Tensor:
-    """The matrix (new, old) by which F.interpolate's bicubic mode resamples one side (align_corners=False), with the scale
-    factor (new + offset) / old.
+    """The matrix (new, old) with which F.interpolate's bicubic mode (align_corners=False) resamples one side.
 
-    Keys' cubic convolution; a = -0.5 with the antialias filter, which widens it when shrinking, and -0.75 without, as in PyTorch.
+    It is Keys' cubic convolution. As in PyTorch, a is -0.5 with the antialias filter and -0.75 without.
+
+    Args:
+        new: number of samples after resampling.
+        old: number of samples before.
+        antialias: whether the kernel becomes wider when the side shrinks.
+        offset: the scale factor is (new + offset) / old.
     """
     scale = old / (torch.full((1, 1), new, dtype=torch.float32) + offset)
     centre = (torch.arange(new)[:, None] + 0.5) * scale - 0.5
@@ -69,21 +78,21 @@ def bicubic(new: int, old: int, antialias: bool, offset: Tensor | float = 0.0) -
         weights = cubic((torch.arange(old) - centre) / scale.clamp(min=1), -0.5)
         return weights / weights.sum(1, keepdim=True)
     weights = cubic(torch.arange(-2, old + 2) - centre, -0.75)
-    left, inside, right = weights.split([2, old, 2], dim=1)  # beyond the border its value goes on
+    left, inside, right = weights.split([2, old, 2], dim=1)  # samples beyond the border have its value
     edge = torch.arange(old)
     return inside + left.sum(1, keepdim=True) * (edge == 0) + right.sum(1, keepdim=True) * (edge == old - 1)
 
 
 def cubic(x: Tensor, a: float) -> Tensor:
-    """Keys' kernel (1981, equation 15, with a free)."""
+    """The kernel of Keys (1981, equation 15) with the parameter a."""
     x = x.abs()
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 
-def write_onnx(encoder: Encoder, folder: Path) -> None:
-    """`model.onnx` in the folder: input `images`, outputs `cls`, `registers` if there are any, and `patches`."""
+def write_onnx(encoder: BackboneEncoder, folder: Path) -> None:
+    """Writes `model.onnx`, with the input `images` and the outputs `cls`, `registers` if there are any, and `patches`."""
     import onnxscript  # noqa: F401  torch's exporter needs it
 
     p, size = encoder.patch_size, encoder.image_size
@@ -92,19 +101,20 @@ def write_onnx(encoder: Encoder, folder: Path) -> None:
     dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=p), 3: torch.export.Dim("width", min=p)}
     program = torch.onnx.export(
         dense,
-        (torch.rand(2, 3, size + 3 * p, size + 5 * p),),
+        (torch.rand(2, encoder.pixels.channels, size + 3 * p, size + 5 * p),),
         input_names=["images"],
         output_names=outputs,
         dynamic_shapes={"images": dims},
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # with dynamo it never is
+    assert program is not None  # it can only be None without dynamo
     n_bytes = sum(t.numel() * t.element_size() for t in encoder.vit.state_dict().values())
     program.save(str(folder / FILE), external_data=n_bytes > LARGEST)
 
 
 def open_onnx(folder: Path) -> Callable[[Tensor], Features]:
+    """Opens `model.onnx` with ONNX Runtime, on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Write, reload, compare; what does not compare equal is not kept."""
+"""Writes an exported model, loads it again and compares its features with ours. A model that differs is not kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +9,21 @@ import torch
 from dinolab.errors import UserError
 from dinolab.export.card import model_card
 from dinolab.export.targets import TARGETS, Forward
-from dinolab.models.encoder import Encoder, evaluating
+from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
-from dinolab.weights.load import load
+from dinolab.weights.load import is_product, load
 
-IMAGES = 3  # random ones, of each size
+IMAGES = 3  # number of random images of each size that are compared
 
 
 @dataclass(frozen=True)
 class Check:
-    """How far the exported model's features are from ours: the largest difference of any number, in fp32, by image size."""
+    """How far the features of the exported model are from ours."""
 
-    differences: dict[tuple[int, int], float]
-    remark: str  # where positions are resampled otherwise, by how much the features then differ
+    differences: dict[
+        tuple[int, int], float
+    ]  # the largest difference of any number, in fp32, by image size (height, width)
+    remark: str  # how far they are at image sizes for which the library resamples positions in another way; else ""
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{value:.1e} at {h} x {w} pixels" for (h, w), value in self.differences.items())
@@ -29,33 +31,41 @@ class Check:
 
 
 def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, Check]:
-    """Write a model, anything that `load` takes and that is our ViT, for another library, into a new folder.
+    """Writes a model for another library into a new folder.
 
-    `out` defaults to SOURCE-TO in the current folder. Raises UserError where the folder is not empty, a library is missing, or
-    the reloaded model's features are not ours; then nothing is left behind.
+    Args:
+        source: any source that `load` opens as a ViT of dinolab.
+        to: the library, a key of `TARGETS`.
+        out: the new folder; by default NAME-TO in the current folder.
+
+    Returns:
+        The folder, and how far the features of the loaded model are from ours.
+
+    Raises:
+        UserError: the folder is not empty, a library is missing, or the features differ too much. Then nothing is written.
     """
     encoder, target = load(source), TARGETS[to]
-    if not isinstance(getattr(encoder, "backbone", None), ViT):
+    if not isinstance(encoder, BackboneEncoder) or not isinstance(encoder.backbone, ViT):
         raise UserError(
-            f"{source}: only our own ViT can be exported, not a timm model or a ResNet-50; the model.safetensors of a run on "
-            "a ResNet-50 has timm's and torchvision's names as it is: timm:resnet50=FILE"
+            f"{source}: only dinolab's own ViT can be exported, not a timm model or a ResNet-50; the model.safetensors of a run "
+            "with a ResNet-50 already has the parameter names of timm and torchvision: timm:resnet50=FILE"
         )
     out = out or Path(f"{default_name(str(source))}-{to}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; choose another place with --out")
+        raise UserError(f"{out} exists already; name another folder with out=")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
         folder = Path(beside, "model")
         folder.mkdir()
         try:
             target.write(encoder, folder)
-            forward = target.open(folder)
+            forward = target.open(folder, encoder.pixels)
         except ImportError as error:
             extra = "transformers" if to == "huggingface" else to
-            raise UserError(f"--to {to} needs {error.name}: pip install 'dinolab[{extra}]'") from error
+            raise UserError(f"to={to} needs {error.name}: pip install 'dinolab[{extra}]'") from error
         check = compare(encoder, forward, target.same_positions(encoder.vit.cfg), to)
         if not all(value <= target.tolerance for value in check.differences.values()):  # also when it is NaN
-            raise UserError(f"--to {to} failed, nothing is written: {check}; allowed is {target.tolerance:g}")
+            raise UserError(f"to={to} failed, nothing is written: {check}; {target.tolerance:g} is allowed")
         (folder / "README.md").write_text(model_card(encoder, source, out.name, to, str(check)))
         if out.exists():
             out.rmdir()
@@ -63,31 +73,45 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
     return out, check
 
 
-def compare(encoder: Encoder, forward: Forward, same_positions: bool, to: str) -> Check:
-    """On random images of the model's size and of another one; at that one no more than told where positions are resampled otherwise."""
+def compare(encoder: BackboneEncoder, forward: Forward, same_positions: bool, to: str) -> Check:
+    """Compares features of random images of the model's own size and of another size.
+
+    Where the library resamples positions in another way, the difference at the other size is only a remark.
+
+    Args:
+        encoder: ours.
+        forward: the exported model.
+        same_positions: whether the library resamples positions as our ViT does.
+        to: the library, for the remark.
+    """
     size, patch, cfg = encoder.image_size, encoder.patch_size, encoder.vit.cfg
     own, other = (size, size), (size + 2 * patch, max(patch, size - patch))
     differences = {each: difference(encoder, forward, each) for each in (own, other)}
     if same_positions:
         return Check(differences, "")
     remark = (
-        f"; at other sizes {to} resamples positions otherwise than model.antialias={str(cfg.antialias).lower()} and "
-        f"model.interpolate_offset={cfg.interpolate_offset} have it: by {differences.pop(other):.1e} at {other[0]} x {other[1]} pixels"
+        f"; at other sizes {to} does not resample positions as model.antialias={str(cfg.antialias).lower()} and "
+        f"model.interpolate_offset={cfg.interpolate_offset} do: the difference is {differences.pop(other):.1e} at "
+        f"{other[0]} x {other[1]} pixels"
     )
     return Check(differences, remark)
 
 
 def difference(encoder: Encoder, forward: Forward, size: tuple[int, int]) -> float:
-    """The largest, of any feature of random images of a size."""
-    images = torch.rand(IMAGES, 3, *size, generator=torch.Generator().manual_seed(0))
+    """The largest difference of any feature of random images of a size (height, width)."""
+    images = torch.rand(IMAGES, encoder.pixels.channels, *size, generator=torch.Generator().manual_seed(0))
     with evaluating(encoder), torch.inference_mode():
         pairs = zip(encoder(images), forward(images), strict=True)
         return max((ours - theirs).abs().max().item() for ours, theirs in pairs if ours.numel())
 
 
 def default_name(source: str) -> str:
-    """runs/mine -> mine; runs/mine/model.safetensors -> mine; dino_vits16.pth -> dino_vits16; hf:facebook/dinov2-small -> dinov2-small."""
+    """The name of a source without its folder, and of a run without its file.
+
+    For example runs/mine and runs/mine/model.safetensors give mine, dino_vits16.pth gives dino_vits16, and
+    hf:facebook/dinov2-small gives dinov2-small.
+    """
     path = Path(source.partition(":")[2] if source.startswith("hf:") else source).resolve()
-    if path.name in ("model.safetensors", "model.json"):
+    if is_product(path):
         return path.parent.name
     return path.stem if path.suffix in (".pth", ".pt", ".safetensors") else path.name

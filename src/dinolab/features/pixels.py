@@ -1,31 +1,47 @@
-"""Raw pixels as features: the floor that a trained encoder has to be above."""
+"""Raw pixels as features: the baseline that a trained encoder must beat."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.models.encoder import Features
+from dinolab.errors import UserError
+from dinolab.models.encoder import Features, check_images, scaled
+from dinolab.pixels import RGB
 
 
 class PixelEncoder(nn.Module):
-    """32 x 32 RGB pixels, from -0.5 (black) to 0.5 (white), as the class token (B, 3072).
+    """An `Encoder` without weights: 32 x 32 RGB pixels, from -0.5 (black) to 0.5 (white), as `cls` (B, 3072).
 
-    Only the class token means anything: there are no registers, and the one patch is the class token again. Mid-grey is
-    zero because cosine similarity of pixels from 0 up sees nearly all images as alike, which makes too low a floor; so
-    does taking out each image's own mean, though less.
+    There are no registers, and the one patch has the same features as `cls`. Mid-grey is zero, because cosine similarity of
+    pixels that begin at 0 finds nearly all images alike, which would make the baseline too easy to beat. Subtracting the mean of
+    each image has the same effect, though a smaller one.
     """
 
     side = 32
-    dim = 3 * side * side
+    pixels = RGB
+    dim = RGB.channels * side * side
     patch_size = 1
-    has_class_token = False  # the one there is, is the patch too
+    image_size = 224  # of the view that evaluations cut from an image; it is resized to `side` here
+    has_class_token = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info: dict[str, Any] = {}
 
     def forward(self, images: Tensor) -> Features:
-        """uint8 (B, 3, H, W) -> Features."""
-        small = F.interpolate(images.float() / 255, (self.side, self.side), mode="bilinear", antialias=True)
+        """See `Encoder.__call__`."""
+        check_images(images, self.pixels)
+        x = scaled(images, self.pixels)
+        small = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         cls = (small - 0.5).flatten(1)
         return Features(cls, torch.empty(len(cls), 0, self.dim, device=cls.device), cls[:, None, None])
 
     def layers(self, images: Tensor, n: int) -> list[Features]:
-        """All there is, one, whatever n."""
+        """A list of one, whatever n is: there is only one layer."""
         return [self(images)]
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Raises UserError: pixels have no attention."""
+        raise UserError("raw pixels have no class token whose attention could be shown")

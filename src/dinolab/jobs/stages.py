@@ -14,6 +14,7 @@ from dinolab.files import write_whole
 from dinolab.jobs.job import Job
 from dinolab.jobs.table import write_table
 from dinolab.machine import environment
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.parallel import choose_device
 from dinolab.weights.load import load, save_encoder
 
@@ -124,6 +125,7 @@ def make_video(job: Job) -> None:
     from dinolab.visuals.action_video import action_video
 
     encoder = load(job.out, choose_device(job.config(job.out).run.device))
+    assert isinstance(encoder, BackboneEncoder)  # as every run's
     classify, classes = classifier(job, encoder)
     photos = {} if job.clip else clip_of(job.split.test, job.scale.clip)
     clip, labels = job.clip or list(photos), list(photos.values())

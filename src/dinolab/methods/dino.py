@@ -43,7 +43,7 @@ class DINO(MomentumTeacher):
     TITLE = "DINO"
     Options: ClassVar[type] = Options
     PANELS = (
-        Panel(LOSS, "loss", {"loss": "DINO"}, level="log_k"),
+        Panel(LOSS, "loss", {"loss": "DINO"}, level="log_k", level_label="log K"),
         *prototypes.PANELS,
         momentum.PANEL,
         prototypes.TEMPERATURE_PANEL,

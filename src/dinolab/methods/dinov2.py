@@ -46,7 +46,13 @@ class DINOv2(dino.DINO):
     TITLE = "DINOv2"
     Options: ClassVar[type] = Options
     PANELS = (
-        Panel(LOSS, "loss", {"loss": "sum", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo"}, level="log_k"),
+        Panel(
+            LOSS,
+            "loss",
+            {"loss": "sum", "dino": "DINO", "ibot": "iBOT", "koleo": "KoLeo"},
+            level="log_k",
+            level_label="log K",
+        ),
         *prototypes.PANELS,
         momentum.PANEL,
         prototypes.TEMPERATURE_PANEL,

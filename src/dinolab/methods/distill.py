@@ -106,7 +106,7 @@ class Distillation(dinov2.DINOv2):
         self.patch_size, self.seed = cast(int, backbone.patch_size), cfg.seed
 
         size = cfg.views.global_size
-        blank = self.frozen_features(torch.zeros(2, 1, 3, size, size, dtype=torch.uint8))
+        blank = self.frozen_features(torch.zeros(2, 1, self.encoder.pixels.channels, size, size, dtype=torch.uint8))
         self.cls_head = Prototypes(blank.cls.shape[-1], options.head.prototypes)
         if options.loss.ibot:
             h, w, width = blank.patches.shape[1:]
@@ -138,7 +138,7 @@ class Distillation(dinov2.DINOv2):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Distillation":
         """What `to`, `double` and the like do to a module; the frozen encoder goes along."""
-        self.encoder._apply(fn)
+        cast(nn.Module, self.encoder)._apply(fn)
         return cast("Distillation", super()._apply(fn, recurse))
 
     def grid(self, size: int) -> int:

@@ -77,4 +77,4 @@ class MomentumTeacher(Method):
 
     def pixels(self, crops: Tensor) -> Tensor:
         """uint8 crops (V, B, C, S, S) as the backbone's input (V * B, C, S, S)."""
-        return normalise(crops.flatten(0, 1))
+        return normalise(crops.flatten(0, 1), self.product.pixels)

@@ -1,4 +1,4 @@
-"""Attention over packed sequences: the tokens of all crops, of every size, in one sequence.
+"""Attention over packed sequences, which hold the tokens of all crops, of every size, one after another.
 
 Shapes: T tokens of all crops together, N heads, H width of a head, D = N x H.
 """
@@ -19,46 +19,58 @@ Runs = tuple[tuple[int, int], ...]  # (number of crops, tokens of each), e.g. ((
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where one crop ends in a packed sequence: runs of equally long crops, as host integers. Made by `pack_runs`."""
+    """Which tokens of a packed sequence belong to which crop. `pack_runs` makes it."""
 
     runs: Runs
-    cu_seqlens: Tensor  # start of every crop and the end of the last, int32 (crops + 1,), as FlashAttention wants them
+    cu_seqlens: (
+        Tensor  # int32 (crops + 1,): the start of every crop and the end of the last, as FlashAttention takes them
+    )
 
     @property
     def tokens(self) -> int:
+        """Number of tokens in the sequence, T."""
         return sum(n * length for n, length in self.runs)
 
     @property
     def max_len(self) -> int:
+        """Number of tokens of the longest crop."""
         return max(length for _, length in self.runs)
 
     def split(self, x_TD: Tensor) -> list[Tensor]:
-        """The tokens of each run, (n, length, ...)."""
+        """Splits a sequence (T, ...) into its runs, each (crops, tokens of each, ...)."""
         parts = x_TD.split([n * length for n, length in self.runs])
         return [part.unflatten(0, run) for part, run in zip(parts, self.runs)]
 
 
 @lru_cache(maxsize=256)  # the runs of a training step do not change
 def pack_runs(runs: Runs, device: torch.device) -> Packing:
+    """The packing of runs of equally long crops."""
     ends = accumulate(length for n, length in runs for _ in range(n))
     with torch.inference_mode(False):  # or autograd refuses it later
         return Packing(runs, torch.tensor([0, *ends], dtype=torch.int32, device=device))
 
 
 def choose_backend(name: str, device: torch.device) -> str:
-    """The kernel that "auto" stands for on a device: FlashAttention on GPUs from Ampere on."""
+    """Replaces "auto" by the fastest backend of a device: FlashAttention on GPUs from Ampere on, SDPA elsewhere."""
     if name != "auto":
         return name
     return "flash" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "sdpa"
 
 
 def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, backend: str = "sdpa") -> Tensor:
-    """Softmax attention within each crop of a packed sequence, (T, N, H). The only place that chooses a kernel.
+    """Computes softmax attention within each crop of a packed sequence. This is the only place that chooses a kernel.
 
-    `flash`: on CUDA one variable-length call for all crops, which is FlashAttention, or cuDNN's own kernel where PyTorch prefers
-    that (Hopper, more than 128 tokens a crop); elsewhere SDPA's flash kernel, run by run; what FlashAttention does not take
-    (fp32 on CUDA, H above 256 or no multiple of 8, MPS) falls to `sdpa`.
-    `sdpa`: one fused call a run, PyTorch chooses the kernel. `math`: the plain formula.
+    Args:
+        q_TNH, k_TNH, v_TNH: queries, keys and values.
+        packing: of the sequence.
+        backend: "flash", "sdpa" or "math".
+            "flash" makes one variable-length call for all crops on CUDA. PyTorch runs FlashAttention or, where it is faster
+            (Hopper, more than 128 tokens a crop), the kernel of cuDNN. On the CPU it calls SDPA's flash kernel once a run.
+            Inputs that FlashAttention does not take (fp32 on CUDA, H above 256 or not a multiple of 8, MPS) are left to "sdpa".
+            "sdpa" makes one fused call a run, for which PyTorch chooses the kernel. "math" is the plain formula.
+
+    Returns:
+        (T, N, H)
     """
     if backend == "flash" and q_TNH.is_cuda and fits_flash(q_TNH):
         from torch.nn.attention.varlen import varlen_attn
@@ -74,6 +86,7 @@ def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, bac
 
 
 def fits_flash(q: Tensor) -> bool:
+    """Whether FlashAttention takes queries of this dtype and width."""
     width = q.shape[-1]
     return q.dtype in (torch.float16, torch.bfloat16) and width % 8 == 0 and width <= 256
 
@@ -86,7 +99,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(H)) over the last dimension, computed in full: (..., length, length)."""
+    """softmax(q k^T / sqrt(H)) of queries and keys (..., length, H), in full: (..., length, length)."""
     return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
 
 

@@ -3,10 +3,23 @@
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.pixels import RGB, Pixels
 
 Backbone = ViT | ResNet50
 
 
-def make_backbone(cfg: Model, image_size: int, attention_backend: str = "sdpa") -> Backbone:
-    """What `model.` asks for, with initial weights. `image_size` sets the grid of a ViT's position embeddings."""
-    return ResNet50(cfg, image_size) if cfg.size == "resnet50" else ViT(cfg, image_size, attention_backend)
+def make_backbone(cfg: Model, image_size: int, attention_backend: str = "sdpa", pixels: Pixels = RGB) -> Backbone:
+    """Builds the network that `model.` describes, with initial weights.
+
+    Args:
+        cfg: the options `model.`.
+        image_size: side of the images in pixels; it sets the grid of a ViT's position embeddings.
+        attention_backend: one of `attention.BACKENDS`; a ResNet has no use for it.
+        pixels: the pixels that the network takes.
+
+    Raises:
+        UserError: the options contradict each other, or timm is missing, which ResNets need.
+    """
+    if cfg.size == "resnet50":
+        return ResNet50(cfg, image_size, pixels)
+    return ViT(cfg, image_size, attention_backend, pixels)

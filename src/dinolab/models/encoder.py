@@ -1,9 +1,9 @@
-"""What everything downstream of training sees: images in, features out, whatever the backbone."""
+"""Encoders: images in, features out. Evaluations, pictures and exports see nothing else of a network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,75 +11,150 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone
 from dinolab.models.vit import Features, ViT
+from dinolab.pixels import RGB, Pixels
 
-__all__ = ["Encoder", "Features", "evaluating", "normalise"]
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, as DINO and DINOv2 use them
-STD = (0.229, 0.224, 0.225)
+__all__ = ["BackboneEncoder", "Encoder", "Features", "check_images", "evaluating", "normalise", "scaled"]
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8, or floats in [0, 1], (..., 3, H, W) -> floats with ImageNet's mean and standard deviation taken out."""
-    x = images.float() / 255 if images.dtype == torch.uint8 else images
-    mean, std = _constants(x.device, x.dtype)
-    return (x - mean) / std
+class Encoder(Protocol):
+    """A network that computes features of images, whatever its architecture and whoever trained it.
+
+    Shapes: B images of C channels, H x W pixels, h x w patches; R registers, D the width of the features.
+    """
+
+    dim: int  # D
+    patch_size: int  # side of a patch, in pixels
+    image_size: int  # side of the images that it was trained with, in pixels
+    pixels: Pixels
+    has_class_token: bool  # if not, there is no attention, and no layer but the last
+    info: dict[str, Any]  # where it comes from: method, data, step, ...
+
+    def __call__(self, images: Tensor) -> Features:
+        """Computes features.
+
+        Args:
+            images: (B, C, H, W), integers as they are stored or floats in [0, 1], of any height and width.
+
+        Returns:
+            cls (B, D), registers (B, R, D) and patches (B, h, w, D).
+
+        Raises:
+            UserError: the images have another shape or type than the encoder takes.
+        """
+        ...
+
+    def layers(self, images: Tensor, n: int) -> list[Features]:
+        """The features after each of the last n blocks, first to last, after the final norm.
+
+        Raises UserError for n above 1 where there is no class token.
+        """
+        ...
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w).
+
+        Raises UserError where there is no class token.
+        """
+        ...
+
+    # Every encoder is a torch.nn.Module; these are the methods of one that the package uses.
+    def to(self, device: torch.device | str) -> Self: ...
+    def eval(self) -> Self: ...
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def buffers(self) -> Iterator[Tensor]: ...
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+
+
+class BackboneEncoder(nn.Module):
+    """An `Encoder` around a backbone of this library."""
+
+    def __init__(self, backbone: Backbone, info: dict[str, Any] | None = None):
+        super().__init__()
+        self.backbone: Backbone = backbone
+        self.info: dict[str, Any] = info or {}
+        self.dim, self.patch_size, self.image_size = backbone.dim, backbone.patch_size, backbone.image_size
+        self.pixels = backbone.pixels
+        self.has_class_token = isinstance(backbone, ViT)
+
+    @property
+    def vit(self) -> ViT:
+        """The backbone if it is a ViT. Raises UserError if it is not."""
+        if not isinstance(self.backbone, ViT):
+            raise UserError(f"a {self.backbone.describe()} has no class token whose attention could be shown")
+        return self.backbone
+
+    def forward(self, images: Tensor) -> Features:
+        """See `Encoder.__call__`."""
+        return self.layers(images, 1)[0]
+
+    def layers(self, images: Tensor, n: int) -> list[Features]:
+        """See `Encoder.layers`."""
+        return [features for (features,) in self.backbone.layers([self._prepare(images)], n)]
+
+    def attention(self, images: Tensor) -> Tensor:
+        """See `Encoder.attention`."""
+        return self.vit.attention(self._prepare(images))
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        check_images(images, self.pixels)
+        return normalise(images.to(next(self.backbone.parameters()).device), self.pixels)
+
+
+def scaled(images: Tensor, pixels: Pixels) -> Tensor:
+    """Integers from 0 to `pixels.maximum` as floats in [0, 1]; floats stay as they are."""
+    return images if images.is_floating_point() else images.float() / pixels.maximum
+
+
+def normalise(images: Tensor, pixels: Pixels = RGB) -> Tensor:
+    """Subtracts the mean of each channel and divides by its standard deviation.
+
+    Args:
+        images: (..., C, H, W), integers from 0 to `pixels.maximum`, or floats in [0, 1].
+        pixels: what the network was trained with.
+
+    Returns:
+        Floats of the same shape.
+    """
+    x = scaled(images, pixels)
+    mean, deviation = _constants(pixels, x.device, x.dtype)
+    return (x - mean) / deviation
 
 
 @lru_cache
-def _constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _constants(pixels: Pixels, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The mean and the standard deviation of each channel, (C, 1, 1) each."""
     with torch.inference_mode(False):  # or autograd refuses them later
-        return tuple(torch.tensor(x, device=device, dtype=dtype).view(3, 1, 1) for x in (MEAN, STD))
+        return tuple(
+            torch.tensor(x, device=device, dtype=dtype).view(-1, 1, 1) for x in (pixels.mean, pixels.deviation)
+        )
 
 
-def check_images(images: Tensor) -> None:
-    """UserError for what an encoder does not take."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise UserError(f"an encoder takes images of shape (B, 3, H, W), not {tuple(images.shape)}")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise UserError(f"an encoder takes uint8 images or floats in [0, 1], not {images.dtype}")
+def check_images(images: Tensor, pixels: Pixels) -> None:
+    """Raises UserError where images are not (B, C, H, W), or have another type than `pixels` are stored with."""
+    if images.ndim != 4 or images.shape[1] != pixels.channels:
+        expected = f"(B, {pixels.channels}, H, W)"
+        raise UserError(f"this encoder takes images of shape {expected}, not {tuple(images.shape)}")
+    stored = torch.uint8 if pixels.maximum <= torch.iinfo(torch.uint8).max else torch.uint16
+    if images.dtype != stored and not images.is_floating_point():
+        kind = str(stored).removeprefix("torch.")
+        raise UserError(f"this encoder takes {kind} images or floats in [0, 1], not {images.dtype}")
 
 
 @contextmanager
-def evaluating(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; each module's own mode again after it."""
-    training = [module for module in encoder.modules() if module.training]
-    encoder.eval()
+def evaluating(network: nn.Module | Encoder) -> Iterator[None]:
+    """Inside the context the network is in evaluation mode and computes no gradients.
+
+    Afterwards each of its modules is in the mode that it was in before.
+    """
+    training = [module for module in network.modules() if module.training]
+    network.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
         for module in training:
             module.training = True
-
-
-class Encoder(nn.Module):
-    """A frozen view on a backbone. `info` says where it comes from (method, data, step, ...)."""
-
-    def __init__(self, backbone: Backbone, info: dict[str, Any] | None = None):
-        super().__init__()
-        self.backbone, self.info = backbone, info or {}
-        self.dim, self.patch_size, self.image_size = backbone.dim, backbone.patch_size, backbone.image_size
-        self.has_class_token = isinstance(backbone, ViT)  # and with it attention and more layers than the last
-
-    @property
-    def vit(self) -> ViT:
-        """The backbone, where it is a ViT. Raises UserError where it is not."""
-        if not isinstance(self.backbone, ViT):
-            raise UserError(f"a {self.backbone.describe()} has no class token whose attention could be shown")
-        return self.backbone
-
-    def forward(self, images: Tensor) -> Features:
-        """images (B, 3, H, W), uint8 or floats in [0, 1], any H and W -> cls (B, D), registers (B, R, D), patches (B, h, w, D)."""
-        return self.layers(images, 1)[0]
-
-    def layers(self, images: Tensor, n: int) -> list[Features]:
-        """The features after each of the last n blocks, first to last, through the final norm."""
-        return [features for (features,) in self.backbone.layers([self._prepare(images)], n)]
-
-    def attention(self, images: Tensor) -> Tensor:
-        """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w)."""
-        return self.vit.attention(self._prepare(images))
-
-    def _prepare(self, images: Tensor) -> Tensor:
-        check_images(images)
-        return normalise(images.to(next(self.backbone.parameters()).device))

@@ -9,9 +9,9 @@ from dinolab.options import Head
 
 
 class DINOHead(nn.Module):
-    """MLP, L2 normalisation, then cosine similarity with each prototype: (..., D) -> logits (..., K).
+    """An MLP, L2 normalisation, then the cosine similarity with each prototype: (..., D) -> logits (..., K).
 
-    DINO (arXiv 2104.14294, appendix C). The prototypes are weight-normalised with their norm fixed at one, so a logit lies in [-1, 1].
+    From DINO (arXiv 2104.14294, appendix C). Prototypes are scaled to length one, so a logit lies in [-1, 1].
     """
 
     def __init__(self, dim: int, cfg: Head):
@@ -33,15 +33,16 @@ class DINOHead(nn.Module):
         self.prototypes = nn.Linear(cfg.bottleneck, cfg.prototypes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (..., K) of features (..., D)."""
         directions, prototypes = self._compare(x)
         return F.linear(directions, prototypes).view(*x.shape[:-1], len(prototypes))
 
     def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What a logit is the product of: directions (n, bottleneck) and prototypes (K, bottleneck), of length one."""
+        """The two factors of the logits, of length one each: directions (n, bottleneck) and prototypes (K, bottleneck)."""
         return self._compare(x)
 
-    # `forward` must not call `compare`: sharded, that is a forward of its own (parallel.shard), at whose end FSDP gives up the
-    # parameters and takes the whole forward for done
+    # `forward` must not call `compare`: FSDP registers `compare` as a forward of its own (parallel.shard), after which it frees
+    # the parameters and takes the whole forward pass for finished
     def _compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
         # eps is large enough for half precision; a zero vector must not become NaN

@@ -1,6 +1,6 @@
-"""The vision transformer of DINO and DINOv2, packed: crops of every size go through it in one forward.
+"""The vision transformer of DINO and DINOv2, packed: crops of every size go through it in one forward pass.
 
-Parameter names are those of the published DINOv2 checkpoints. Shapes: B images, T packed tokens, D width,
+Parameter names are those of the published DINOv2 checkpoints. Shapes: B images of C channels, T packed tokens, D width,
 N patches of an image (h x w), R registers, L = 1 + R + N tokens of an image: class token, registers, patches.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.models.attention import Packing, attention, attention_weights, pack_runs
 from dinolab.options import Model
+from dinolab.pixels import RGB, Pixels
 
 SIZES = {  # dim, depth, heads
     "tiny": (192, 12, 3),
@@ -26,13 +27,13 @@ SIZES = {  # dim, depth, heads
 
 
 def shape_of(cfg: Model) -> tuple[int, int, int]:
-    """dim, depth and heads of a ViT."""
+    """The width, the number of blocks and the number of heads of a ViT."""
     dim, depth, heads = SIZES[cfg.size]
     return cfg.dim or dim, cfg.depth or depth, cfg.heads or heads
 
 
 class Features(NamedTuple):
-    """What a backbone says of B images of one size."""
+    """The features of B images of one size."""
 
     cls: Tensor  # (B, D)
     registers: Tensor  # (B, R, D)
@@ -42,14 +43,22 @@ class Features(NamedTuple):
 class Kept(NamedTuple):
     """The crops that a block's two residual branches keep under stochastic depth."""
 
-    attn_rows: Tensor  # int64 (rows,), their tokens' places in the packed sequence
-    mlp_rows: Tensor  # the same for the other branch
-    packing: Packing  # of these tokens alone
-    scale: Tensor  # (rows, 1), crops over kept crops: keeps the branch's expectation
+    attn_rows: Tensor  # int64 (rows,), positions of their tokens in the packed sequence
+    mlp_rows: Tensor  # the same for the MLP branch
+    packing: Packing  # of these tokens only
+    scale: Tensor  # (rows, 1), number of crops divided by that of kept crops: the expected output stays the same
 
 
 def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
-    """For each block and branch a random subset of each run's crops, of a fixed size, so shapes do not change from step to step."""
+    """Draws a random subset of each run's crops for each block and branch (stochastic depth, arXiv 1603.09382).
+
+    The subsets always have the same size, so shapes do not change from step to step.
+
+    Args:
+        packing: of all crops.
+        drop: share of the crops that each branch leaves out.
+        blocks: number of blocks.
+    """
     device = packing.cu_seqlens.device
     rows, runs, scales, start = [], [], [], 0
     for n, length in packing.runs:
@@ -65,14 +74,14 @@ def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
 
 
 class LayerNorm(nn.LayerNorm):
-    """In the precision of what it is given, also where its weights have been sent in a lower one."""
+    """Layer normalisation in the input's dtype, also where sharding has made copies of the weights in a lower precision."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel (arXiv 2103.17239)."""
+    """Multiplies each channel by a trainable factor (arXiv 2103.17239)."""
 
     def __init__(self, dim: int, init: float):
         super().__init__()
@@ -83,6 +92,8 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention within each crop of a packed sequence."""
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -90,7 +101,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def split_heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """q, k and v, each (..., N heads, H)."""
+        """Queries, keys and values of tokens (..., D), each (..., heads, D / heads)."""
         return self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
 
     def forward(self, x_TD: Tensor, packing: Packing, backend: str) -> Tensor:
@@ -99,6 +110,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with GELU between them; the hidden layer is four times as wide."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, 4 * dim)
@@ -109,7 +122,7 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(x W1) * (x W2) W3 (arXiv 2002.05202); two thirds of the MLP's width, in multiples of 8, as published."""
+    """(silu(x W1) * (x W2)) W3 (arXiv 2002.05202). The hidden width is 2/3 of the MLP's, in multiples of 8, as in DINOv2."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -123,7 +136,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; under stochastic depth a branch computes the kept crops alone and adds them back scaled."""
+    """Pre-norm transformer block. With stochastic depth each branch computes only the kept crops, and scales its output."""
 
     def __init__(self, dim: int, heads: int, ffn: str, layerscale: float):
         super().__init__()
@@ -146,7 +159,7 @@ class Block(nn.Module):
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
-    """Sines and cosines of x and y at dim/4 frequencies (arXiv 1706.03762, section 3.5, in two dimensions): (side^2, dim)."""
+    """Sines and cosines of x and y at dim / 4 frequencies, (side^2, dim): arXiv 1706.03762, section 3.5, in two dimensions."""
     frequencies = 10000 ** -(torch.arange(dim // 4) / (dim // 4))
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (x, y)]
@@ -155,10 +168,16 @@ def sine_positions(side: int, dim: int) -> Tensor:
 
 
 def resample_positions(pos_embed: Tensor, grid: tuple[int, int], cfg: Model) -> Tensor:
-    """Position embeddings (1, 1 + side^2, D), first the class token's, at another grid of patches (h, w): (1, 1 + h*w, D).
+    """Resamples position embeddings to another grid of patches, bicubically, in fp32 at least.
 
-    Bicubic, in fp32 at least. `cfg.antialias` filters what shrinks. With `cfg.interpolate_offset` the samples are as close
-    as for a grid that is larger by it, as DINO's and DINOv2's code has it.
+    Args:
+        pos_embed: (1, 1 + side^2, D); the first is that of the class token, which stays as it is.
+        grid: number of patches h and w.
+        cfg: with `antialias`, a filter precedes shrinking. With `interpolate_offset`, samples are spaced as for a grid that is
+            larger by this number of patches, as in the code of DINO and DINOv2.
+
+    Returns:
+        (1, 1 + h*w, D)
     """
     side = math.isqrt(pos_embed.shape[1] - 1)
     if grid == (side, side):
@@ -173,18 +192,28 @@ def resample_positions(pos_embed: Tensor, grid: tuple[int, int], cfg: Model) -> 
 
 
 class PatchEmbed(nn.Module):
-    def __init__(self, patch_size: int, dim: int):
+    """One linear layer on the pixels of each patch: (B, C, H, W) -> (B, h, w, D)."""
+
+    def __init__(self, channels: int, patch_size: int, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).permute(0, 2, 3, 1)  # (B, h, w, D)
+        return self.proj(images).permute(0, 2, 3, 1)
 
 
 class ViT(nn.Module):
-    """`image_size` sets the grid of the position embeddings; images of any other size interpolate them."""
+    """The vision transformer (arXiv 2010.11929) as DINO and DINOv2 train it.
 
-    def __init__(self, cfg: Model, image_size: int, attention_backend: str = "sdpa"):
+    Args:
+        cfg: the options `model.`.
+        image_size: side of the images in pixels, which sets the grid of the position embeddings. For images of another size the
+            embeddings are resampled.
+        attention_backend: one of `attention.BACKENDS`.
+        pixels: the pixels that the network takes.
+    """
+
+    def __init__(self, cfg: Model, image_size: int, attention_backend: str = "sdpa", pixels: Pixels = RGB):
         super().__init__()
         self.dim, depth, heads = shape_of(cfg)
         if self.dim % heads:
@@ -192,8 +221,8 @@ class ViT(nn.Module):
         if image_size % cfg.patch_size:
             raise UserError(f"image size {image_size} is not a multiple of model.patch_size {cfg.patch_size}")
         self.cfg, self.image_size, self.patch_size = cfg, image_size, cfg.patch_size
-        self.attention_backend = attention_backend
-        self.patch_embed = PatchEmbed(cfg.patch_size, self.dim)
+        self.attention_backend, self.pixels = attention_backend, pixels
+        self.patch_embed = PatchEmbed(pixels.channels, cfg.patch_size, self.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // cfg.patch_size) ** 2, self.dim))
         if cfg.registers:
@@ -204,12 +233,15 @@ class ViT(nn.Module):
         self.initialise()
 
     def describe(self) -> str:
+        """The architecture in a few words."""
         return f"ViT of {len(self.blocks)} blocks of {self.dim}, patch {self.patch_size}"
 
     def initialise(self) -> None:
-        """`published`, as DINOv2 has it: linear layers and positions normal with deviation 0.02, class token and registers with
-        1e-6 (DINO's class token has 0.02), biases and mask token zero, the patches' convolution as PyTorch makes it.
-        `scaled`: see `Model.init`.
+        """Draws the initial weights.
+
+        With init=published they are those of DINOv2: linear layers and positions are normal with deviation 0.02, class token and
+        registers with 1e-6 (DINO's class token has 0.02), biases and mask token are zero, and the convolution of the patches
+        is as PyTorch makes it. For init=scaled see `Model.init`.
         """
         scaled = self.cfg.init == "scaled"
         for module in self.modules():
@@ -228,11 +260,15 @@ class ViT(nn.Module):
             nn.init.normal_(self.register_tokens, std=1e-6)
 
     def forward(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
-        """Features of several batches of crops, each batch of one size, in one packed forward.
+        """Computes the features of several batches of crops, each batch of one size, in one packed forward pass.
 
-        crops: normalised images, each (B_i, 3, H_i, W_i). masks: for each batch bool (B_i, N_i), True where the
-        patch is replaced by the mask token, or None. Where H or W is not a multiple of the patch size, the remainder
-        at the right or bottom is not seen.
+        Args:
+            crops: normalised images, each (B_i, C, H_i, W_i). Where H or W is not a multiple of the patch size, the remainder at the
+                bottom or right is left out.
+            masks: for each batch bool (B_i, N_i), True where the mask token replaces the patch, or None.
+
+        Raises:
+            UserError: an image is smaller than a patch.
         """
         (last,) = self.layers(crops, 1, masks)
         return last
@@ -240,7 +276,7 @@ class ViT(nn.Module):
     def layers(
         self, crops: Sequence[Tensor], n: int, masks: Sequence[Tensor | None] | None = None
     ) -> list[list[Features]]:
-        """As forward, for each of the last n blocks, first to last, all through the final norm."""
+        """The same as `forward` for each of the last n blocks, first to last, after the final norm."""
         x_TD, packing, grids = self.pack(crops, masks)
         depth, drop = len(self.blocks), self.cfg.drop_path if self.training else 0.0
         kept = draw_kept(packing, drop, depth) if drop else [None] * depth
@@ -252,7 +288,7 @@ class ViT(nn.Module):
         return outs
 
     def attention(self, images: Tensor) -> Tensor:
-        """Attention weights of the last block, (B, heads, L, L), for normalised images (B, 3, H, W)."""
+        """The attention weights of the last block, (B, heads, L, L), for normalised images (B, C, H, W)."""
         x_TD, packing, _ = self.pack([images])
         for block in self.blocks[:-1]:
             x_TD = block(x_TD, packing, self.attention_backend)
@@ -263,7 +299,7 @@ class ViT(nn.Module):
     def pack(
         self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
     ) -> tuple[Tensor, Packing, list[tuple[int, int]]]:
-        """The first block's input (T, D), its packing, and each batch's grid of patches (h, w)."""
+        """The input of the first block (T, D), its packing, and the grid of patches (h, w) of each batch."""
         tokens, runs, grids = [], [], []
         for images, mask in zip(crops, masks or [None] * len(crops)):
             x, grid = self.embed(images, mask)
@@ -273,7 +309,7 @@ class ViT(nn.Module):
         return torch.cat(tokens), pack_runs(tuple(runs), tokens[0].device), grids
 
     def embed(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (B, L, D) of images of one size, with positions, and their grid (h, w)."""
+        """The tokens (B, L, D) of images of one size, positions added, and their grid of patches (h, w)."""
         if min(images.shape[-2:]) < self.patch_size:
             raise UserError(
                 f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"
@@ -289,10 +325,11 @@ class ViT(nn.Module):
         return torch.cat([cls, *registers, x + pos[:, 1:]], dim=1), (h, w)
 
     def positions(self, h: int, w: int) -> Tensor:
-        """Position embeddings (1, 1 + h*w, D): the class token's, then the patches', resampled to their grid."""
+        """Position embeddings (1, 1 + h*w, D): that of the class token, then those of the patches, resampled to their grid."""
         return resample_positions(self.pos_embed, (h, w), self.cfg)
 
     def unpack(self, x_TD: Tensor, packing: Packing, grids: list[tuple[int, int]]) -> list[Features]:
+        """The features of each batch, from packed tokens (T, D)."""
         r = self.cfg.registers
         return [
             Features(x[:, 0], x[:, 1 : 1 + r], x[:, 1 + r :].unflatten(1, grid))

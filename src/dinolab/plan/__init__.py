@@ -1,4 +1,4 @@
-"""What a run will take, from a few real steps, before it is started."""
+"""A forecast of the time and memory of a run, from a few real steps, before it is started."""
 
 from dinolab.plan.forecast import Plan, plan
 from dinolab.plan.text import advice, words

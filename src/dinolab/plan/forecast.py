@@ -1,4 +1,4 @@
-"""From a few steps of a run to what all of it will take."""
+"""A forecast of a whole run from a few of its steps."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.knn import knn
 from dinolab.features.extract import extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import Config, Views
 from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
@@ -27,48 +27,51 @@ from dinolab.training import checkpoint
 from dinolab.training.phases import Phase, plan_phases
 from dinolab.weights.load import save_encoder
 
-EVALUATED = 64  # images that each loader process gets in the smaller of two evaluations
+EVALUATED = 64  # images for each loader process in the smaller of two timed evaluations
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was measured of a phase of a run, and what follows. Seconds, unless it says otherwise."""
+    """The measurements of a phase of a run, and the forecast from them. Times are seconds."""
 
     cfg: Config
-    run: str  # in a line
-    device: str  # its type
+    run: str  # a line that describes it
+    device: str  # cpu, cuda or mps
     cores: int
     workers: int
-    device_views: bool  # whether the device makes the crops, in what was measured
+    device_views: bool  # whether the device made the crops in these measurements
 
     pace: Pace
     reading: Reading
-    needed_side: int  # pixels, short side of an image of which no crop has to be enlarged
-    bf16_step_seconds: float | None  # as pace.step_seconds, where the device could compute in bf16 and is told not to
-    memory: Memory | None  # not where the system does not tell, nor, on a CPU, of the phase that needs less
+    needed_side: int  # short side in pixels from which no crop of an image has to be enlarged
+    bf16_step_seconds: float | None  # as pace.step_seconds; None where bf16 is used already or the device lacks it
+    memory: Memory | None  # None where it cannot be measured, and on a CPU for the phase that needs less
 
     steps: int
-    seconds_per_step: float  # with the log's share
+    seconds_per_step: float  # including its share of the log
     steps_seconds: float  # all steps
     evaluations: int
     evaluation_seconds: float  # each
     checkpoints: int
     checkpoint_seconds: float  # each
     phase_seconds: float
-    total_seconds: float  # with those of `then`
-    then: "Plan | None" = None  # the phase after this one: `highres`
+    total_seconds: float  # including those of the phase `then`
+    then: "Plan | None" = None  # the next phase: `highres`
 
 
 def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text: None) -> Plan:
-    """Measure `steps` real steps and what goes with them; leaves nothing behind, in the run's folder or elsewhere.
+    """Measure real steps of a run, an evaluation and a checkpoint, and forecast the whole run. No file is left anywhere.
 
-    say: takes a line on what is going on, now and then.
+    Args:
+        cfg: of the run.
+        steps: number of steps to measure.
+        say: called with a line on what is being measured, now and then.
 
     Raises:
-        UserError: as `train`, and if a step does not fit into memory.
+        UserError: for the same reasons as in `train`, and if a step does not fit into memory.
     """
     if steps < 1:
-        raise UserError("a plan needs 1 step or more to measure")
+        raise UserError(f"steps={steps}: a plan needs 1 step or more to measure")
     refuse_many("dinolab plan")
     validate(cfg)
     source = open_data(cfg, cache=None)
@@ -91,18 +94,25 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
 
 
 def pixels(cfg: Config) -> int:
-    """Of all crops in a forward: the phase with more of them needs more memory."""
+    """Count the pixels of all crops in a forward: the phase with more pixels needs more memory."""
     views = cfg.views
     each = 2 * views.global_size**2 + views.locals * views.local_size**2
     return (cfg.run.micro_batch or cfg.optim.batch_size) * each
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder itself or the first above it that exists, so on the same disk."""
+    """Return the folder itself, or the first one above it that exists: it is on the same disk."""
     return next(folder for folder in [path, *path.parents] if folder.is_dir())
 
 
 def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side: int, largest: bool) -> Plan:
+    """Measure one phase.
+
+    Args:
+        folder: for a checkpoint.
+        side: `needed_side` of the run.
+        largest: whether this is the phase that needs the most memory.
+    """
     cfg, phase = rig.cfg, rig.phase
     monitor = monitor_sources(cfg, rig.source, say)
     reading, memory, pace = measure_steps(rig, steps, say, largest)
@@ -151,15 +161,17 @@ def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side
 
 
 def times_due(phase: Phase, every: int) -> int:
-    """How often in the phase: at multiples of so many steps of the run, and after the last."""
+    """Count how often something is done in a phase: every so many steps of the run, and after the phase's last step."""
     return math.ceil(phase.last / every) - phase.first // every
 
 
 def measure_steps(
     rig: Rig, steps: int, say: Callable[[str], None], largest: bool
 ) -> tuple[Reading, Memory | None, Pace]:
-    """Memory first: its small steps tell in time if the whole one will not fit. On a CPU only in the largest phase, which
-    comes first: its process keeps what it has once had.
+    """Measure loading, memory and speed.
+
+    Memory comes first: its small steps show in time whether the whole step fits. On a CPU it is measured only in the largest phase,
+    which comes first, since a process keeps memory that it once had.
     """
     reading, memory = measure_reading(rig), None
     if largest or rig.device.type != "cpu":
@@ -169,33 +181,35 @@ def measure_steps(
     return reading, memory, measure_pace(rig, steps)
 
 
-def time_evaluation(rig: Rig, votes: Source, asked: Source) -> float:
-    """Seconds of a k-NN evaluation of `asked` by `votes`.
+def time_evaluation(rig: Rig, reference: Source, query: Source) -> float:
+    """Estimate the seconds of one evaluation while training: k-NN of the query images among the reference images.
 
-    Features of two small samples give what an image takes and what starting takes; the vote is done at its true size.
+    Extracting the features of two small samples gives the time of an image and the time to start; the search itself is done at its
+    true size.
     """
-    encoder, device, size = Encoder(rig.method.product), rig.device, rig.cfg.eval.size or rig.cfg.views.global_size
+    encoder, device = BackboneEncoder(rig.method.product), rig.device
+    size = rig.cfg.eval.size or rig.cfg.views.global_size
 
     def time_features(images: int) -> tuple[int, float]:
-        sample = subset(votes, images, seed=0)
+        sample = subset(reference, images, seed=0)
         began = time.perf_counter()
         extract(encoder, sample, size, device=device, workers=rig.workers, progress=False)
         return len(sample), time.perf_counter() - began
 
     few = EVALUATED * max(1, rig.workers)
-    time_features(few)  # warms up
+    time_features(few)  # a warm-up
     (n0, seconds0), (n1, seconds1) = time_features(few), time_features(4 * few)
     per_image = max(0.0, seconds1 - seconds0) / (n1 - n0) if n1 > n0 else seconds1 / n1
     start = max(0.0, seconds1 - per_image * n1)
 
-    features = torch.randn(len(votes), encoder.dim), torch.randn(len(asked), encoder.dim, device=device)
+    features = torch.randn(len(reference), encoder.dim), torch.randn(len(query), encoder.dim, device=device)
     began = time.perf_counter()
-    knn(features[0], torch.as_tensor(votes.labels), features[1], torch.zeros(len(asked)), rig.cfg.eval.k)
-    return 2 * start + per_image * (len(votes) + len(asked)) + time.perf_counter() - began
+    knn(features[0], torch.as_tensor(reference.labels), features[1], torch.zeros(len(query)), rig.cfg.eval.k)
+    return 2 * start + per_image * (len(reference) + len(query)) + time.perf_counter() - began
 
 
 def time_checkpoint(rig: Rig, folder: Path) -> float:
-    """Seconds that training waits for a checkpoint and the product; the checkpoint is then written beside it."""
+    """Measure the seconds that training waits for a checkpoint; most of it is written while training goes on."""
     checkpoints = checkpoint.Checkpoints(folder, keep=1)
     began = time.perf_counter()
     checkpoints.save(checkpoint.training_state(rig.method, rig.optimizer, 0, []))
@@ -206,7 +220,7 @@ def time_checkpoint(rig: Rig, folder: Path) -> float:
 
 
 def needed_side(views: Views) -> int:
-    """Short side in pixels of images of which no square crop has to be enlarged."""
+    """Return the short side in pixels from which no square crop of an image has to be enlarged."""
     sides = [views.global_size / math.sqrt(views.global_scale[0])] if views.global_scale[0] else []
     if views.locals and views.local_scale[0]:
         sides.append(views.local_size / math.sqrt(views.local_scale[0]))

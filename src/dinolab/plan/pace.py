@@ -1,4 +1,4 @@
-"""How fast a run goes once it has settled: the step alone, the loader alone, and both together."""
+"""The speed of a run after its first steps: the step alone, the loader alone, and both together."""
 
 import math
 import time
@@ -15,38 +15,41 @@ from dinolab.data.loader import MicroBatches, kept_ready
 from dinolab.plan.rig import Batch, Rig
 from dinolab.runs.build import needs_of
 
-SETTLE = 2  # steps that pass before any are timed
-LOADER_SECONDS = 1.0  # how long the loader alone is timed at least
+SETTLE = 2  # steps before the first that is timed
+LOADER_SECONDS = 1.0  # that the loader alone is timed, at least
 READ = 32  # images whose decoding is timed
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds, unless it says otherwise."""
+    """The speed of a run. Times are seconds."""
 
     measured_steps: int
     images_per_s: tuple[float, float, float]  # over the measured steps: lower quartile, median, upper quartile
-    step_seconds: float  # a step with its batch at hand
-    loader_seconds: float  # a batch from the loader, nothing else going on
-    together_seconds: float  # a step with the loader at work, mean
-    data_wait: float  # share of that spent waiting for the loader
-    log_seconds: float  # a line of the log
+    step_seconds: float  # for a step whose batch is loaded already
+    loader_seconds: float  # for a batch from the loader, while nothing else computes
+    together_seconds: float  # for a step while the loader works, mean
+    data_wait: float  # share of together_seconds in which the step waits for the loader
+    log_seconds: float  # for a line of the log
 
     @property
     def limit(self) -> str:
+        """The slower of the two, "loader" or "device"."""
         return "loader" if self.loader_seconds > self.step_seconds else "device"
 
 
 def measure_pace(rig: Rig, steps: int) -> Pace:
-    """The forecast rests on the mean of the steps taken with the loader at work, which is right whatever holds them up:
-    on a CPU both want the same cores, and a slow loader delivers in bursts.
+    """Measure the step alone, the loader alone, and both together.
+
+    The forecast is based on the mean of the steps during which the loader works. That mean is right whatever the limit is: on a CPU
+    step and loader share the cores, and a slow loader delivers several batches at once.
     """
     batch = next(rig.batches(0))
     step_seconds = time_step(rig, batch, steps)
     stream = rig.batches(rig.workers)
     loader_seconds = time_loader(rig, stream)
     seconds, data_wait = time_together(rig, stream, steps, loader_seconds, step_seconds, len(batch))
-    del stream  # ends its processes
+    del stream  # this ends its processes
     rates = [rig.cfg.optim.batch_size / s for s in seconds]
     low, _, high = quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
     return Pace(
@@ -61,13 +64,14 @@ def measure_pace(rig: Rig, steps: int) -> Pace:
 
 
 class Clock:
-    """Moments in the device's own order of work; marking one does not make the process wait for a GPU."""
+    """A clock that marks moments in the order of the device's work, without making this process wait for a GPU."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.marks: list = []
 
     def mark(self) -> None:
+        """Mark the moment at which all work submitted so far is done."""
         if self.device.type == "cuda":
             moment = torch.cuda.Event(enable_timing=True)
             moment.record(torch.cuda.current_stream(self.device))
@@ -78,7 +82,7 @@ class Clock:
         self.marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Between each mark and the next."""
+        """Return the seconds between each mark and the next."""
         if self.device.type != "cuda":
             return [b - a for a, b in pairwise(self.marks)]
         torch.cuda.synchronize(self.device)
@@ -88,15 +92,24 @@ class Clock:
 def time_steps(
     rig: Rig, next_batch: Callable[[], Batch], steps: int, settle: int = SETTLE
 ) -> tuple[list[float], float]:
-    """Seconds of each of so many steps after the first few, and the share of their time spent waiting for `next_batch`."""
+    """Time steps.
+
+    Args:
+        next_batch: loads a batch.
+        steps: number of steps to time.
+        settle: number of steps before them.
+
+    Returns:
+        The seconds of each step, and the share of their time that was spent waiting for `next_batch`.
+    """
     clock, waited = Clock(rig.device), 0.0
     for n in range(settle + steps):
         if n == settle:
             clock.mark()
             waited = 0.0
-        asked = time.perf_counter()
+        began = time.perf_counter()
         batch = next_batch()
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - began
         rig.step(batch)
         if n >= settle:
             clock.mark()
@@ -105,19 +118,19 @@ def time_steps(
 
 
 def time_step(rig: Rig, batch: Batch, steps: int) -> float:
-    """Seconds of a step whose batch is at hand."""
+    """Measure the seconds of a step whose batch is loaded already."""
     return mean(time_steps(rig, lambda: batch, max(3, steps // 2))[0])
 
 
 def burst(rig: Rig, per_step: int) -> int:
-    """Batches after which it is the first loader process's turn again: processes that start together deliver together."""
+    """Return how many batches come until all loader processes have had a turn: those that start together deliver together."""
     return max(1, rig.workers // math.gcd(rig.workers, per_step))
 
 
 def time_loader(rig: Rig, stream: Iterator[Batch]) -> float:
-    """Seconds that the loader takes for a batch when it alone is at work, once what it has in store is used up.
+    """Measure the seconds that the loader takes for a batch while nothing else computes.
 
-    Leaves the store empty.
+    The batches that it has ready are taken out first, and none is ready afterwards.
     """
     per_step = len(next(stream))
     for _ in range(kept_ready(per_step, rig.workers) * rig.workers // per_step):
@@ -133,10 +146,17 @@ def time_loader(rig: Rig, stream: Iterator[Batch]) -> float:
 def time_together(
     rig: Rig, stream: Iterator[Batch], steps: int, loader_seconds: float, step_seconds: float, per_step: int
 ) -> tuple[list[float], float]:
-    """As `time_steps`, with the loader at work as in the long run. `stream` must have nothing in store.
+    """Time steps as `time_steps` does, while the loader works as it does later in a run.
 
-    In the long run the loader's store is empty where the loader is slower than the step, and full where it is faster; a few
-    steps begun with the wrong one would be too fast, or too slow.
+    Later in a run the loader has no batch ready where it is slower than the step, and as many as it can where it is faster. A few
+    steps that begin otherwise would be too fast, or too slow.
+
+    Args:
+        stream: batches from the loader, of which none is ready.
+        steps: number of steps to time, at least.
+        loader_seconds: for a batch, from `time_loader`.
+        step_seconds: from `time_step`.
+        per_step: number of micro-batches in a step.
     """
     if loader_seconds < step_seconds:
         time.sleep(loader_seconds * (kept_ready(per_step, rig.workers) * rig.workers / per_step + 1))
@@ -146,7 +166,7 @@ def time_together(
 
 
 def time_log(rig: Rig, batch: Batch) -> float:
-    """Seconds of the health figures, which are nearly all of a line of the log."""
+    """Measure the seconds of the method's figures, which take nearly all the time of a line of the log."""
     step = rig.step(batch)
     rig.log_figures(*step)  # waits for what the step has left to do
     began = time.perf_counter()
@@ -156,14 +176,15 @@ def time_log(rig: Rig, batch: Batch) -> float:
 
 @dataclass(frozen=True)
 class Reading:
-    """What loading an image takes, in one process."""
+    """The time of loading an image, in one process."""
 
     seconds: float
-    decode_share: float  # of that: reading and decoding
-    short_side: int  # pixels, median of the images looked at
+    decode_share: float  # share of it spent on reading and decoding
+    short_side: int  # pixels, median of the images that were read
 
 
 def measure_reading(rig: Rig) -> Reading:
+    """Measure the time of loading a micro-batch in this process, and of only reading and decoding images."""
     dataset = MicroBatches(rig.source, rig.cfg, on_device=rig.device_views, needs=needs_of(rig.cfg))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a loader process

@@ -1,4 +1,4 @@
-"""A phase of a run put together as `train` does, to take single steps with."""
+"""A phase of a run, put together as training does, for single steps."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ Batch = list[Views] | list[Photos]
 
 
 class Rig:
-    """The data, model and optimizer of a run that is not going to be kept, as they are in one of its phases."""
+    """The data, networks and optimizer of a run in one of its phases; nothing of it is saved."""
 
     def __init__(self, phase: Phase, source: Source):
         self.phase, self.cfg, self.source = phase, phase.cfg, source
@@ -32,7 +32,7 @@ class Rig:
         self.s = phase(phase.everything_trained)
 
     def batches(self, workers: int, cfg: Config | None = None) -> Iterator[Batch]:
-        """Batches without end, loaded by so many processes; of another size, for example, with another cfg."""
+        """Return an endless stream of batches, loaded by this number of processes; a cfg changes, for example, their size."""
         cfg = cfg or self.cfg
         run = replace(cfg.run, workers=workers, device_views="always" if self.device_views else "never")
         return open_batches(replace(cfg, run=run), self.source, 0, 1 << 40, self.device, say=print)

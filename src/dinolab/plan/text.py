@@ -1,35 +1,38 @@
-"""A plan in words: what the run takes, what sets its pace, and what to change, each with the figure it follows from."""
+"""A plan as text: the time and memory of the run, the limit of its speed, and advice, each with the figure behind it."""
 
 import math
 import shlex
 
 from dinolab.data.loader import WAITING
+from dinolab.methods import METHODS
 from dinolab.plan.forecast import Plan
 
-DECODES = 0.5  # share of the loader's time from which smaller files help
-LARGER = 1.25  # times the needed side from which images are worth packing smaller
-UNEVEN = 1.25  # upper over lower quartile of a step's speed from which the forecast is doubtful
-FULL = 0.9  # share of the memory from which the next surprise may end the run
+DECODES = 0.5  # share of the loader's time spent on decoding, from which smaller files help
+LARGER = 1.25  # short side over the needed side, from which smaller files help
+UNEVEN = 1.25  # upper over lower quartile of a step's speed, from which the forecast is doubtful
+FULL = 0.9  # share of the memory, from which a run may fail later
 
 
 def words(plan: Plan) -> str:
-    """The plan as text, a line for each figure."""
+    """Return the plan as text, with a line for each figure."""
     lines = [plan.run]
-    if plan.cfg.method == "distill":
-        lines.append("before the first step it clusters the teacher's features, which no time here counts")
+    if prepares := METHODS[plan.cfg.method].PREPARES:
+        lines.append(prepares)
     if plan.then:
-        lines.append(line("Both", duration(plan.total_seconds)))
+        lines.append(line("Total", duration(plan.total_seconds)))
     lines += phase_words(plan)
     if plan.then:
         size = plan.then.cfg.views.global_size
-        lines += [f"then crops of {size} pixels, for {plan.then.steps:,} steps (highres)", *phase_words(plan.then)]
+        lines += [f"then {plan.then.steps:,} steps with crops of {size} pixels (highres)", *phase_words(plan.then)]
     lines += [
-        line("Advice" if n == 0 else "", text) for n, text in enumerate(advice(plan) or ["none, by these figures"])
+        line("Advice" if n == 0 else "", text)
+        for n, text in enumerate(advice(plan) or ["none follows from these figures"])
     ]
     return "\n".join(lines)
 
 
 def phase_words(plan: Plan) -> list[str]:
+    """Return the lines on one phase."""
     batch, (low, mid, high) = plan.cfg.optim.batch_size, plan.pace.images_per_s
     lines = [
         line("Time", duration(plan.phase_seconds)),
@@ -42,39 +45,42 @@ def phase_words(plan: Plan) -> list[str]:
         ),
         line("", f"loader alone {batch / plan.pace.loader_seconds:.4g} images/s, run.workers={plan.workers}"),
         line("", f"step alone   {batch / plan.pace.step_seconds:.4g} images/s, on {plan.device}"),
-        line("Limit", f"the {plan.pace.limit}; {plan.pace.data_wait:.0%} of the time passes waiting for images"),
+        line("Limit", f"the {plan.pace.limit}; {plan.pace.data_wait:.0%} of the time is spent waiting for images"),
         *(line("Memory" if n == 0 else "", text) for n, text in enumerate(memory_words(plan))),
     ]
     return list(filter(None, lines))
 
 
 def line(head: str, text: str) -> str:
+    """Put a heading, or nothing, before a text, so that all texts begin in one column."""
     return f"{head:8} {text}"
 
 
 def times(number: int, seconds: float) -> str:
+    """Return a duration with the number and the seconds whose product it is."""
     return f"{duration(number * seconds)} ({number:,} x {seconds:.3g} s)"
 
 
 def memory_words(plan: Plan) -> list[str]:
+    """Return the lines on memory."""
     memory = plan.memory
     if memory is None:
         return ["not measured"]
-    found = [f"{gigabytes(memory.peak)} at most in a step, of {gigabytes(memory.room)} to be had"]
+    found = [f"{gigabytes(memory.peak)} at the peak of a step, of {gigabytes(memory.room)} available"]
     if memory.per_image:
         how = "tried" if memory.tried else "predicted, not tried"
-        found.append(f"{memory.option} up to {memory.largest} fits ({how})")
+        found.append(f"{memory.option}={memory.largest} is the largest that fits ({how})")
     return found
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to set, most worthwhile first. Nothing that does not follow from a figure of the plan."""
+    """Return sentences on what to change, the most useful first. Each follows from a figure of the plan."""
     later = [f"for highres: {text}" for text in advice(plan.then)] if plan.then else []
     return [*loader_advice(plan), *device_advice(plan), *doubts(plan), *later]
 
 
 def loader_advice(plan: Plan) -> list[str]:
-    """How images could come sooner where the step waits for them, or cheaper where they take its cores."""
+    """Return advice on the loader, where the step waits for images or shares its cores with the loader."""
     pace, reading, found = plan.pace, plan.reading, []
     waits = pace.data_wait > WAITING
     shares = plan.device == "cpu" and pace.together_seconds > (1 + WAITING) * pace.step_seconds
@@ -82,23 +88,24 @@ def loader_advice(plan: Plan) -> list[str]:
     enough = min(plan.cores, max(plan.workers + 1, math.ceil(plan.workers * slower)))
     if waits and enough > plan.workers:
         found.append(
-            f"run.workers={enough}: the loader takes {slower:.2g} times as long as the step, with {plan.workers} processes on "
-            f"{plan.cores} cores"
+            f"run.workers={enough}: with run.workers={plan.workers} on {plan.cores} cores, the loader takes {slower:.2g} times as long "
+            "as the step"
         )
     too_large = reading.short_side >= LARGER * plan.needed_side > 0
     if (waits or shares) and reading.decode_share >= DECODES and too_large:
         found.append(
-            f"dinolab data pack {shlex.quote(plan.cfg.data.path)} OUT --short-side {plan.needed_side}: {reading.decode_share:.0%} of the "
-            f"loader's time is reading and decoding images of {reading.short_side} px, and no crop needs more than {plan.needed_side}"
+            f"dinolab data pack {shlex.quote(plan.cfg.data.path)} OUT short_side={plan.needed_side}: {reading.decode_share:.0%} of the "
+            f"loader's time is reading and decoding images of {reading.short_side} pixels, and no crop needs more than {plan.needed_side}"
         )
     if waits and plan.device != "cpu" and not plan.device_views and reading.decode_share < 1 - WAITING:
         found.append(
-            f"run.device_views=always: {1 - reading.decode_share:.0%} of the loader's time is cropping, which the GPU would do"
+            f"run.device_views=always: {1 - reading.decode_share:.0%} of the loader's time is cropping, which the GPU can do"
         )
     return found
 
 
 def device_advice(plan: Plan) -> list[str]:
+    """Return advice on precision and memory."""
     pace, memory, found = plan.pace, plan.memory, []
     if plan.bf16_step_seconds and plan.bf16_step_seconds < pace.step_seconds:
         found.append(
@@ -106,24 +113,25 @@ def device_advice(plan: Plan) -> list[str]:
         )
     if memory and memory.peak > FULL * memory.room:
         found.append(
-            f"a smaller {memory.option}: a step takes {memory.peak / memory.room:.0%} of the memory to be had, which leaves "
-            "little for what else happens on the machine"
+            f"a smaller {memory.option}: a step takes {memory.peak / memory.room:.0%} of the available memory, which leaves "
+            "little for anything else on the machine"
         )
     return found
 
 
 def doubts(plan: Plan) -> list[str]:
+    """Return a warning where the steps' speed varies so much that the forecast is doubtful."""
     low, _, high = plan.pace.images_per_s
-    if plan.pace.limit == "loader" or high < UNEVEN * low:  # a loader delivers in bursts
+    if plan.pace.limit == "loader" or high < UNEVEN * low:  # a slow loader delivers several batches at once
         return []
     return [
-        f"plan again on a quiet machine: half of the steps lie outside {low:.4g} to {high:.4g} images/s, so something else "
-        "may be at work on it"
+        f"plan again while nothing else runs on the machine: half of the steps were outside {low:.4g} to {high:.4g} images/s, so "
+        "something else may slow it down"
     ]
 
 
 def duration(seconds: float) -> str:
-    """12.3 s, 4 min 10 s, 3 h 20 min, 2 days 4 h."""
+    """Write a duration as 12.3 s, 4 min 10 s, 3 h 20 min or 2 days 4 h."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     for name, unit, below, finer in (
@@ -139,4 +147,5 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(n: float) -> str:
+    """Write a number of bytes in GB."""
     return f"{n / 1e9:.1f} GB"

@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dinolab.methods.panels import DINO_PANELS
+from dinolab.panels import GRADIENT, HEALTH, KNN, LOSS, SCHEDULES, SHARED, SPEED, Panel
 from dinolab.report.charts import Chart, Line, chart
 from dinolab.report.facts import Json, Run
 from dinolab.report.tables import is_number
-from dinolab.visuals.curves import METRICS, SCHEDULES, Panel, points
+from dinolab.visuals.curves import points
 
-GROUPS = {  # a heading: the panels of visuals/curves.py below it
-    "Loss and accuracy": METRICS[:2],
-    "Health": METRICS[2:7],
-    "Speed": METRICS[7:9],
-    "Schedules": SCHEDULES,
-}
-SHARES = {"knn", "prototypes_used", "data_wait"}  # said in per cent
+PANELS = (*DINO_PANELS, KNN, GRADIENT, *SHARED)
+GROUPS = {group: [panel for panel in PANELS if panel.group == group] for group in (LOSS, HEALTH, SPEED, SCHEDULES)}
 
 
 def curves(runs: Sequence[Run]) -> dict[str, list[Chart]]:
@@ -24,7 +21,7 @@ def curves(runs: Sequence[Run]) -> dict[str, list[Chart]]:
 
 
 def of_panel(panel: Panel, runs: Sequence[Run]) -> list[Chart]:
-    shown: dict[str, Any] = {"log_y": panel.log, "zero": panel.zero, "percent": not SHARES.isdisjoint(panel.series)}
+    shown: dict[str, Any] = {"log_y": panel.log, "zero": panel.zero, "percent": panel.percent}
     if len(runs) == 1:
         lines = [Line(label, *points(runs[0].metrics, key)) for key, label in panel.series.items()]
         lines += log_k(runs[0], lines) if "loss" in panel.series else []

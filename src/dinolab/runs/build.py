@@ -19,6 +19,7 @@ from dinolab.methods.base import Method
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.options import Config
+from dinolab.pixels import RGB, Pixels
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
@@ -67,21 +68,22 @@ def assemble(cfg: Config, source: Source) -> tuple[Phase, torch.device, Method, 
     """The first phase of a run, and what is trained in it, as they are before the first step."""
     phase = Phase(cfg, len(source))
     device = parallel.choose_device(cfg.run.device)
-    method = build_method(cfg, device)
+    method = build_method(cfg, device, source.pixels)
     return phase, device, method, make_optimizer(method.student, cfg.optim, phase.frozen)
 
 
 def build_method(
-    cfg: Config, device: torch.device, fresh: bool = True, state: dict[str, Tensor] | None = None
+    cfg: Config, device: torch.device, pixels: Pixels = RGB, fresh: bool = True, state: dict[str, Tensor] | None = None
 ) -> Method:
     """The method, ready for training: on its device, and sharded where there are several processes.
 
     Args:
+        pixels: the images that the backbone takes.
         fresh: start with `init.weights`, if they are given.
         state: tensors, not sharded, to start with instead.
     """
     torch.manual_seed(cfg.seed)
-    backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+    backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device), pixels)
     if fresh and cfg.init.weights:
         start_from(backbone, cfg.init.weights)
     method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
@@ -110,7 +112,8 @@ def whole_product(method: Method, cfg: Config) -> Backbone:
     state = parallel.whole(method.product.state_dict())
     device = next(iter(state.values())).device
     with torch.device("meta"):  # the values are those of the state
-        product = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device))
+        backend, pixels = choose_backend(cfg.run.attention, device), method.product.pixels
+        product = make_backbone(cfg.model, cfg.views.global_size, backend, pixels)
     product.load_state_dict(state, assign=True)
     return product.requires_grad_(False)
 

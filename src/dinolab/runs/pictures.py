@@ -27,7 +27,7 @@ def panels_of(cfg: Config) -> tuple[Panel, ...]:
 
 def draw_pictures(folder: RunFolder, cfg: Config, source: Source) -> None:
     """Curves of the run, attention and PCA maps of a few images, into the run's folder."""
-    plot_metrics(folder.metrics, folder.curves)
+    plot_metrics(folder.path, folder.curves, panels_of(cfg))
     size = cfg.eval.size or cfg.views.global_size
     views: list[torch.Tensor] = []
     for path in subset(source, 4 * IMAGES, seed=0).paths:

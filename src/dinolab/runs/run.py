@@ -14,7 +14,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import knn
 from dinolab.methods import METHODS
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import Config
 from dinolab.rundir import RunFolder
 from dinolab.runs.build import choose_autocast, open_batches, whole_product, workers
@@ -123,7 +123,7 @@ class Run:
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
         result = knn.evaluate(
-            Encoder(product), train, test, size, self.cfg.eval.k, self.device, loaders, progress=False
+            BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders, progress=False
         )
         self.log.line({"step": step, **result})
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")

@@ -32,18 +32,18 @@ class State:
 def begin(phase: Phase, source: Source, device: torch.device) -> State:
     """A new run."""
     cfg = phase.cfg
-    method = build_method(cfg, device)
+    method = build_method(cfg, device, source.pixels)
     method.prepare(batches(source, cfg, 0, phase.last, workers(cfg, device), needs=needs_of(cfg)))
     return State(phase, method, make_optimizer(method.student, cfg.optim, phase.frozen))
 
 
-def restore(places: list[Path], phases: list[Phase], device: torch.device) -> State:
+def restore(places: list[Path], phases: list[Phase], source: Source, device: torch.device) -> State:
     """The newest checkpoint that can be read; those that cannot are renamed."""
     unreadable: dict[Path, str] = {}
     for place in reversed(places):
         step = checkpoint.step_of(place)
         phase = next(phase for phase in phases if step <= phase.last)
-        method = build_method(phase.cfg, device, fresh=False)
+        method = build_method(phase.cfg, device, source.pixels, fresh=False)
         state = State(phase, method, make_optimizer(method.student, phase.cfg.optim, phase.frozen), step)
         try:
             state.broken = set(checkpoint.load(place, method, state.optimizer))
@@ -62,6 +62,7 @@ def enter(state: State, phase: Phase, device: torch.device) -> None:
     """Go on in the next phase: the same weights, positions resampled to the new size of crops; a new optimizer."""
     weights = parallel.whole(state.method.state_dict())
     cfg = phase.cfg
-    state.method = build_method(cfg, device, fresh=False, state=resized(weights, cfg.model, cfg.views.global_size))
+    weights = resized(weights, cfg.model, cfg.views.global_size)
+    state.method = build_method(cfg, device, state.method.product.pixels, fresh=False, state=weights)
     state.optimizer = make_optimizer(state.method.student, cfg.optim, phase.frozen)
     state.phase = phase

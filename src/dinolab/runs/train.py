@@ -56,7 +56,7 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
     """The run itself, in a folder that no other run trains in."""
     source, phases, places = prepare(cfg, folder, resume)
     try:
-        state = restore(places, phases, device) if places else begin(phases[0], source, device)
+        state = restore(places, phases, source, device) if places else begin(phases[0], source, device)
     except torch.OutOfMemoryError as caught:
         raise out_of_memory(cfg) from caught
 

@@ -1,4 +1,7 @@
-"""Where the class token looks (DINO, arXiv 2104.14294, figures 1, 3 and 4). B images, h x w patches, R registers."""
+"""The class token's attention to the patches (DINO, arXiv 2104.14294, figures 1, 3 and 4).
+
+B images, h x w patches, H x W pixels.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,47 +17,60 @@ from dinolab.models.encoder import evaluating
 from dinolab.visuals.sheet import Cell, Row, crop_to_patches, edge, enlarge, heat, stretch, write_sheet
 
 HEADS_A_ROW = 6
-# Okabe and Ito's colours, told apart by colour-blind readers too, for the first seven heads.
+# The first seven heads have the colours of Okabe and Ito, which colour-blind readers can tell apart.
 HEAD_COLOURS = [to_rgb(c) for c in ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")]
 
 
 def attention_maps(encoder: Any, images: Tensor) -> Tensor:
-    """The class token's attention to the patches in the last block: uint8 (B, 3, H, W) -> (B, heads, h, w).
+    """Compute the class token's attention to the patches in the last block: uint8 (B, 3, H, W) -> (B, heads, h, w).
 
-    Registers and the class token itself are left out and the rest is not rescaled, so a map's sum is below 1.
+    Attention to registers and to the class token itself is left out, and the rest is not rescaled: a map's sum is below 1.
     """
     h, w = images.shape[2] // encoder.patch_size, images.shape[3] // encoder.patch_size
     return encoder.attention(images)[:, :, 0, -h * w :].unflatten(-1, (h, w))
 
 
 def mass_mask(maps: Tensor, share: float = 0.6) -> Tensor:
-    """The fewest patches that together hold `share` of each map's mass: (..., h, w) -> bool (..., h, w)."""
+    """Select the fewest patches that together hold `share` of each map's sum: (..., h, w) -> bool (..., h, w)."""
     mass, order = maps.flatten(-2).sort(dim=-1, descending=True, stable=True)
-    before = mass.cumsum(-1) - mass  # what the larger ones hold
+    before = mass.cumsum(-1) - mass  # sum of all larger ones
     keep = before < share * mass.sum(-1, keepdim=True)
     return torch.zeros_like(keep).scatter(-1, order, keep).unflatten(-1, maps.shape[-2:])
 
 
 def jaccard(mask_pred: Tensor, mask_true: Tensor) -> float:
-    """Intersection over union of two bool masks of one shape; 1 if both are empty."""
+    """Compute the intersection over union of two bool masks of the same shape; 1 if both are empty."""
     union = int((mask_pred | mask_true).sum())
     return int((mask_pred & mask_true).sum()) / union if union else 1.0
 
 
 def head_jaccards(maps: Tensor, mask: Tensor, share: float = 0.6) -> list[float]:
-    """How well each head's mass mask covers a known object: maps (heads, h, w), mask bool (H, W).
+    """Compute the Jaccard index of each head's `mass_mask` with the mask of a known object.
 
     As in DINO's figure 4, the thresholded maps are enlarged to the mask's size by nearest neighbour.
+
+    Args:
+        maps: attention, (heads, h, w).
+        mask: the object, bool (H, W).
+        share: see `mass_mask`.
     """
     predicted = F.interpolate(mass_mask(maps, share)[None].float(), mask.shape, mode="nearest")[0].bool().cpu()
     return [jaccard(p, mask.bool().cpu()) for p in predicted]
 
 
 def best_head_jaccard(maps: Sequence[Tensor] | Tensor, masks: Sequence[Tensor] | Tensor, share: float = 0.6) -> dict:
-    """Jaccard indices over images: maps of (heads, h, w) and masks of bool (H, W), one an image, of any sizes.
+    """Compute the Jaccard indices of several images, and find the head whose mean is largest.
 
-    Returns "images", each head's for each image; "heads", each head's mean over the images; "best", the largest of
-    these; and "best_head". The head is chosen once for all images: choosing it anew for each would let the truth choose.
+    The head is chosen once for all images. Choosing it for each image would use the true masks to pick the prediction.
+
+    Args:
+        maps: an image's attention, (heads, h, w), for each image. Images may differ in size.
+        masks: its object, bool (H, W), for each image.
+        share: see `mass_mask`.
+
+    Returns:
+        "images": a list of the heads' indices for each image; "heads": each head's mean over the images; "best": the largest of
+        these; "best_head": its number, from 0.
     """
     images = [head_jaccards(m, mask, share) for m, mask in zip(maps, masks, strict=True)]
     heads = [sum(values) / len(images) for values in zip(*images, strict=True)]
@@ -63,16 +79,21 @@ def best_head_jaccard(maps: Sequence[Tensor] | Tensor, masks: Sequence[Tensor] |
 
 
 def overlay(picture: np.ndarray, attention: Tensor, share: float) -> np.ndarray:
-    """The map (h, w) as heat over the picture (H, W, 3); a white line edges its mass mask."""
+    """Lay a map (h, w) as heat over a picture (H, W, 3), and draw a white line around its `mass_mask`."""
     drawn = heat(picture, attention, float(attention.min()), float(attention.max()))
     drawn[edge(stretch(mass_mask(attention, share), picture.shape[:2], "nearest") > 0.5)] = 1
     return drawn
 
 
 def colour_heads(picture: np.ndarray, maps: Tensor, share: float) -> np.ndarray:
-    """The mass mask of each of the first seven heads (heads, h, w), each in its colour, as in DINO's figure 3.
+    """Paint the `mass_mask` of each of the first seven heads in the head's colour over the picture, as in DINO's figure 3.
 
-    Where masks overlap, the area shows the head that looks there with the larger part of its attention; the edges show all.
+    Where masks overlap, the area has the colour of the head that spends the larger part of its attention there. Edges show all.
+
+    Args:
+        picture: (H, W, 3) in [0, 1].
+        maps: (heads, h, w).
+        share: see `mass_mask`.
     """
     size = picture.shape[:2]
     maps = maps[: len(HEAD_COLOURS)] / maps[: len(HEAD_COLOURS)].sum((1, 2), keepdim=True)
@@ -90,11 +111,18 @@ def colour_heads(picture: np.ndarray, maps: Tensor, share: float) -> np.ndarray:
 def attention_sheet(
     encoder: Any, images: Sequence[Tensor], out: Path, share: float = 0.6, masks: Sequence[Tensor] | None = None
 ) -> dict[str, Any] | None:
-    """PNG with a row an image, uint8 (3, H, W): the image, the heads' masks in colours, the mean of the heads, every head.
+    """Draw a PNG with a row for each image: the image, the heads' masks in colours, the mean of the heads, every head.
 
-    Every map is scaled from its own least to its own greatest value. The line runs round the fewest patches that
-    hold `share` of the mass. Images may differ in size; what does not fill a patch is cut off. With the objects' true
-    masks, bool (H, W) an image, titles say each head's Jaccard index, and what `best_head_jaccard` says is returned.
+    The colours of each map go from its own least to its own greatest value.
+
+    Args:
+        images: uint8 (3, H, W) each, of any sizes. What does not fill a patch at the right and bottom is cut off.
+        out: the PNG.
+        share: lines enclose the fewest patches that hold this share of the map's sum.
+        masks: the objects' true masks, bool (H, W) each. With them, titles show each head's Jaccard index.
+
+    Returns:
+        The result of `best_head_jaccard`; None without masks.
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
@@ -114,7 +142,16 @@ def attention_sheet(
 def rows_of(
     picture: np.ndarray, maps: Tensor, share: float, truth: Tensor | None, overlap: dict[str, Any] | None, n: int
 ) -> list[Row]:
-    """The rows of image n; heads beyond the sixth go into rows of their own."""
+    """Return the sheet's rows for image number n; heads after the sixth go into further rows.
+
+    Args:
+        picture: (H, W, 3) in [0, 1].
+        maps: (heads, h, w).
+        share: see `mass_mask`.
+        truth: the object's mask, bool (H, W), if it is known.
+        overlap: the result of `best_head_jaccard` for all images, if the masks are known.
+        n: position of the image in `overlap`.
+    """
     coloured = min(len(maps), len(HEAD_COLOURS))
     first = [Cell(picture, "image")]
     if truth is not None:

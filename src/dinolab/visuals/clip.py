@@ -1,4 +1,7 @@
-"""Clips in and out: a video file by PyAV, a folder of frames, or photos, to uint8 (H, W, 3) frames, and such frames to H.264."""
+"""Read clips (a video file, a folder of frames, or photos) as frames, and write frames as an H.264 video.
+
+A frame is uint8 (H, W, 3), RGB. Videos are read and written with PyAV.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,19 +15,22 @@ from dinolab.errors import UserError
 from dinolab.files import beside
 from dinolab.visuals.images import find_images, read_picture
 
-FOLDER_RATE = Fraction(24)  # frames a second of a folder, whose own rate nobody knows
-PHOTO_RATE = Fraction(1)  # each stands for a second: long enough to be looked at
-ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of an album's cover, which is no video
+FOLDER_RATE = Fraction(24)  # frames a second of a folder of frames, which does not record its rate
+PHOTO_RATE = Fraction(1)  # each photo is shown for a second, long enough to look at it
+ATTACHED_PICTURE = 0x400  # FFmpeg's flag of an album's cover, which is not a video
 QUALITY = "18"  # x264's constant rate factor: visually lossless
 
 
 class Clip(NamedTuple):
+    """Frames in order, which can be read several times."""
+
     name: str
     rate: Fraction  # frames a second
-    frames: Callable[[], Iterator[np.ndarray]]  # from the first on, uint8 (H, W, 3), upright; may be called again
+    frames: Callable[[], Iterator[np.ndarray]]  # each call begins at the first frame; frames are upright
 
 
 def import_av() -> Any:
+    """Import PyAV, which is an optional dependency. Raises UserError if it is not installed."""
     try:
         import av
     except ImportError as error:
@@ -33,7 +39,7 @@ def import_av() -> Any:
 
 
 def open_clip(path: Path) -> Clip:
-    """Raises UserError if it is neither a video with pictures nor a folder of frames."""
+    """Open a video file or a folder of frames. Raises UserError if it is neither."""
     if path.is_dir():
         paths = [found.path for found in find_images([str(path)])]
         return Clip(path.name, FOLDER_RATE, lambda: (read_picture(p) for p in paths))
@@ -44,7 +50,7 @@ def open_clip(path: Path) -> Clip:
         with av.open(str(path)) as container:
             stream = video_stream(container)
             if stream is None:
-                raise UserError(f"{path}: holds sound and no pictures; name a video")
+                raise UserError(f"{path}: holds sound and no pictures; name a video file")
             rate = stream.average_rate or stream.guessed_rate or FOLDER_RATE
     except av.FFmpegError as error:
         raise UserError(f"{path}: not a video that FFmpeg reads ({error.strerror})") from error
@@ -52,7 +58,7 @@ def open_clip(path: Path) -> Clip:
 
 
 def open_photos(clip: str | Path | Sequence[str | Path]) -> Clip:
-    """A video; or else photos, of any sizes, from a folder or a list of paths. Raises UserError if it is neither."""
+    """Open a video file, or a folder or list of photos of any sizes. Raises UserError if it is none of these."""
     if isinstance(clip, str | Path) and not Path(clip).is_dir():
         return open_clip(Path(clip))
     words = [clip] if isinstance(clip, str | Path) else clip
@@ -62,10 +68,12 @@ def open_photos(clip: str | Path | Sequence[str | Path]) -> Clip:
 
 
 def video_stream(container: Any) -> Any:
+    """Return the first video stream of an opened file; None if there is none."""
     return next((s for s in container.streams.video if not s.disposition & ATTACHED_PICTURE), None)
 
 
 def decoded(path: Path) -> Iterator[np.ndarray]:
+    """Decode the frames of a video file. Raises UserError where the file is damaged."""
     av = import_av()
     n = 0
     try:
@@ -77,15 +85,21 @@ def decoded(path: Path) -> Iterator[np.ndarray]:
                 n += 1
     except av.FFmpegError as error:
         raise UserError(
-            f"{path}: damaged after frame {n} ({error.strerror}); mend it with ffmpeg -i {path.name} mended.mp4"
+            f"{path}: damaged after frame {n} ({error.strerror}); repair it with ffmpeg -i {path.name} repaired.mp4"
         ) from error
 
 
 @contextmanager
 def h264_writer(out: Path, rate: Fraction, height: int, width: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Hands out a function that adds a frame, uint8 (height, width, 3); yuv420p asks for even sides.
+    """Open a video for writing; yields a function that adds a frame, uint8 (height, width, 3).
 
-    The file appears at `out` when it is whole; if anything goes wrong before, nothing is left.
+    The file appears at `out` when it is complete. If anything goes wrong before, no file is left.
+
+    Args:
+        out: an .mp4 file.
+        rate: frames a second.
+        height: in pixels, even, as the pixel format yuv420p requires.
+        width: in pixels, even.
     """
     av = import_av()
     out.parent.mkdir(parents=True, exist_ok=True)

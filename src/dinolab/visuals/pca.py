@@ -24,32 +24,35 @@ class Colours(NamedTuple):
     high: Tensor  # (3,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, D) -> float32 (N, 3) in [0, 1]."""
+        """Map features (N, D) to colours, float32 (N, 3) in [0, 1]."""
         return (((x - self.mean) @ self.basis - self.low) / (self.high - self.low).clamp(min=1e-12)).clamp(0, 1).float()
 
 
 class Pca(NamedTuple):
-    """What `fit` finds in some images and `paint` applies to any."""
+    """Principal components that `fit` finds in some images; `paint` applies them to any image."""
 
     all: Colours
-    cut: float  # foreground is where the first component, times `side`, is above
+    cut: float  # the foreground is where the first component times `side` is greater
     side: int  # 1 or -1
     foreground: Colours
 
 
 class PcaMaps(NamedTuple):
-    """Of one image."""
+    """The maps of one image, for each patch."""
 
     foreground: Tensor  # bool (h, w)
-    rgb: Tensor  # (h, w, 3) in [0, 1]: first three components of all patches
-    foreground_rgb: Tensor  # (h, w, 3) in [0, 1]: those of the foreground's patches alone; 1 (white) elsewhere
+    rgb: Tensor  # (h, w, 3) in [0, 1]: first three components, fitted to all patches
+    foreground_rgb: Tensor  # (h, w, 3) in [0, 1]: components fitted to the foreground's patches; 1 (white) elsewhere
 
 
 def fit(images: Sequence[Tensor] | Tensor) -> Pca:
-    """Components of all patches of the images, (h, w, D) each, and those of the foreground's patches alone.
+    """Find the principal components of all patches of the images, and those of the foreground's patches alone.
 
-    Foreground is one side of the first component, split where the variance between both sides is greatest. Which side
-    is arbitrary in a PCA: it is the one that holds the lesser part of the patches along the images' borders.
+    The first component is cut in two where the variance between both sides is greatest. The foreground is the side that holds
+    fewer of the patches along the images' borders: which side is positive is arbitrary in a PCA.
+
+    Args:
+        images: patch features, (h, w, D) each.
     """
     x = torch.cat([patches.flatten(0, 1) for patches in images]).cpu().double()
     colours = fit_colours(x)
@@ -62,7 +65,7 @@ def fit(images: Sequence[Tensor] | Tensor) -> Pca:
 
 
 def paint(patches: Tensor, pca: Pca) -> PcaMaps:
-    """The maps of one image's patch features (h, w, D)."""
+    """Compute the maps of one image from its patch features (h, w, D)."""
     grid = patches.shape[:2]
     x = patches.flatten(0, 1).cpu().double()
     foreground = pca.side * ((x - pca.all.mean) @ pca.all.basis[:, 0]) > pca.cut
@@ -72,10 +75,9 @@ def paint(patches: Tensor, pca: Pca) -> PcaMaps:
 
 
 def fit_colours(x: Tensor) -> Colours:
-    """First three principal components of rows x (N, D >= 3).
+    """Find the first three principal components of rows x (N, D >= 3).
 
-    A component's sign is free: it is chosen so that the loading of greatest size is positive, which makes pictures
-    repeatable.
+    A component's sign is arbitrary. The loading of greatest size is made positive, so that pictures are repeatable.
     """
     mean = x.mean(0)
     basis = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors[:, -3:].flip(1)
@@ -85,7 +87,7 @@ def fit_colours(x: Tensor) -> Colours:
 
 
 def threshold(values: Tensor) -> float:
-    """Where to cut values (N,) so that the variance between the two parts is greatest (Otsu, 1979, without bins)."""
+    """Find where to cut values (N,) so that the variance between both parts is greatest (Otsu, 1979, without bins)."""
     ordered = values.sort().values
     if len(ordered) < 2:
         return float(ordered.mean())
@@ -98,16 +100,19 @@ def threshold(values: Tensor) -> float:
 
 
 def border(h: int, w: int) -> Tensor:
-    """bool (h, w): True along the sides."""
+    """Return bool (h, w), True along the sides."""
     at_border = torch.ones(h, w, dtype=torch.bool)
     at_border[1:-1, 1:-1] = False
     return at_border
 
 
 def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> None:
-    """PNG with a row an image: the image, its patches' first three components as RGB, and those of the foreground.
+    """Draw a PNG with a row for each image: the image, its patches' first three components as RGB, those of the foreground.
 
-    All images, uint8 (3, H, W) of any sizes, share one basis; what does not fill a patch is cut off.
+    Args:
+        images: uint8 (3, H, W) each, of any sizes; all share one basis. What does not fill a patch at the right and bottom is cut
+            off.
+        out: the PNG.
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):

@@ -1,4 +1,4 @@
-"""A clip beside what the encoder makes of it: attention, PCA or similarity, in colours that stay the same from frame to frame."""
+"""A clip beside the encoder's attention, PCA or similarity maps, in colours that stay the same from frame to frame."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -6,36 +6,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import track
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.models.encoder import evaluating
+from dinolab.progress import track
 from dinolab.visuals import pca
 from dinolab.visuals.attention import attention_maps
 from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
 from dinolab.visuals.images import as_fractions, fit_patches, usual_size
+from dinolab.visuals.lettering import load_font, shorten
 from dinolab.visuals.sheet import heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
 
 SAMPLES = 8  # frames that fix the colours
-SMOOTH = 0.9  # of the scale of attention is kept after 1/24 s
-HEIGHTS = 224, 720  # pixels of a frame beside its map: smaller ones are enlarged, larger ones shrunk
+SMOOTH = 0.9  # share of the colour scale of attention that is kept after 1/24 s
+HEIGHTS = 224, 720  # pixels: smaller frames are enlarged, larger ones are shrunk
 
-Paint = Callable[
-    [Tensor, np.ndarray], np.ndarray
-]  # uint8 (3, H, W), picture (h, w, 3) in [0, 1] -> (h, w, 3) in [0, 1]
+Paint = Callable[[Tensor, np.ndarray], np.ndarray]
+"""Paints the map of a frame, uint8 (3, H, W), for a picture (h, w, 3) in [0, 1]: (h, w, 3) in [0, 1]."""
 
 
 class Survey(NamedTuple):
+    """The number of a clip's frames, and some of them."""
+
     frames: int
-    shape: tuple[int, int]  # height and width of the first
-    samples: list[Tensor]  # SAMPLES to twice as many (or all, of a short clip), evenly spaced, the first among them
+    shape: tuple[int, int]  # height and width of the first frame
+    samples: list[
+        Tensor
+    ]  # SAMPLES to 2 * SAMPLES frames, evenly spaced, the first among them; all frames of a short clip
 
 
 def make_video(
@@ -48,13 +50,26 @@ def make_video(
     at: tuple[float, float] = (0.5, 0.5),
     progress: bool = False,
 ) -> int:
-    """Write H.264 at the clip's frame rate: each frame, and beside it `what`, under a bar of titles; returns the frames.
+    """Write a video of each frame of a clip with its map beside it, under a bar of titles, at the clip's frame rate.
 
-    The clip is gone through twice: once to count and sample its frames, which fix the colours, once to paint. `what` is
-    "attention" (the mean of the heads, or `head`, from 1), "pca" or "similarity" to the patch that lies at `at` in the
-    first frame, in fractions or pixels. `size` is the short side that the encoder sees. Sound is left out.
+    The clip is read twice: once to count its frames and sample those that fix the colours, once to paint. Sound is left out.
+
+    Args:
+        path: a video file, or a folder of frames.
+        out: an .mp4 file, which is written as H.264.
+        what: "attention", "pca" or "similarity".
+        size: short side in pixels at which the encoder sees the frames; by default see `usual_size`.
+        head: of attention, from 1; by default the mean of the heads.
+        at: of similarity, the place of the query patch in the first frame, in fractions or pixels.
+        progress: show a bar on stderr.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        UserError: the clip cannot be read or has no frame, PyAV is not installed, or the head or place does not exist.
     """
-    import_av()  # or say before all the work that it is missing
+    import_av()  # its absence is reported before any work
     clip = open_clip(path)
 
     def prepare(frame: np.ndarray) -> Tensor:
@@ -66,11 +81,10 @@ def make_video(
         point = as_fractions(at, *shape)
         title, paint = painter(encoder, samples, what, head, point, clip.rate)
         bar = title_bar((clip.name, title), width, height % 2)
-        console = Console(stderr=True)
-        frames = track(clip.frames(), f"{what} of {clip.name}", count, console=console, disable=not progress)
+        frames = track(clip.frames(), f"{what} of {clip.name}", count, progress)
         with h264_writer(out, clip.rate, len(bar) + height, 2 * width) as add:
             for n, frame in enumerate(frames):
-                picture = cv2.resize(frame, (width, height), interpolation=way(frame.shape[0], height))
+                picture = cv2.resize(frame, (width, height), interpolation=interpolation(frame.shape[0], height))
                 painted = paint(prepare(frame), picture / 255)
                 if what == "similarity" and n == 0:
                     painted = mark(painted, *point)
@@ -80,7 +94,7 @@ def make_video(
 
 
 def survey(clip: Clip, prepare: Callable[[np.ndarray], Tensor]) -> Survey:
-    """Goes through the clip once. Raises UserError if it has no frame."""
+    """Read a clip once to count its frames and to sample some. Raises UserError if it has no frame."""
     samples: list[Tensor] = []
     every, count, shape = 1, 0, (0, 0)
     for frame in clip.frames():
@@ -92,44 +106,62 @@ def survey(clip: Clip, prepare: Callable[[np.ndarray], Tensor]) -> Survey:
                 samples, every = samples[::2], 2 * every
         count += 1
     if not count:
-        raise UserError(f"{clip.name}: not one frame in it; name another clip")
+        raise UserError(f"{clip.name}: there is not one frame in it; name another clip")
     return Survey(count, shape, samples)
 
 
 def painter(
     encoder: Any, samples: Sequence[Tensor], what: str, head: int | None, at: tuple[float, float], rate: Fraction
 ) -> tuple[str, Paint]:
-    """The map's title and the function that paints it."""
+    """Return the map's title and the function that paints it."""
     if what == "attention":
         return paint_attention(encoder, samples, head, rate)
     if what == "pca":
         return paint_pca(encoder, samples)
-    patches = [features(encoder, sample) for sample in samples]
-    asked = patch_at(patches[0], *at)
-    low, high = scale([similarity_map(one, asked) for one in patches])
-    return f"similarity, {low:.2f} to {high:.2f}", lambda frame, picture: heat(
-        picture, similarity_map(features(encoder, frame), asked), low, high
-    )
+    return paint_similarity(encoder, samples, at)
+
+
+def paint_similarity(encoder: Any, samples: Sequence[Tensor], at: tuple[float, float]) -> tuple[str, Paint]:
+    """Return the title and painter of the similarity to a patch of the first sample; the samples fix the colour scale."""
+    patches = [patch_features(encoder, sample) for sample in samples]
+    query = patch_at(patches[0], *at)
+    low, high = scale([similarity_map(one, query) for one in patches])
+
+    def paint(frame: Tensor, picture: np.ndarray) -> np.ndarray:
+        return heat(picture, similarity_map(patch_features(encoder, frame), query), low, high)
+
+    return f"similarity, {low:.2f} to {high:.2f}", paint
 
 
 def paint_pca(encoder: Any, samples: Sequence[Tensor]) -> tuple[str, Paint]:
-    """One basis, that of the samples, for all frames."""
-    fitted = pca.fit([features(encoder, sample) for sample in samples])
-    return "PCA of the patches", lambda frame, picture: stretch(
-        pca.paint(features(encoder, frame), fitted).rgb, picture.shape[:2], "nearest"
-    )
+    """Return the title and painter of the patches' PCA; the samples fix one basis for all frames."""
+    fitted = pca.fit([patch_features(encoder, sample) for sample in samples])
+
+    def paint(frame: Tensor, picture: np.ndarray) -> np.ndarray:
+        return stretch(pca.paint(patch_features(encoder, frame), fitted).rgb, picture.shape[:2], "nearest")
+
+    return "PCA of the patches", paint
 
 
 def paint_attention(
     encoder: Any, samples: Sequence[Tensor], head: int | None, rate: Fraction = FOLDER_RATE
 ) -> tuple[str, Paint]:
-    """The scale goes from the least to the greatest value, averaged over the samples and then slowly with the frames.
+    """Return the title and painter of the class token's attention.
 
-    How slowly is a matter of time: photos that stand for a second each have nearly their own.
+    The colour scale goes from the least to the greatest value. It begins with the samples' average and follows the frames slowly,
+    measured in seconds of the clip: a photo that is shown for a second has nearly its own scale.
+
+    Args:
+        samples: frames, uint8 (3, H, W).
+        head: from 1; None for the mean of the heads.
+        rate: frames a second.
+
+    Raises:
+        UserError: the encoder has no such head.
     """
     heads = attention_maps(encoder, samples[0][None]).shape[1]
     if head is not None and head > heads:
-        raise UserError(f"--head {head}: this encoder has {heads} heads")
+        raise UserError(f"head={head}: this encoder has {heads} heads")
 
     def attention(frame: Tensor) -> Tensor:
         maps = attention_maps(encoder, frame[None])[0].float().cpu()
@@ -146,13 +178,13 @@ def paint_attention(
     return ("attention, " + (f"mean of {heads} heads" if head is None else f"head {head}")), paint
 
 
-def features(encoder: Any, frame: Tensor) -> Tensor:
-    """Patch features (h, w, D) of a frame, uint8 (3, H, W), on the CPU."""
+def patch_features(encoder: Any, frame: Tensor) -> Tensor:
+    """Compute the patch features (h, w, D) of a frame, uint8 (3, H, W), and return them on the CPU."""
     return encoder(frame[None]).patches[0].float().cpu()
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
-    """The frame's own size, unless its height is out of HEIGHTS: then a whole multiple, or shrunk."""
+    """Return the height and width at which frames are shown: their own, a whole multiple of small ones, or large ones shrunk."""
     if height < HEIGHTS[0]:
         factor = -(-HEIGHTS[0] // height)
         return height * factor, width * factor
@@ -160,33 +192,23 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
     return shown, round(width * shown / height)
 
 
-def way(height: int, shown: int) -> int:
+def interpolation(height: int, shown: int) -> int:
+    """Return OpenCV's way to resize a frame: enlarged pixels stay sharp squares, shrunk ones are averaged."""
     return cv2.INTER_NEAREST if shown >= height else cv2.INTER_AREA
 
 
 def title_bar(titles: tuple[str, str], width: int, odd: int) -> np.ndarray:
-    """White on near-black, uint8 (h, 2 * width, 3), a title over each half, cut where it is too long.
+    """Draw a bar, uint8 (h, 2 * width, 3), with a title over each half, white on near-black; long titles are cut.
 
-    With an `odd` height it makes an even one together with a panel of odd height, as H.264's yuv420p asks.
+    With odd = 1, the bar's height is odd. Together with a panel of odd height it makes an even height, which the pixel format
+    yuv420p requires.
     """
     size = min(max(12, width // 22), 24)
     height = 2 * size + odd
-    font = letters(size)
+    font = load_font(size)
     bar = Image.new("RGB", (2 * width, height), (24, 24, 24))
     draw = ImageDraw.Draw(bar)
     for n, title in enumerate(titles):
         text = shorten(title, font, width - size)
         draw.text((n * width + size // 2, height / 2), text, "white", font, anchor="lm")
     return np.asarray(bar)
-
-
-def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """A font that matplotlib brings along, `size` in pixels."""
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf", size)
-
-
-def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, cut where it would be wider, in pixels."""
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text

@@ -1,4 +1,4 @@
-"""The teacher's backbone out of a run's checkpoint, with nothing else of it read."""
+"""The trained backbone from a run's checkpoint; nothing else of the checkpoint is read."""
 
 import json
 import math
@@ -13,37 +13,52 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
+from dinolab.rundir import RunFolder
 
-PREFIX = "method.teacher.backbone."
+PREFIXES = (
+    "method.teacher.backbone.",
+    "method.student.backbone.",
+)  # the first that there is; some methods have no teacher
 
 
-def is_checkpoint(place: Path) -> bool:
-    return (place / ".metadata").is_file()
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint."""
+    return (folder / ".metadata").is_file()
 
 
-def read_checkpoint(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The model card and the teacher's tensors of RUN/checkpoints/step_N, saved by any number of processes.
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads RUN/checkpoints/step_N, which any number of processes may have saved.
 
-    Raises UserError where the checkpoint, or the run's model.json above it, cannot be read.
+    Returns:
+        The model card, and the tensors of the trained backbone.
+
+    Raises:
+        UserError: the checkpoint, or the model.json of its run, cannot be read.
     """
     try:
-        card = json.loads((place.absolute().parents[1] / "model.json").read_text())
-        found = dcp.FileSystemReader(place).read_metadata().state_dict_metadata
-        tensors = {
-            name.removeprefix(PREFIX): torch.empty(saved.size, dtype=saved.properties.dtype)
-            for name, saved in found.items()
-            if name.startswith(PREFIX) and isinstance(saved, TensorStorageMetadata)
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one process without a process group is what we mean
-            dcp.load(
-                {"method": {f"teacher.backbone.{name}": tensor for name, tensor in tensors.items()}},
-                checkpoint_id=place,
-            )
+        card = json.loads(RunFolder(folder.absolute().parents[1]).card.read_text())
+        tensors = read_tensors(folder)
         if "pos_embed" in tensors:  # in another phase of the run crops may have had another size
             card["image_size"] = math.isqrt(tensors["pos_embed"].shape[1] - 1) * card["model"]["patch_size"]
-        card["info"] |= {"step": int(place.name.removeprefix("step_"))}
+        card["info"] |= {"step": int(folder.name.removeprefix("step_"))}
     except (Exception, CheckpointException) as error:  # the second derives from BaseException
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UserError(f"{place}: this checkpoint cannot be read ({reason})") from error
+        raise UserError(f"{folder}: this checkpoint cannot be read ({reason})") from error
     return card, tensors
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the trained backbone by their names in it. Raises ValueError where there are none."""
+    saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in saved)), None)
+    if prefix is None:
+        raise ValueError("it holds no backbone")
+    tensors = {
+        name: torch.empty(found.size, dtype=found.properties.dtype)
+        for name, found in saved.items()
+        if name.startswith(prefix) and isinstance(found, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns that there is only one process, which is intended
+        dcp.load(tensors, checkpoint_id=folder)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Hugging Face's Dinov2Model, Dinov2WithRegistersModel and ViTModel (DINO), to our ViT and back."""
+"""Converts Hugging Face's Dinov2Model, Dinov2WithRegistersModel and ViTModel (DINO) to our ViT, and back."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.models.vit import SwiGLU, ViT
 from dinolab.options import Model
+from dinolab.pixels import RGB, Pixels
 from dinolab.weights.meta import LAYERSCALE, size_or_shape
 from dinolab.weights.tensors import fit
 
-RENAMES = {  # ours -> theirs; of the blocks, what the two families share
+RENAMES = {  # our names to theirs, as far as the two families share them
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "pos_embed": "embeddings.position_embeddings",
     "cls_token": "embeddings.cls_token",
@@ -31,7 +32,7 @@ VIT = RENAMES | {"blocks.": "layers.", "norm1": "layernorm_before", "norm2": "la
 
 
 def their_names(name: str, renames: dict[str, str]) -> list[str]:
-    """Hugging Face's names of the tensors which, one below the other, are ours of this name."""
+    """The names in Hugging Face's models of the tensors that, concatenated, are our tensor `name`."""
     for ours, theirs in renames.items():
         name = name.replace(ours, theirs)
     name = f"layer{name}" if name.startswith("norm.") else name
@@ -42,7 +43,10 @@ def their_names(name: str, renames: dict[str, str]) -> list[str]:
 
 
 def load_huggingface(name: str) -> ViT:
-    """A ViT from a folder or a name on the Hub. Raises UserError where it is not there, or not of our architecture."""
+    """Opens a folder, or a model on the Hub, as our ViT.
+
+    Raises UserError where it cannot be read or downloaded, or has another architecture.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -64,21 +68,54 @@ def load_huggingface(name: str) -> ViT:
         ValueError,
         RuntimeError,
         SafetensorError,
-    ) as error:  # what a missing download, file or network comes out as
+    ) as error:  # these stand for a missing file, download or network
         raise UserError(f"hf:{name}: {' '.join(str(error).split())[:300]}") from error
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
-        raise UserError(f"hf:{name}: missing, or of another shape than config.json says: {'; '.join(wrong)}")
-    return from_huggingface(model, f"hf:{name}")
+        raise UserError(f"hf:{name}: tensors are missing, or their shape differs from config.json: {'; '.join(wrong)}")
+    return from_huggingface(model, f"hf:{name}", read_pixels(name, config.num_channels))
 
 
-def from_huggingface(model: Any, where: str) -> ViT:
-    """Our ViT with the weights of a Hugging Face model of the three families. Raises UserError for variants we do not have."""
+def read_pixels(name: str, channels: int) -> Pixels:
+    """The mean and deviation in a model's preprocessor_config.json; ImageNet's where an RGB model comes without that file.
+
+    Raises UserError where the file is missing or does not fit a model with other channels.
+    """
+    import transformers
+
+    try:
+        content, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
+    except (OSError, ValueError):  # there is no such file
+        content = {}
+    mean, deviation = (
+        content.get(key, usual) for key, usual in (("image_mean", RGB.mean), ("image_std", RGB.deviation))
+    )
+    if not content.get("do_normalize", True):
+        mean, deviation = (0.0,) * channels, (1.0,) * channels
+    try:
+        return Pixels(channels, mean=tuple(mean), deviation=tuple(deviation))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"hf:{name}: its preprocessor_config.json is missing or does not fit the model ({error})"
+        ) from error
+
+
+def from_huggingface(model: Any, where: str, pixels: Pixels = RGB) -> ViT:
+    """Our ViT with the weights of a Hugging Face model.
+
+    Args:
+        model: of one of the three families.
+        where: its name, for messages.
+        pixels: the pixels that it takes.
+
+    Raises:
+        UserError: the model has a variant of the architecture that our ViT does not have.
+    """
     config, theirs = model.config, model.state_dict()
     dinov2 = config.model_type != "vit"
     if not isinstance(config.image_size, int) or not isinstance(config.patch_size, int) or config.hidden_act != "gelu":
         sizes = f"images of {config.image_size} and patches of {config.patch_size}"
-        raise UserError(f"{where}: {sizes} with {config.hidden_act}; dinolab has square ones, with gelu")
+        raise UserError(f"{where}: {sizes} with {config.hidden_act}; dinolab has only square ones, with gelu")
     cfg = Model(
         **size_or_shape(config.hidden_size, config.num_hidden_layers, config.num_attention_heads),
         patch_size=config.patch_size,
@@ -88,19 +125,23 @@ def from_huggingface(model: Any, where: str) -> ViT:
         antialias=config.model_type == "dinov2_with_registers",
     )
     with torch.device("meta"):
-        vit = ViT(cfg, config.image_size)
-    tensors = {"mask_token": torch.zeros(1, vit.dim)}  # where they have none, none is used
+        vit = ViT(cfg, config.image_size, pixels=pixels)
+    tensors = {"mask_token": torch.zeros(1, vit.dim)}  # a model without one does not use it
     for name in vit.state_dict():
         parts = their_names(name, DINOV2 if dinov2 else VIT)
         if all(part in theirs for part in parts):
             tensors[name] = torch.cat([theirs.pop(part) for part in parts])
-    theirs.pop("embeddings.register_tokens", None)  # of no registers
-    fit(vit, tensors | theirs, f"{where} is not quite our ViT")
+    theirs.pop("embeddings.register_tokens", None)  # it is empty where there are no registers
+    fit(vit, tensors | theirs, f"{where} differs from our ViT")
     return vit
 
 
 def to_huggingface(vit: ViT) -> Any:
-    """A Dinov2Model with our weights, or a Dinov2WithRegistersModel: that one alone has registers and filters positions."""
+    """A Hugging Face model with our weights, in evaluation mode.
+
+    It is a Dinov2WithRegistersModel if our ViT has registers, or filters positions before it shrinks them, since only that one does;
+    else it is a Dinov2Model.
+    """
     from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     first: Any = vit.blocks[0]
@@ -110,6 +151,7 @@ def to_huggingface(vit: ViT) -> Any:
         "num_attention_heads": first.attn.heads,
         "image_size": vit.image_size,
         "patch_size": vit.patch_size,
+        "num_channels": vit.pixels.channels,
         "use_swiglu_ffn": isinstance(first.mlp, SwiGLU),
     }
     model: nn.Module

@@ -1,36 +1,51 @@
-"""Training that goes on from existing weights, and position embeddings for images of another size."""
+"""Training that starts from existing weights, and position embeddings for images of another size."""
 
 from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import resample_positions, shape_of
 from dinolab.options import Model
 from dinolab.weights.load import load
-from dinolab.weights.timm_models import TimmEncoder
 
 
 def start_from(backbone: Backbone, source: str) -> None:
-    """Fill a backbone with the weights of anything that `load` opens as one of ours, positions resampled to its own grid.
+    """Fills a backbone with existing weights. Position embeddings are resampled to its grid.
 
-    It may differ in what changes no weight's meaning: drop_path, init, how positions are resampled, LayerScale's first value.
-    Raises UserError with the options to set where the architectures differ.
+    The two may differ in options that do not change the meaning of a weight: drop_path, init, how positions are resampled, and
+    the first value of LayerScale.
+
+    Args:
+        backbone: of the new run.
+        source: any source that `load` opens as a ViT or ResNet-50 of dinolab.
+
+    Raises:
+        UserError: the architectures differ; the message gives the options to set. Or the images have other channels.
     """
     given = load(source)
-    if isinstance(given, TimmEncoder):
-        raise UserError(f"init.weights={source}: a timm model; training goes on from our own ViT or ResNet-50 alone")
+    if not isinstance(given, BackboneEncoder):
+        raise UserError(
+            f"init.weights={source}: a timm model; training can only start from dinolab's own ViT or ResNet-50"
+        )
     theirs = given.backbone
     words = options_to_change(backbone.cfg, theirs.cfg)
     if words:
         what = f"init.weights={source} is a {theirs.describe()} of another architecture"
-        raise UserError(f"{what}; to go on with it, set {words}")
+        raise UserError(f"{what}; to start from it, set {words}")
+    if theirs.pixels.channels != backbone.pixels.channels:
+        channels = f"{theirs.pixels.channels} channels, the images have {backbone.pixels.channels}"
+        raise UserError(f"init.weights={source} takes images of {channels}; start from other weights")
     backbone.load_state_dict(resized(theirs.state_dict(), theirs.cfg, backbone.image_size))
 
 
 def resized(state: dict[str, Tensor], cfg: Model, image_size: int) -> dict[str, Tensor]:
-    """A state dict, of a backbone or of what holds several, with each `pos_embed` resampled to the grid of another image size.
+    """Resamples the position embeddings in a state dict to the grid of another image size.
 
-    All other tensors are those given.
+    Args:
+        state: of a backbone, or of a module that holds several. Tensors that are not named `pos_embed` are returned as they are.
+        cfg: the architecture of the backbones.
+        image_size: side in pixels.
     """
     side = image_size // cfg.patch_size
     return {
@@ -40,7 +55,7 @@ def resized(state: dict[str, Tensor], cfg: Model, image_size: int) -> dict[str, 
 
 
 def options_to_change(now: Model, then: Model) -> str:
-    """The words, `model.NAME=VALUE ...`, by which `now` gets the architecture of `then`; none where it has it already."""
+    """The words `model.NAME=VALUE ...` that change the architecture of `now` to that of `then`; "" where they are the same."""
     names = ["patch_size", "registers", "ffn"]
     resnet = "resnet50" in (now.size, then.size)
     if now.size != then.size if resnet else shape_of(now) != shape_of(then):

@@ -1,6 +1,7 @@
-"""Weights as Meta published them: DINO (ViT-S and B, patches of 16 and 8; ResNet-50) and DINOv2 (ViT-S to g, with and without registers).
+"""Opens the files that Meta published: DINO (ViT-S and B, patches of 16 and 8; ResNet-50) and DINOv2 (ViT-S to g, with and without
+registers).
 
-The files name no architecture; it follows from the tensors' shapes. Their parameter names are our ViT's.
+The files do not name their architecture, so it is inferred from the shapes of the tensors. Parameter names are those of our ViT.
 """
 
 import math
@@ -18,27 +19,27 @@ from dinolab.models.vit import SIZES
 from dinolab.options import Model
 from dinolab.weights.tensors import fit, read_backbone
 
-HEAD_WIDTH = 64  # of every published model; shapes do not show the number of heads
+HEAD_WIDTH = 64  # of every published model; the number of heads cannot be seen in shapes
 LAYERSCALE = 1e-5  # its initial value in DINOv2, where the file has one
-OFFSET = 0.1  # patches by which DINO's and DINOv2's code takes a grid for larger when it resamples positions
+OFFSET = 0.1  # patches that the code of DINO and DINOv2 adds to the size of a grid when it resamples positions
 
 
 def load_published(path: Path) -> Backbone:
-    """The network of an official file: the backbone alone, or a whole training checkpoint. Raises UserError where it is neither."""
+    """Opens an official file, which holds a backbone or a whole training checkpoint. Raises UserError for any other content."""
     tensors = {_unchunked(name): tensor for name, tensor in read_backbone(path).items()}
     cfg, image_size = architecture(tensors, path)
     with torch.device("meta"):
         backbone = make_backbone(cfg, image_size)
     if cfg.size == "resnet50":
-        fit(backbone, tensors, f"{path} is not quite DINO's ResNet-50 (of another network say timm:NAME={path})")
+        fit(backbone, tensors, f"{path} differs from DINO's ResNet-50 (for another network write timm:NAME={path})")
     else:
-        tensors.setdefault("mask_token", torch.zeros(1, backbone.dim))  # DINO has none, and without masks none is used
-        fit(backbone, tensors, f"{path} is not quite a DINO or DINOv2 backbone")
+        tensors.setdefault("mask_token", torch.zeros(1, backbone.dim))  # DINO has none; without masks it is not used
+        fit(backbone, tensors, f"{path} differs from the backbones of DINO and DINOv2")
     return backbone
 
 
 def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]:
-    """The architecture that tensors of these names and shapes belong to, and its image size. Raises UserError if it is none of ours."""
+    """The architecture and the image size that belong to tensors of these names and shapes. Raises UserError where none fits."""
     if "layer1.0.conv1.weight" in tensors:
         return Model(size="resnet50"), 224
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
@@ -60,19 +61,19 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
         registers=registers,
         layerscale=LAYERSCALE if "blocks.0.ls1.gamma" in tensors else 0.0,
         ffn="swiglu" if "blocks.0.mlp.w12.weight" in tensors else "mlp",
-        antialias=registers > 0,  # as published: resampled positions are filtered in models with registers alone
+        antialias=registers > 0,  # as published: only models with registers filter resampled positions
         interpolate_offset=0.0 if registers else OFFSET,
     )
     return cfg, side * patch_size
 
 
 def size_or_shape(dim: int, depth: int, heads: int) -> dict[str, Any]:
-    """The options of `Model` that give this shape: a size by name, where there is one."""
+    """The options of `Model` that give this shape: a named size if there is one, else the three numbers."""
     names = {shape: name for name, shape in SIZES.items()}
     shape = (dim, depth, heads)
     return {"size": names[shape]} if shape in names else dict(zip(("dim", "depth", "heads"), shape))
 
 
 def _unchunked(name: str) -> str:
-    """DINOv2's trainer keeps blocks in chunks, blocks.CHUNK.BLOCK, with BLOCK counted through."""
+    """Removes the chunk from the names blocks.CHUNK.BLOCK of DINOv2's training checkpoints; BLOCK counts through all chunks."""
     return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)

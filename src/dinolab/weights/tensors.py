@@ -1,4 +1,4 @@
-"""Tensors out of files that others wrote, without running anything they hold, and into a model, key by key."""
+"""Reads tensors from files that others wrote, without running code in them, and puts tensors into a model."""
 
 import argparse
 import pickle
@@ -14,14 +14,20 @@ from torch import Tensor, nn
 
 from dinolab.errors import UserError, some
 
-NAMED = 12  # tensors that a message names; the rest are counted
+NAMED = 12  # tensors that a message names; it counts the others
 
 
 def read_backbone(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a .safetensors, .pth or .pt file: a plain state dict, or a whole training checkpoint of DINO or DINOv2.
+    """Reads the tensors of a backbone from a .safetensors, .pth or .pt file.
 
-    Of a training checkpoint the teacher is taken (without one the student), its heads are left out, and so are the prefixes
-    `module.` and `backbone.`. Raises UserError where the file is missing, broken, or holds more than tensors and plain values.
+    The file holds a plain state dict or a whole training checkpoint of DINO or DINOv2. From a training checkpoint the backbone of
+    the teacher is read, or that of the student if there is no teacher.
+
+    Returns:
+        Tensors by name, without the prefixes `module.` and `backbone.`.
+
+    Raises:
+        UserError: the file is missing or broken, or holds more than tensors and plain values.
     """
     content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
     for key in ("teacher", "student", "model", "state_dict"):
@@ -29,7 +35,7 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise UserError(
-            f"{path}: no tensors by name in it; give a state dict, as torch.save(model.state_dict()) writes it"
+            f"{path}: it holds no tensors with names; give a state dict, as torch.save(model.state_dict()) writes it"
         )
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     if any("backbone." in name for name in tensors):
@@ -38,7 +44,7 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Make `tensors` the module's weights, in fp32. Raises UserError that names every tensor which does not fit."""
+    """Makes `tensors` the weights of a module, in fp32. Raises UserError with the name of every tensor that does not fit."""
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own.keys() - tensors.keys()]
     problems += [f"{name} is unknown" for name in tensors.keys() - own.keys()]

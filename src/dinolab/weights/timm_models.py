@@ -9,35 +9,37 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Encoder, Features, check_images
+from dinolab.models.encoder import Features, check_images, normalise
 from dinolab.models.vit import SwiGLU, ViT
+from dinolab.pixels import Pixels
 from dinolab.weights.tensors import fit, read_backbone
 
 
-class TimmEncoder(Encoder):
-    """A timm model behind the contract of `Encoder`, with the mean and standard deviation it was trained with.
+class TimmEncoder(nn.Module):
+    """An `Encoder` around a model of timm, with the mean and standard deviation that it was trained with.
 
-    Without a class token, `cls` is what the model pools its last feature map to, `patches` is that map, and there is neither
-    attention nor any layer but the last.
+    If it has no class token, `cls` is its pooled last feature map and `patches` is that map.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, model: Any, info: dict[str, Any]):
-        nn.Module.__init__(self)  # there is no ViT of ours
+        super().__init__()
         from timm.data import resolve_model_data_config
 
         data = resolve_model_data_config(model)
-        self.model, self.info = model, info
-        self.dim, self.image_size = model.num_features, data["input_size"][-1]
-        self.patch_size = model.feature_info[-1]["reduction"]
-        self.register_buffer("mean", torch.tensor(data["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(data["std"]).view(3, 1, 1), persistent=False)
+        self.model = model
+        self.info: dict[str, Any] = info
+        self.dim: int = model.num_features
+        self.image_size: int = data["input_size"][-1]
+        self.patch_size: int = model.feature_info[-1]["reduction"]
+        self.pixels = Pixels(data["input_size"][0], mean=tuple(data["mean"]), deviation=tuple(data["std"]))
         self.has_class_token = getattr(model, "cls_token", None) is not None
 
+    def forward(self, images: Tensor) -> Features:
+        """See `Encoder.__call__`."""
+        return self.layers(images, 1)[0]
+
     def layers(self, images: Tensor, n: int) -> list[Features]:
-        """The features after each of the last n blocks, first to last, through the final norm."""
+        """See `Encoder.layers`."""
         x = self._prepare(images)
         if self.has_class_token:
             found = self._run(
@@ -45,15 +47,14 @@ class TimmEncoder(Encoder):
             )
             return [Features(prefix[:, 0], prefix[:, 1:], patches.permute(0, 2, 3, 1)) for patches, prefix in found]
         if n > 1:
-            raise UserError(
-                f"{self.info['source']} has no class token: its last layer alone can be had, not the last {n}"
-            )
+            source = self.info["source"]
+            raise UserError(f"{source} has no class token: only its last layer has features, not the last {n}")
         last, (patches,) = self._run(x, indices=1, norm=True)
         cls = self.model.forward_head(last, pre_logits=True)
         return [Features(cls, cls.new_empty(len(cls), 0, self.dim), patches.permute(0, 2, 3, 1))]
 
     def attention(self, images: Tensor) -> Tensor:
-        """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w)."""
+        """See `Encoder.attention`."""
         attn: Any = self.model.blocks[-1].attn if self.has_class_token else None
         if not hasattr(attn, "attn_drop") or not hasattr(attn, "fused_attn"):
             raise UserError(f"{self.info['source']} has no attention of a class token to show")
@@ -68,31 +69,36 @@ class TimmEncoder(Encoder):
         return weights[0]
 
     def _prepare(self, images: Tensor) -> Tensor:
-        check_images(images)
+        check_images(images, self.pixels)
         if min(images.shape[-2:]) < self.patch_size:
             raise UserError(
                 f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"
             )
-        x = images.to(self.mean.device)
-        if hasattr(self.model, "patch_embed"):  # the remainder at the right or bottom is not seen, as in our ViT
+        weight = next(self.model.parameters())
+        x = images.to(weight.device)
+        if hasattr(self.model, "patch_embed"):  # the remainder at the bottom or right is left out, as in our ViT
             h, w = (side // self.patch_size * self.patch_size for side in x.shape[-2:])
             x = x[..., :h, :w]
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        return (x - self.mean) / self.std
+        x = x.float() if x.is_floating_point() else x
+        return normalise(x, self.pixels).to(weight.dtype)
 
     def _run(self, x: Tensor, **options: Any) -> Any:
         try:
             return self.model.forward_intermediates(x, **options)
-        except AssertionError as error:  # models whose windows or positions are of one size
+        except AssertionError as error:  # models whose windows or positions have a fixed size
             raise UserError(
                 f"{self.info['source']} does not take images of {tuple(x.shape[-2:])} pixels: {error}"
             ) from error
 
 
 def load_timm(name: str) -> TimmEncoder:
-    """`NAME`, with timm's own weights, downloaded or cached; `NAME=FILE` with those of a file in timm's layout.
+    """Opens a model of timm.
 
-    Raises UserError where timm is not installed, has no such model, or the weights are not to be had or do not fit.
+    Args:
+        name: `NAME` for timm's own weights, downloaded or cached, or `NAME=FILE` for those of a file with timm's parameter names.
+
+    Raises:
+        UserError: timm is not installed or has no such model, or the weights cannot be found or do not fit.
     """
     try:
         import timm
@@ -104,14 +110,14 @@ def load_timm(name: str) -> TimmEncoder:
     try:
         try:
             model = timm.create_model(name, dynamic_img_size=True, **options)
-        except TypeError:  # a network that has no such option: convolutions take any size
+        except TypeError:  # a convolutional network, which has no such option and takes any size
             model = timm.create_model(name, **options)
     except (
         OSError,
         ValueError,
         RuntimeError,
         SafetensorError,
-    ) as error:  # what a missing model, download or network comes out as
+    ) as error:  # these stand for a missing model, download or network
         raise UserError(f"timm:{name}: {' '.join(str(error).split())[:300]}") from error
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
@@ -123,14 +129,21 @@ def load_timm(name: str) -> TimmEncoder:
 
 
 def to_timm(vit: ViT) -> Any:
-    """timm's VisionTransformer, as for DINOv2, with our weights. It filters positions when it resamples them (`antialias`)."""
+    """timm's VisionTransformer with our weights, in evaluation mode.
+
+    It has the options of timm's DINOv2 models, which filter position embeddings before they shrink them (`model.antialias`).
+    """
     import timm
 
     first: Any = vit.blocks[0]
     swiglu = isinstance(first.mlp, SwiGLU)
     width = 2 * first.mlp.w3.in_features if swiglu else first.mlp.fc1.out_features
+    pixels = vit.pixels
+    size = (pixels.channels, vit.image_size, vit.image_size)
     model = timm.create_model(
-        "vit_giant_patch14_dinov2" if swiglu else "vit_small_patch14_dinov2",  # whose feed-forward networks these are
+        "vit_giant_patch14_dinov2" if swiglu else "vit_small_patch14_dinov2",  # for their feed-forward networks
+        pretrained_cfg_overlay={"input_size": size, "mean": pixels.mean, "std": pixels.deviation},
+        in_chans=pixels.channels,
         img_size=vit.image_size,
         patch_size=vit.patch_size,
         embed_dim=vit.dim,
@@ -149,6 +162,6 @@ def to_timm(vit: ViT) -> Any:
         tensors[name] = tensor.detach().cpu().float()
     position, tensors["pos_embed"] = tensors["pos_embed"].split([1, vit.pos_embed.shape[1] - 1], dim=1)
     tensors["cls_token"] = tensors["cls_token"] + position
-    del tensors["mask_token"]  # of training alone
+    del tensors["mask_token"]  # only training uses it
     model.load_state_dict(tensors)
     return model.eval()
