@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from dinolab.bench.attention import parse_model
-from dinolab.cli.evaluate import feature_options, sides
 from dinolab.data.sources import open_source, subset
 from dinolab.features.extract import extract
+from dinolab.features.inputs import extraction_arguments
+from dinolab.features.options import FeatureOptions
 from dinolab.machine import environment
 from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
@@ -45,24 +46,19 @@ def main() -> None:
     args.add_argument("--rounds", type=int, default=3)
     args.add_argument("--model", default="small/16")
     args.add_argument("--encoder")
-    args.add_argument("--size", type=sides, default=224)
+    args.add_argument("--size", default="224")
     args.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args.add_argument("--device", default="auto")
-    args.add_argument("--workers", type=int)
+    args.add_argument("--workers", type=int, default=-1)
     args.add_argument("--out", type=Path, default=Path("docs/results/extract.json"))
     given = args.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.cache = None
-    options = feature_options(given) | {
-        "cache": None,
-        "progress": False,
-    }  # by default as many workers as `dinolab eval`
-    device, size = options["device"], options["size"]
-
     encoder = load(given.encoder) if given.encoder else BackboneEncoder(ViT(parse_model(given.model), 224))
+    how = FeatureOptions(given.size, given.precision, given.device, given.workers, cache="none")
+    options = extraction_arguments(encoder, how, progress=False)  # by default as many workers as `dinolab eval`
+    device, (height, width) = options["device"], options["size"]
     encoder.to(device)
     photos = subset(open_source(given.photos, option="--photos"), given.images, seed=0)
-    height, width = (size, size) if isinstance(size, int) else size
     images = torch.randint(0, 256, (BATCH, 3, height, width), dtype=torch.uint8, device=device)
     bare = partial(forward_all, encoder, images, len(photos), given.precision)
     whole = partial(extract, encoder, photos, **options)

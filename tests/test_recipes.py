@@ -95,6 +95,8 @@ def test_mistakes_in_files_are_named(tmp_path: Path, text: str, message: str) ->
 
 
 def test_a_missing_file_names_the_recipes() -> None:
+    with pytest.raises(UserError, match=r"distil: no such config file; did you mean distill\?"):
+        load_config("distil")
     with pytest.raises(UserError, match=r"nothing\.yaml: no such config file; dinolab's own are .*dinov2_vits8"):
         load_config("nothing.yaml")
 

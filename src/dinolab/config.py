@@ -5,7 +5,6 @@ This is the only file that imports OmegaConf. Order of precedence, lowest first:
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dinolab.errors import UserError
-from dinolab.options import default_of, in_words, options
+from dinolab.errors import UserError, nearest
+from dinolab.options import default_of, options, range_in_words, takes
 
 T = TypeVar("T")
 UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
@@ -51,8 +50,10 @@ def read_options(
             merged = OmegaConf.merge(merged, nested(key, value))
         made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise UserError(f"{key}{str(error).splitlines()[0]}") from error
+        key = (getattr(error, "full_key", None) or "").partition("[")[0]
+        found = dict(options(schema)).get(key)
+        needed = f"takes {takes(found)} ({str(error).splitlines()[0]})" if found else str(error).splitlines()[0]
+        raise UserError(f"{key}: {needed}" if key else needed) from error
     if check:
         check_options(made)
     return made  # type: ignore[return-value]
@@ -86,8 +87,10 @@ def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:
     kind = known[key].type
     if kind is str:  # YAML would make 7 of a folder 007
         return key, value
-    if get_args(kind) == (str,) and not value.startswith("["):
-        return key, value.split(",") if value else []
+    if get_args(kind) and not value.startswith("["):
+        if get_args(kind) == (str,):
+            return key, value.split(",") if value else []
+        value = f"[{value}]"
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -139,10 +142,9 @@ def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
     for key, value in flatten(tree).items():
         if key in known or (key in sections and value is None):
             continue
-        near = difflib.get_close_matches(key, known, 1, 0.5) or [
-            n for n in known if n.split(".")[-1] == key.split(".")[-1]
-        ]
-        hint = f"did you mean {near[0]}?" if near else f"see {see}"
+        ends_alike = (name for name in known if name.split(".")[-1] == key.split(".")[-1])
+        near = nearest(key, known) or next(ends_alike, "")
+        hint = f"did you mean {near}?" if near else f"see {see}"
         raise UserError(f"{where}: there is no option {key}; {hint}")
 
 
@@ -164,12 +166,21 @@ def parse_size(text: str, option: str) -> tuple[int, int] | None:
     return int(numbers[0]), int(numbers[-1])
 
 
+def parse_bytes(text: str, option: str) -> int:
+    """Number of bytes from "500M", "1G" or plain digits; K, M and G are powers of 1000."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    number = int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]] if match else 0
+    if not number:
+        raise UserError(f"{option}={text}: not a number of bytes; write 500M or 1G")
+    return number
+
+
 def check_options(values: Any) -> None:
     """Raises UserError for a value of a single option that is out of its range or not among its choices."""
     found = flatten(to_dict(values))
     for name, f in options(type(values)):
         value, default = found[name], default_of(f)
-        low, high, choices = (f.metadata.get(key) for key in ("low", "high", "choices"))
+        choices = f.metadata.get("choices")
         several = isinstance(value, list)
         if several and default and not isinstance(default[0], str) and len(value) != len(default):
             raise UserError(f"{name}={value}: takes {len(default)} numbers, like {default}")
@@ -180,10 +191,15 @@ def check_options(values: Any) -> None:
         for one in value if several else [value]:
             if choices and one not in choices:
                 raise UserError(f"{name}={one}: one of {', '.join(choices)}")
-            if low is not None and high is not None and not low <= one <= high:
-                raise UserError(f"{name}={one}: out of range, {in_words(low)} to {in_words(high)}")
+            if not is_within(one, f.metadata.get("low"), f.metadata.get("high")):
+                raise UserError(f"{name}={one}: out of range, {range_in_words(f)}")
         if check := f.metadata.get("check"):
             check(value, name)
+
+
+def is_within(number: Any, low: float | None, high: float | None) -> bool:
+    """Whether a number is within the limits; a number that is not finite is within none."""
+    return (low is None or number >= low) and (high is None or number <= high)
 
 
 def as_word(value: Any) -> str:

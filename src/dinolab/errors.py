@@ -1,6 +1,7 @@
 """The exceptions for mistakes a user can mend, and for processes that are gone; and parts of messages."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -12,6 +13,11 @@ class UserError(Exception):
 
 class LostContact(UserError):
     """Another process of the run is gone. Threads may still wait for it: the process had better not wait for them."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name that is most like a mistyped one; empty where none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), "")
 
 
 def some(things: Sequence[str], most: int, between: str = "; ") -> str:

@@ -7,7 +7,7 @@ A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whol
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 
 def option(
@@ -23,7 +23,7 @@ def option(
 
     Args:
         default: its type is the option's type: bool, int, float, str, or a list of these.
-        low, high: smallest and largest number; of a list, of each of its numbers.
+        low, high: smallest and largest number, either may be None; of a list, of each of its numbers.
         choices: the texts it takes; of a list, each of its texts.
         required: an empty text is refused.
         check: a function that is called with the value and the option's name, and raises UserError.
@@ -55,6 +55,30 @@ def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield prefix + f.name, f
         elif dataclasses.is_dataclass(f.type):
             yield from options(f.type, f"{prefix}{f.name}.")
+
+
+def range_in_words(f: dataclasses.Field) -> str:
+    """The numbers an option takes: "0 to 1", "1 or more", "up to 10"; empty where there are no limits."""
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    if low is None:
+        return "" if high is None else f"up to {in_words(high)}"
+    return f"{in_words(low)} or more" if high is None else f"{in_words(low)} to {in_words(high)}"
+
+
+def takes(f: dataclasses.Field) -> str:
+    """The values of an option in words."""
+    if f.metadata.get("duration"):
+        return 'a length of training: "10 epochs", "500 steps", or "10%" of the whole run'
+    if choices := f.metadata.get("choices"):
+        return f"{'some' if get_args(f.type) else 'one'} of {', '.join(choices)}"
+    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    inner = next(iter(get_args(f.type)), None)
+    many = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner, "values") if inner else ""
+    default = default_of(f)
+    count = f"{len(default)} " if many and default and inner is not str else ""
+    text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
+    limits = range_in_words(f)
+    return f"{text}: {limits}" if limits else text
 
 
 def in_words(number: float) -> str:
@@ -257,16 +281,3 @@ class Config:
     highres: Highres = section(Highres, "a last phase with larger crops")
     eval: Eval = section(Eval, "k-NN accuracy while training")
     run: Run = section(Run, "folder, device, speed, log, checkpoints")
-
-
-def option_lines() -> list[str]:
-    """A line for each option: name, default, what it is, what it takes."""
-    lines = []
-    for name, f in options(Config):
-        takes = ""
-        if f.metadata.get("choices"):
-            takes = f" ({', '.join(f.metadata['choices'])})"
-        elif f.metadata.get("low") is not None:
-            takes = f" ({in_words(f.metadata['low'])} to {in_words(f.metadata['high'])})"
-        lines.append(f"  {name}={default_of(f)}\n      {f.metadata['help']}{takes}")
-    return lines

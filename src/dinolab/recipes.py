@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.config import check_options, flatten, nested, parse_duration, read_options, read_yaml, to_dict, write_yaml
-from dinolab.errors import UserError
+from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
 from dinolab.options import Config, options
 
 SEE = "dinolab train --help"
+HERE = Path(__file__).resolve().parent
+FOLDERS = (HERE / "configs", HERE.parents[1] / "configs")  # of the installed package, of a checkout
 Layer = tuple[str, dict[str, Any]]  # where it comes from, and its options
 RENAMED = {"optim.freeze_prototypes": "loss.freeze_prototypes"}  # option in earlier versions: today's name
 
@@ -137,15 +139,19 @@ def without_foreign(layer: dict[str, Any], method: str) -> dict[str, Any]:
 
 def find_recipe(file: str | Path) -> Path:
     """The file itself, or a shipped recipe of that name: configs/ of a checkout, or of the installed package."""
-    here = Path(__file__).resolve().parent
-    folders = [here / "configs", here.parents[1] / "configs"]
     name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
-    shipped = [folder / name for folder in folders] if str(Path(file).parent) in (".", "configs") else []
-    for path in [Path(file), *shipped]:
+    own = [folder / name for folder in FOLDERS] if str(Path(file).parent) in (".", "configs") else []
+    for path in [Path(file), *own]:
         if path.is_file():
             return path
-    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-    raise UserError(f"{file}: no such config file; dinolab's own are {', '.join(known)}")
+    near = nearest(Path(file).name, shipped())
+    hint = f"did you mean {near}? " if near else ""
+    raise UserError(f"{file}: no such config file; {hint}dinolab's own are {', '.join(shipped())}")
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that dinolab ships."""
+    return sorted({path.stem for folder in FOLDERS for path in folder.glob("*.yaml")})
 
 
 def validate(cfg: Config) -> None:

@@ -1,52 +1,65 @@
-"""dinolab VERB [CONFIG.yaml] [key=value ...]
+"""The command line: `dinolab VERB [WHAT] [positionals] [key=value ...]`.
 
-A file for each family of verbs; its `add` describes them to argparse, and what it needs is imported when a verb runs.
+verbs.py lists the verbs, a file for each family describes and runs them; grammar.py parses, help.py explains, completion.py serves shells.
+What a verb needs is imported when it runs.
 """
 
-import argparse
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from dinolab.cli import bench, data, evaluate, export, report, show, train
-from dinolab.cli import job as recipe
+from dinolab.cli.grammar import Family, find, parse, usage
+from dinolab.cli.help import help_text, wants_help
+from dinolab.cli.verbs import ROOT
 from dinolab.errors import LostContact, UserError
 
-WAYS_OUT = {"size": "a smaller --size", "batch_size": "a smaller --batch-size", "device": "another --device"}
+SMALLER = ("size", "batch", "batch_size")  # options that need less memory with a smaller value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 a mistake the user can mend, 128 + signal when stopped by one (the state is saved)."""
+    """Run a command line, by default this process's own.
+
+    Returns:
+        The exit status: 0 when done, 2 for a mistake that the user can mend, 128 + signal when stopped by one (the state is saved).
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    top = parser()
-    args, rest = top.parse_known_args(argv)  # argparse does not take options between positional words
-    if rest and (not hasattr(args, "options") or any(word.startswith("-") for word in rest)):
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.options = [*getattr(args, "options", []), *rest]
+    words = list(sys.argv[1:] if argv is None else argv)
+    known: Sequence[str] = ()
     try:
-        return args.verb(args)
+        if words[:1] == ["--version"]:
+            from importlib.metadata import version
+
+            print(f"dinolab {version('dinolab')}")
+            return 0
+        if not words or wants_help(words):
+            print(help_text(ROOT, words or ["--help"]))
+            return 0
+        place = find(ROOT, words)
+        if isinstance(place.at, Family):
+            members = ", ".join(place.at.members())
+            raise UserError(f"{place.at.noun.upper()} is missing, one of {members}: {usage(place)}")
+        known = list(place.at.own_options)
+        return place.at.run(*parse(place))
     except (UserError, OSError) as error:
         print(f"dinolab: {error}", file=sys.stderr, flush=True)
         if isinstance(error, LostContact):
             os._exit(2)
         return 2
     except RuntimeError as error:
-        from dinolab.errors import reason  # here, for torch comes with it
+        from dinolab.errors import reason
 
         if "out of memory" not in reason(error):
             raise
-        ways = " or ".join(way for name, way in WAYS_OUT.items() if hasattr(args, name))
-        print(f"dinolab: out of memory{ways and ': try '}{ways}", file=sys.stderr, flush=True)
+        print(f"dinolab: out of memory{ways_out(known)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="dinolab", description="Self-supervised vision on your own images.")
-    verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
-    for family in (train, recipe, evaluate, show, report, export, data, bench):
-        family.add(verbs)
-    return top
+def ways_out(names: Sequence[str]) -> str:
+    """Which of a verb's options would need less memory."""
+    ways = [f"a smaller {name}=" for name in SMALLER if name in names]
+    ways += ["another device="] if "device" in names else []
+    return f": try {' or '.join(ways)}" if ways else ""

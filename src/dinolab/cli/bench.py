@@ -1,71 +1,90 @@
 """dinolab bench attention, throughput, step and data."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dinolab.cli.parse import at_least, seconds, split_config
-
-
-def add(verbs: Any) -> None:
-    bench = verbs.add_parser("bench", help="measure speed and memory on this machine")
-    whats = bench.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
-    about = {
-        "attention": "FlashAttention on and off, in whole ViTs by image size",
-        "throughput": "inference by architecture and patch size",
-        "step": "a whole training step, with one thing changed at a time",
-        "data": "reading, decoding, multi-crop and the whole loader on your images",
-    }
-    attention, throughput, step, data = (whats.add_parser(name, help=h, description=h) for name, h in about.items())
-    for what in (attention, throughput):
-        what.add_argument("--models", nargs="+", metavar="SIZE/PATCH", help="for example small/16")
-        what.add_argument("--batch", type=at_least(1), help="images at once (default: by device)")
-        what.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-        what.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="default auto")
-    attention.add_argument("--sizes", type=at_least(1), nargs="+", help="of images in pixels (default 224 to 518)")
-    attention.add_argument("--backends", nargs="+", metavar="NAME", help="of flash, sdpa, math (default all)")
-    throughput.add_argument("--size", type=at_least(1), default=224, help="of images in pixels (default 224)")
-    data.add_argument("images", metavar="DIR|CSV", help="what data.path takes")
-    for what in (step, data):
-        what.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="as for train (default dinov2_vits16)")
-        what.add_argument("options", nargs="*", metavar="key=value", help="as for train")
-    attention.set_defaults(verb=run_bench_attention)
-    throughput.set_defaults(verb=run_bench_throughput)
-    step.set_defaults(verb=run_bench_step)
-    data.set_defaults(verb=run_bench_data)
-    for what in (attention, throughput, step, data):
-        what.add_argument("--seconds", type=seconds, default=2.0, help="that each variant is measured (default 2)")
-        what.add_argument("--out", type=Path, default=Path("runs/bench"), help="results' folder (default runs/bench)")
+from dinolab.cli.grammar import Family, Positional, Verb
+from dinolab.cli.train import CONFIG
+from dinolab.options import option
 
 
-def run_bench_attention(args: argparse.Namespace) -> int:
+@dataclass
+class Bench:
+    seconds: float = option(2.0, "how long each variant is measured, in seconds", 0)
+    out: str = option("runs/bench", "folder for the results")
+
+
+@dataclass
+class Inference(Bench):
+    models: list[str] = option([], "ViTs as SIZE/PATCH, for example small/16,small/8 (empty: the usual ones)")
+    batch: int = option(0, "images at once (0: by device)", 0)
+    device: str = option("auto", "auto, cpu, cuda, mps")
+    precision: str = option("auto", "auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
+
+
+@dataclass
+class Attention(Inference):
+    sizes: list[int] = option([], "sides of the images in pixels, for example 224,448 (empty: 224 to 518)", 1)
+    backends: list[str] = option([], "some of flash, sdpa, math (empty: all)")
+
+
+@dataclass
+class Throughput(Inference):
+    size: int = option(224, "side of the images in pixels", 1)
+
+
+def run_attention(own: Attention) -> int:
     from dinolab.bench.attention import bench
     from dinolab.bench.common import setting
 
-    on = setting(args.device, args.precision, args.seconds)
-    bench(args.models, args.sizes, args.batch, args.backends, on, args.out)
+    on = setting(own.device, own.precision, own.seconds)
+    bench(own.models, own.sizes, own.batch or None, own.backends, on, Path(own.out))
     return 0
 
 
-def run_bench_throughput(args: argparse.Namespace) -> int:
+def run_throughput(own: Throughput) -> int:
     from dinolab.bench.common import setting
     from dinolab.bench.throughput import bench
 
-    bench(args.models, args.size, args.batch, setting(args.device, args.precision, args.seconds), args.out)
+    on = setting(own.device, own.precision, own.seconds)
+    bench(own.models, own.size, own.batch or None, on, Path(own.out))
     return 0
 
 
-def run_bench_step(args: argparse.Namespace) -> int:
+def run_step(config: str | None, own: Bench, words: Sequence[str]) -> int:
     from dinolab.bench.step import bench
 
-    options = split_config(args)
-    bench(args.config, options, args.seconds, args.out)
+    bench(config, words, own.seconds, Path(own.out))
     return 0
 
 
-def run_bench_data(args: argparse.Namespace) -> int:
+def run_data(images: str, config: str | None, own: Bench, words: Sequence[str]) -> int:
     from dinolab.bench.data import bench
 
-    options = split_config(args)
-    bench(args.images, args.config, options, args.seconds, args.out)
+    bench(images, config, words, own.seconds, Path(own.out))
     return 0
+
+
+RECIPE = Positional("CONFIG", f"{CONFIG.help} (default dinov2_vits16)", required=False)
+
+BENCHMARKS = {
+    "attention": Verb("attention kernels compared in whole ViTs, by image size", run_attention, options=(Attention,)),
+    "throughput": Verb("inference speed by architecture and patch size", run_throughput, options=(Throughput,)),
+    "step": Verb(
+        "a whole training step, with one thing changed at a time",
+        run_step,
+        positionals=(RECIPE,),
+        options=(Bench,),
+        training=True,
+    ),
+    "data": Verb(
+        "reading, decoding, multi-crop and the whole loader on your images",
+        run_data,
+        positionals=(Positional("IMAGES", "images, as data.path takes them"), RECIPE),
+        options=(Bench,),
+        training=True,
+    ),
+}
+
+BENCH = Family("measure speed and memory on this machine", lambda: BENCHMARKS, "benchmark")

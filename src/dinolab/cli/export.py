@@ -1,26 +1,31 @@
 """dinolab export."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from dinolab.cli.grammar import Positional, Verb
+from dinolab.options import option
 
 
-def add(verbs: Any) -> None:
-    export = verbs.add_parser(
-        "export",
-        help="weights for Hugging Face, timm or ONNX, or as safetensors",
-        description="Writes a model for another library, reloads it, compares its features with ours, and adds a model card.",
-    )
-    export.add_argument("source", metavar="RUN_OR_MODEL", help="a run's folder, an official .pth file, or hf:NAME")
-    targets = ("safetensors", "huggingface", "timm", "onnx")
-    export.add_argument("--to", required=True, choices=targets, help="the library that is to load it")
-    export.add_argument("--out", type=Path, default=None, metavar="DIR", help="a new folder (default: NAME-TO, here)")
-    export.set_defaults(verb=run_export)
+@dataclass
+class Export:
+    to: str = option("", "library or format", choices=("safetensors", "huggingface", "timm", "onnx"), required=True)
+    out: str = option("", "folder to create (empty: NAME-TO, in the current folder)")
 
 
-def run_export(args: argparse.Namespace) -> int:
+def run_export(model: str, own: Export) -> int:
     from dinolab.export import export
 
-    folder, check = export(args.source, args.to, args.out)
+    folder, check = export(model, own.to, Path(own.out) if own.out else None)
     print(f"{folder}: {check}")
     return 0
+
+
+EXPORT = Verb(
+    "write weights for Hugging Face, timm or ONNX, or as safetensors",
+    run_export,
+    about="Write a model for another library, load it there, compare its features with dinolab's, and add a model card.",
+    positionals=(Positional("RUN_OR_MODEL", "a run's folder, an official .pth file, or hf:NAME"),),
+    options=(Export,),
+    examples=("export runs/photos to=timm",),
+)

@@ -1,52 +1,42 @@
-"""dinolab recipe."""
+"""dinolab job har."""
 
-import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.cli.train import run_until_stopped
+from dinolab.options import option
 
-WORDS = ("data", "out", "scale", "official", "clip")
+STAGES = ("train", "baselines", "evaluate", "speed", "video", "report")  # of dinolab.jobs, which imports torch
 
 
-def add(verbs: Any) -> None:
-    recipe = verbs.add_parser(
-        "recipe",
-        help="a whole job: Human Action Recognition from images to report and video",
-        description="Train DINOv2 on Human Action Recognition, evaluate it beside its baselines, measure speed, and write the demo "
-        "video and the report. The same command again goes on where it stopped; what is done is not done again.",
-        epilog="""words:
-  data=PATH       the set as downloaded from Kaggle (a folder or a zip), or a Hugging Face copy (a folder, or hf:NAME)
-  out=DIR         the job's folder (default runs/har)
-  scale=SCALE     smoke (8 minutes on 2 CPU cores), small, or full (ViT-S/8 at 224 pixels on a GPU; the default)
-  official=FILE   DINOv2 weights as Meta published them, evaluated beside
-  clip=FILE       video or folder of images for the demo video (default: test images of all classes)
-  KEY=VALUE       any option of dinolab train, over configs/har_SCALE.yaml
-stages (default: all):
-  train baselines evaluate speed video report""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass
+class Har:
+    data: str = option(
+        "",
+        "the data set: a folder or zip as downloaded from Kaggle, or a Hugging Face copy (a folder, or hf:NAME)",
+        required=True,
     )
-    recipe.add_argument("name", choices=("har",), help="har: Human Action Recognition")
-    recipe.add_argument("options", nargs="*", metavar="WORD|STAGE", help="key=value, and names of stages")
-    recipe.set_defaults(verb=run_recipe)
+    out: str = option("runs/har", "the job's folder")
+    scale: str = option(
+        "full",
+        "smoke: 8 minutes on 2 CPU cores; full: ViT-S/8 at 224 pixels on a GPU",
+        choices=("smoke", "small", "full"),
+    )
+    official: str = option("", "file of DINOv2 weights as published, evaluated beside the run")
+    clip: str = option("", "video or folder of images for the demo video (empty: test images of all classes)")
 
 
-def run_recipe(args: argparse.Namespace) -> int:
-    from dinolab.jobs import recipe
+def run_har(stages: list[str], own: Har, words: Sequence[str]) -> int:
+    from dinolab.jobs import run_job
     from dinolab.jobs.table import print_table
 
-    own, options, stages = {"data": ""}, [], []
-    for word in args.options:
-        key, equals, value = word.partition("=")
-        if not equals:
-            stages.append(word)
-        elif key in WORDS:
-            own[key] = value
-        else:
-            options.append(word)
-
     def work() -> None:
-        out = recipe(**own, stages=stages, options=options, progress=sys.stderr.isatty())
+        out = run_job(
+            own.data, own.out, own.scale, stages, official=own.official, clip=own.clip, options=words,
+            progress=sys.stderr.isatty(),
+        )  # fmt: skip
         if (out / "eval" / "all" / "all.json").is_file():
             print_table(out)
         made = [str(out / name) for name in ("report.html", "video.mp4") if (out / name).is_file()]
@@ -55,5 +45,22 @@ def run_recipe(args: argparse.Namespace) -> int:
     try:
         return run_until_stopped(work)
     except KeyboardInterrupt:  # outside of a training
-        print("dinolab: stopped. Finished stages are kept; the same command goes on from there.", file=sys.stderr)
+        print("dinolab: stopped. Finished stages are kept; the same command continues from there.", file=sys.stderr)
         raise
+
+
+HAR = Verb(
+    "Human Action Recognition: training, baselines, evaluation, speed, video, report",
+    run_har,
+    about="Train DINOv2 on Human Action Recognition, evaluate it beside its baselines, measure speed, and write the demo video and the "
+    "report. The same command again continues where it stopped; finished stages are not repeated. Training options override the "
+    "recipe har_SCALE.",
+    positionals=(
+        Positional("STAGE", f"some of {', '.join(STAGES)} (default all)", required=False, several=True, choices=STAGES),
+    ),
+    options=(Har,),
+    training=True,
+    examples=("job har data=archive.zip scale=smoke", "job har data=archive.zip out=runs/har evaluate report"),
+)
+
+JOB = Family("a whole job, from images to report and video, by one command that resumes", lambda: {"har": HAR}, "job")

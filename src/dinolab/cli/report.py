@@ -1,33 +1,39 @@
 """dinolab report."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError
+from dinolab.options import option
 
 
-def add(verbs: Any) -> None:
-    report = verbs.add_parser(
-        "report",
-        help="one page of all that a run's folder holds, or of two runs side by side",
-        description="Write one self-contained HTML page: data, configuration, curves, evaluations beside published figures, "
-        "confusions, pictures of what was learned, speed, environment, commands. What a run lacks is left out.",
-    )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or two")
-    report.add_argument(
-        "--out", type=Path, metavar="FILE.html", help="default report.html in RUN, or report_with_B.html in the first"
-    )
-    report.add_argument(
-        "--no-photos", action="store_true", help="show no image of the data: a page that can be handed on"
-    )
-    report.set_defaults(verb=run_report)
+@dataclass
+class Report:
+    out: str = option("", "HTML file to write (empty: report.html in RUN; with two runs, report_with_OTHER.html)")
+    photos: bool = option(True, "include images of the data; without them the page can be passed on")
 
 
-def run_report(args: argparse.Namespace) -> int:
+def run_report(run: str, other: str | None, own: Report) -> int:
     from dinolab.report import report
 
-    if args.out and args.out.suffix.lower() != ".html":
-        raise UserError(f"--out {args.out}: must end in .html")
-    print(report(args.runs, args.out, photos=not args.no_photos))
+    out = Path(own.out) if own.out else None
+    if out and out.suffix.lower() != ".html":
+        raise UserError(f"out={out}: must end in .html")
+    runs = [Path(folder) for folder in (run, other) if folder]
+    print(report(runs, out, photos=own.photos))
     return 0
+
+
+REPORT = Verb(
+    "one page about a run, or about two runs side by side",
+    run_report,
+    about="Write one self-contained HTML page: data, configuration, curves, evaluations beside published figures, confusions, pictures, "
+    "speed, environment, commands. Parts for which the run has no files are left out.",
+    positionals=(
+        Positional("RUN", "a run's folder"),
+        Positional("OTHER", "folder of a second run, shown beside the first", required=False),
+    ),
+    options=(Report,),
+    examples=("report runs/photos", "report runs/photos runs/other photos=false"),
+)

@@ -1,173 +1,214 @@
 """dinolab show attention, pca, similarity, neighbours, video and action."""
 
-import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinolab.cli.parse import at_least
+from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError
+from dinolab.options import option
 
 MOST_IMAGES = 32  # of a sheet
 MAPS = ("attention", "pca", "similarity")  # that a video can show
+POINT = "point of the first image as X,Y: fractions below 1, or pixels"
 
 
-def add(verbs: Any) -> None:
-    show = verbs.add_parser("show", help="pictures of what a run has learned, on your images")
-    whats = show.add_subparsers(title="pictures", required=True, metavar="WHAT")
-    about = {
-        "attention": "where each head of the last block looks; with --masks, how well that covers the objects",
-        "pca": "patch features as colours, shared by all images",
-        "similarity": "which patches of all images are like one of the first",
-        "neighbours": "the images of --data that are most like each",
-        "video": "one of the first three over a clip, beside it",
-        "action": "a clip beside attention and PCA, with the class that it is taken for over time",
-    }
-    attention, pca, similarity, neighbours, video, action = parsers = [
-        whats.add_parser(name, help=text, description=text) for name, text in about.items()
-    ]
-    for what in parsers:
-        what.add_argument("encoder", metavar="RUN", help="a run's folder")
-    for what in (attention, pca, similarity, neighbours):
-        what.add_argument("images", nargs="+", metavar="IMAGE", help="image files and folders of images")
-        what.set_defaults(verb=run_show)
-    for name, what in zip(about, parsers):
-        ending = ".mp4" if what in (video, action) else ".png"
-        what.add_argument("--out", type=Path, metavar=f"FILE{ending}", help=f"default show_{name}{ending} in RUN")
-        what.add_argument("--size", type=at_least(1), help="short side in pixels that the encoder sees")
-        what.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-        what.set_defaults(what=name, ending=ending)
-    attention.add_argument("--mass", type=share, default=0.6, help="share of attention in the masks (default 0.6)")
-    attention.add_argument(
-        "--masks", type=Path, metavar="DIR", help="true masks, images of the same names, black outside"
-    )
-    neighbours.add_argument(
-        "--data", required=True, metavar="DIR|CSV", help="images to look among; what data.path takes"
-    )
-    neighbours.add_argument("-k", type=at_least(1), default=7, help="neighbours of each image (default 7)")
-    for what in (similarity, video):
-        what.add_argument(
-            "--at", nargs=2, type=float, metavar=("X", "Y"), default=(0.5, 0.5),
-            help="a point of the first image: fractions below 1, or pixels (default 0.5 0.5)",
-        )  # fmt: skip
-    video.add_argument("clip", metavar="CLIP", help="a video file, or a folder of frames")
-    video.add_argument("--what", dest="map", choices=MAPS, default=MAPS[0], help="default attention")
-    video.add_argument("--head", type=at_least(1), help="of attention, from 1 (default: the mean of all)")
-    video.set_defaults(verb=run_video)
-    action.add_argument("clip", metavar="CLIP", help="a video file, or a folder of images, each shown for a second")
-    action.add_argument("--train", required=True, metavar="DIR|CSV", help="labelled images to learn the classes from")
-    action.add_argument("--title", default="", help="of the video (default: the clip's name)")
-    action.set_defaults(verb=run_action, precision="fp32", workers=None, cache=None)  # of the labelled images' features
+@dataclass
+class Picture:
+    out: str = option("", "file to write, a new one (empty: show_WHAT in the run's folder, which is overwritten)")
+    size: int = option(0, "short side in pixels of the images that the encoder gets (0: chosen by the images)", 0)
+    device: str = option("auto", "auto, cpu, cuda, mps")
 
 
-def share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1, as 0.6")
-    return number
+@dataclass
+class Attention(Picture):
+    mass: float = option(0.6, "share of the attention that the predicted masks cover", 0.001, 1)
+    masks: str = option("", "folder of true masks, images of the same names, black outside of the objects")
 
 
-def run_show(args: argparse.Namespace) -> int:
-    from dinolab.visuals.images import (
-        as_fractions,
-        find_images,
-        fit_patches,
-        read_mask,
-        read_picture,
-        spread,
-        usual_size,
-    )
+@dataclass
+class Similarity(Picture):
+    at: list[float] = option([0.5, 0.5], POINT, 0)
 
-    out = choose_out(args)
-    found = find_images(args.images)
+
+@dataclass
+class Neighbours(Picture):
+    data: str = option("", "images to search, as data.path takes them", required=True)
+    k: int = option(7, "number of neighbours of each image", 1)
+
+
+@dataclass
+class Video(Picture):
+    map: str = option(MAPS[0], "what is shown beside the clip", choices=MAPS)
+    head: int = option(0, "attention head, from 1 (0: the mean of all)", 0)
+    at: list[float] = option([0.5, 0.5], f"with map=similarity: {POINT}", 0)
+
+
+@dataclass
+class Action(Picture):
+    train: str = option("", "labelled images to train the classifier on, as data.path takes them", required=True)
+    title: str = option("", "title of the video (empty: the clip's name)")
+
+
+def open_images(images: list[str]) -> list[Any]:
+    from dinolab.visuals.images import find_images, spread
+
+    found = find_images(images)
     shown = spread(found, MOST_IMAGES)
     if len(shown) < len(found):
         print(f"dinolab: {len(shown)} of {len(found):,} images are shown, evenly spaced", file=sys.stderr)
-    encoder = open_encoder(args)
-    if args.what == "neighbours":
-        from dinolab.data.sources import open_source
-        from dinolab.visuals.neighbours import neighbours_sheet
+    return shown
 
-        size = args.size or getattr(encoder, "image_size", 224)
-        source = open_source(args.data, option="--data")
-        neighbours_sheet(encoder, [f.path for f in shown], source, args.k, size, out, sys.stderr.isatty())
-        print(out)
-        return 0
+
+def open_fitted(encoder: Any, shown: Sequence[Any], own: Picture) -> tuple[list[Any], list[Any]]:
+    """The pictures as they are, and as tensors whose sides are multiples of the patch."""
+    from dinolab.visuals.images import fit_patches, read_picture, usual_size
 
     pictures = [read_picture(f.path) for f in shown]
-    size = args.size or usual_size(encoder, pictures[0])
-    images = [fit_patches(p, encoder.patch_size, size, str(f.path)) for f, p in zip(shown, pictures)]
-    if args.what == "attention":
-        from dinolab.visuals.attention import attention_sheet
+    size = own.size or usual_size(encoder, pictures[0])
+    return pictures, [fit_patches(p, encoder.patch_size, size, str(f.path)) for f, p in zip(shown, pictures)]
 
-        masks = [read_mask(f, args.masks) for f in shown] if args.masks else None
-        overlap = attention_sheet(encoder, images, out, args.mass, masks)
-        if overlap:
-            heads = "  ".join(f"{n}: {value:.3f}" for n, value in enumerate(overlap["heads"], 1))
-            print(
-                f"Jaccard index, mean of {len(shown)} images, by head: {heads}; best: head {overlap['best_head'] + 1}"
-            )
-    elif args.what == "pca":
-        from dinolab.visuals.pca import pca_sheet
 
-        pca_sheet(encoder, images, out)
-    else:
-        from dinolab.visuals.similarity import similarity_sheet
+def run_attention(run: str, paths: list[str], own: Attention) -> int:
+    from dinolab.visuals.attention import attention_sheet
+    from dinolab.visuals.images import read_mask
 
-        similarity_sheet(encoder, images, as_fractions(args.at, *pictures[0].shape[:2]), out)
+    out, shown, encoder = choose_out(run, own, "attention", ".png"), open_images(paths), open_encoder(run, own)
+    _, images = open_fitted(encoder, shown, own)
+    masks = [read_mask(f, Path(own.masks)) for f in shown] if own.masks else None
+    overlap = attention_sheet(encoder, images, out, own.mass, masks)
+    if overlap:
+        heads = "  ".join(f"{n}: {value:.3f}" for n, value in enumerate(overlap["heads"], 1))
+        best = overlap["best_head"] + 1
+        print(f"Jaccard index, mean of {len(shown)} images, by head: {heads}; best: head {best}")
     print(out)
     return 0
 
 
-def run_video(args: argparse.Namespace) -> int:
+def run_pca(run: str, paths: list[str], own: Picture) -> int:
+    from dinolab.visuals.pca import pca_sheet
+
+    out, shown, encoder = choose_out(run, own, "pca", ".png"), open_images(paths), open_encoder(run, own)
+    pca_sheet(encoder, open_fitted(encoder, shown, own)[1], out)
+    print(out)
+    return 0
+
+
+def run_similarity(run: str, paths: list[str], own: Similarity) -> int:
+    from dinolab.visuals.images import as_fractions
+    from dinolab.visuals.similarity import similarity_sheet
+
+    out, shown, encoder = choose_out(run, own, "similarity", ".png"), open_images(paths), open_encoder(run, own)
+    pictures, images = open_fitted(encoder, shown, own)
+    similarity_sheet(encoder, images, as_fractions(own.at, *pictures[0].shape[:2]), out)
+    print(out)
+    return 0
+
+
+def run_neighbours(run: str, paths: list[str], own: Neighbours) -> int:
+    from dinolab.data.sources import open_source
+    from dinolab.visuals.neighbours import neighbours_sheet
+
+    out, shown, encoder = choose_out(run, own, "neighbours", ".png"), open_images(paths), open_encoder(run, own)
+    size = own.size or getattr(encoder, "image_size", 224)
+    source = open_source(own.data, option="data")
+    neighbours_sheet(encoder, [f.path for f in shown], source, own.k, size, out, sys.stderr.isatty())
+    print(out)
+    return 0
+
+
+def run_video(run: str, clip: str, own: Video) -> int:
     from dinolab.visuals.video import make_video
 
-    out = choose_out(args)
-    encoder = open_encoder(args)
-    frames = make_video(encoder, Path(args.clip), out, args.map, args.size, args.head, args.at, sys.stderr.isatty())
+    out = choose_out(run, own, "video", ".mp4")
+    encoder, size, head = open_encoder(run, own), own.size or None, own.head or None
+    frames = make_video(encoder, Path(clip), out, own.map, size, head, (own.at[0], own.at[1]), sys.stderr.isatty())
     print(f"{out}: {frames:,} frames")
     return 0
 
 
-def run_action(args: argparse.Namespace) -> int:
-    from dinolab.cli.evaluate import feature_options
+def run_action(run: str, clip: str, own: Action) -> int:
     from dinolab.data.sources import open_source
     from dinolab.evals.logreg import classifier
+    from dinolab.features.inputs import extraction_arguments
+    from dinolab.features.options import FeatureOptions
     from dinolab.visuals.action_video import action_video
     from dinolab.visuals.clip import import_av, open_photos
 
-    out = choose_out(args)
+    out = choose_out(run, own, "action", ".mp4")
     import_av()
-    open_photos(args.clip)  # or say that it is none before the features are computed
-    source = open_source(args.train, need_labels=True, option="--train")
+    open_photos(clip)  # a mistake here is better found before the features are computed
+    source = open_source(own.train, need_labels=True, option="train")
     if len(source.classes) < 2:
-        raise UserError(f"--train {args.train}: images of two classes or more are needed, these are of one")
-    encoder, options = open_encoder(args), feature_options(args)
-    classify = classifier(encoder, source, **options | {"size": args.size or encoder.image_size})
-    frames = action_video(
-        encoder, classify, source.classes, args.clip, out, args.title, args.size, progress=options["progress"]
-    )
+        raise UserError(f"train={own.train}: images of two classes or more are needed, these are of one")
+    encoder, progress = open_encoder(run, own), sys.stderr.isatty()
+    how = FeatureOptions(size=str(own.size or ""), device=own.device)
+    classify = classifier(encoder, source, **extraction_arguments(encoder, how, progress))
+    size = own.size or None
+    frames = action_video(encoder, classify, source.classes, clip, out, own.title, size, progress=progress)
     print(f"{out}: {frames:,} frames")
     return 0
 
 
-def open_encoder(args: argparse.Namespace) -> Any:
+def open_encoder(run: str, own: Picture) -> Any:
     from dinolab.parallel import choose_device
     from dinolab.weights.load import load
 
-    return load(args.encoder).to(choose_device(args.device, "--device "))
+    return load(run).to(choose_device(own.device, "device="))
 
 
-def choose_out(args: argparse.Namespace) -> Path:
-    """What --out names, if it is new; else a name of our own in the run's folder, or here, which is written over."""
-    if args.out is None:
-        run = Path(args.encoder)
-        return (run if run.is_dir() else Path()) / f"show_{args.what}{args.ending}"
-    if args.out.suffix.lower() != args.ending:
-        raise UserError(f"--out {args.out}: must end in {args.ending}")
-    if args.out.exists():
-        raise UserError(f"--out {args.out}: exists already; name another file, or remove it")
-    return args.out
+def choose_out(run: str, own: Picture, what: str, ending: str) -> Path:
+    """The file that out= names, which must be new; by default show_WHAT in the run's folder or here, which is overwritten."""
+    if not own.out:
+        folder = Path(run)
+        return (folder if folder.is_dir() else Path()) / f"show_{what}{ending}"
+    out = Path(own.out)
+    if out.suffix.lower() != ending:
+        raise UserError(f"out={out}: must end in {ending}")
+    if out.exists():
+        raise UserError(f"out={out}: exists already; name another file, or remove it")
+    return out
+
+
+RUN = Positional("RUN", "a run's folder")
+IMAGES = Positional("IMAGE", "image files and folders of images", several=True)
+CLIP = Positional("CLIP", "a video file, or a folder of images")
+
+PICTURES = {
+    "attention": Verb(
+        "the last block's attention, head by head",
+        run_attention,
+        about="Show where each attention head of the last block looks. With masks=, also print how well each head's attention covers "
+        "the objects.",
+        positionals=(RUN, IMAGES),
+        options=(Attention,),
+    ),
+    "pca": Verb(
+        "patch features as colours, by a PCA over all images", run_pca, positionals=(RUN, IMAGES), options=(Picture,)
+    ),
+    "similarity": Verb(
+        "how similar all patches are to one patch of the first image",
+        run_similarity,
+        positionals=(RUN, IMAGES),
+        options=(Similarity,),
+    ),
+    "neighbours": Verb(
+        "the most similar images of a data set",
+        run_neighbours,
+        positionals=(RUN, IMAGES),
+        options=(Neighbours,),
+    ),
+    "video": Verb(
+        "a clip beside its attention, PCA or similarity", run_video, positionals=(RUN, CLIP), options=(Video,)
+    ),
+    "action": Verb(
+        "a clip beside attention and PCA, with the predicted class over time",
+        run_action,
+        positionals=(RUN, CLIP),
+        options=(Action,),
+    ),
+}
+
+SHOW = Family("pictures of what a run has learned, on your images", lambda: PICTURES, "picture")

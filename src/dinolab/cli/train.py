@@ -1,73 +1,54 @@
 """dinolab train, plan and demo."""
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dinolab.cli.parse import at_least, split_config
+from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError
-from dinolab.options import Config, option_lines
-from dinolab.recipes import load_config
+from dinolab.options import Config, option
+
+CONFIG = Positional("CONFIG", "a recipe: a YAML file, or one of dinolab's own by name", required=False)
 
 
-def add(verbs: Any) -> None:
-    train = verbs.add_parser(
-        "train",
-        help="pretrain DINO or DINOv2 on a folder of images; the same command again resumes",
-        description="Pretrain on images. The same command again goes on where the run stopped, exactly.",
-        epilog="options (key=value):\n" + "\n".join(option_lines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    train.add_argument(
-        "config", nargs="?", metavar="CONFIG.yaml", help="a recipe: a file, or one of dinolab's own by name"
-    )
-    train.add_argument("options", nargs="*", metavar="key=value", help="options over the recipe; all are listed below")
-    train.add_argument(
-        "--resume", action="store_true", help="only go on, never start anew; CONFIG may be the run's folder"
-    )
-    train.add_argument("--show-schedules", action="store_true", help="draw the schedules into schedules.png and stop")
-    train.set_defaults(verb=run_train)
-
-    plan = verbs.add_parser(
-        "plan",
-        help="how long a run will take, how much memory, and what holds it up, from a few real steps",
-        description="Take a few real steps, leave nothing behind, and say how long the run will take, how much memory, whether "
-        "the loader or the device is the limit, and what to change. Options are those of train.",
-    )
-    plan.add_argument("config", nargs="?", metavar="CONFIG.yaml", help="as for train")
-    plan.add_argument("options", nargs="*", metavar="key=value", help="as for train; data.path=DIR is needed")
-    plan.add_argument("--steps", type=at_least(1), default=20, help="steps that are measured (default 20)")
-    plan.add_argument("--json", metavar="FILE", type=Path, help="also write all figures into this file")
-    plan.set_defaults(verb=run_plan)
-
-    demo = verbs.add_parser(
-        "demo",
-        help="train on the embedded digit scenes in a few minutes, and say what it learned",
-        description="Train on scenes made of scikit-learn's handwritten digits and print k-NN accuracy on held-out digits "
-        "for raw pixels, the network before training and the network after.",
-    )
-    demo.add_argument("folder", nargs="?", default="runs/demo", help="where everything goes (default runs/demo)")
-    demo.set_defaults(verb=run_demo)
+@dataclass
+class Train:
+    resume: bool = option(False, "only continue a run, never start one; CONFIG may then be the run's folder")
+    show_schedules: bool = option(False, "draw the schedules into schedules.png and stop")
 
 
-def run_train(args: argparse.Namespace) -> int:
-    words = split_config(args)
-    if args.resume and args.config and Path(args.config).is_dir():
-        cfg = load_config(Path(args.config) / "config.yaml", [*words, f"run.dir={args.config}"])
-    else:
-        cfg = load_config(args.config, words)
-    if args.show_schedules:
+@dataclass
+class Plan:
+    steps: int = option(20, "training steps that are measured", 1)
+    json: str = option("", "file that all figures are also written to")
+
+
+def run_train(config: str | None, own: Train, words: Sequence[str]) -> int:
+    cfg = read_config(config, own.resume, words)
+    if own.show_schedules:
         return show_schedules(cfg, Path("schedules.png"))
 
     from dinolab.runs.train import train
 
-    return run_until_stopped(lambda: train(cfg, resume=args.resume))
+    return run_until_stopped(lambda: train(cfg, resume=own.resume))
+
+
+def read_config(config: str | None, resume: bool, words: Sequence[str]) -> Config:
+    """The options of a training from a recipe, or from a run's folder. Raises UserError for any other folder."""
+    from dinolab.recipes import load_config, load_saved_config
+
+    if not config or not Path(config).is_dir():
+        return load_config(config, words)
+    if not resume:
+        raise UserError(
+            f"{config}: CONFIG is a YAML file; write data.path={config} to train on its images, or resume=true to continue a run"
+        )
+    return load_saved_config(Path(config) / "config.yaml", [*words, f"run.dir={config}"])
 
 
 def run_until_stopped(work: Callable[[], object]) -> int:
-    """Do the work; a signal that ends it, with the state saved, becomes the exit status."""
+    """Do the work; a signal that ends it, after the state is saved, becomes the exit status."""
     from dinolab.parallel import rank
     from dinolab.training.loop import Interrupted
 
@@ -75,15 +56,14 @@ def run_until_stopped(work: Callable[[], object]) -> int:
         work()
     except Interrupted as stop:
         if rank() == 0:
-            print(f"dinolab: {stop}; saved. The same command goes on from here.", file=sys.stderr)
+            print(f"dinolab: {stop}; saved. The same command continues from here.", file=sys.stderr)
         return 128 + stop.signum
     return 0
 
 
 def show_schedules(cfg: Config, out: Path) -> int:
-    from dinolab.methods.panels import DINO_PANELS
-    from dinolab.panels import GRADIENT, KNN, SHARED
     from dinolab.runs.build import open_data
+    from dinolab.runs.pictures import panels_of
     from dinolab.training.phases import plan_phases
     from dinolab.visuals.curves import plot_schedules
 
@@ -95,33 +75,66 @@ def show_schedules(cfg: Config, out: Path) -> int:
         for step in range(phase.first, phase.last)
         if step % every == 0 or step == phase.last - 1
     ]
-    plot_schedules(lines, out, (*DINO_PANELS, KNN, GRADIENT, *SHARED))
+    plot_schedules(lines, out, panels_of(cfg))
     print(
         f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
     )
     return 0
 
 
-def run_plan(args: argparse.Namespace) -> int:
+def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
     import json
     from dataclasses import asdict
 
-    from dinolab.plan import advice, plan, words
+    from dinolab.plan import advice, plan
+    from dinolab.plan import words as in_words
+    from dinolab.recipes import load_config
 
-    options = split_config(args)
-    cfg = load_config(args.config, options)
-    if args.json and not args.json.parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
-    made = plan(cfg, args.steps, say=lambda text: print(text, file=sys.stderr))
-    print(words(made))
-    if args.json:
-        args.json.write_text(
-            json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n"
-        )
+    cfg = load_config(config, words)
+    file = Path(own.json)
+    if own.json and not file.parent.is_dir():
+        raise UserError(f"json={file}: there is no folder {file.parent}")
+    made = plan(cfg, own.steps, say=lambda text: print(text, file=sys.stderr))
+    print(in_words(made))
+    if own.json:
+        file.write_text(json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n")
     return 0
 
 
-def run_demo(args: argparse.Namespace) -> int:
+def run_demo(folder: str | None) -> int:
     from dinolab.demo import demo
 
-    return run_until_stopped(lambda: demo(Path(args.folder)))
+    return run_until_stopped(lambda: demo(Path(folder or "runs/demo")))
+
+
+TRAIN = Verb(
+    "train on a folder of images; the same command again resumes",
+    run_train,
+    about="Train an encoder on images. The same command again continues, bit for bit, where the run stopped.",
+    positionals=(CONFIG,),
+    options=(Train,),
+    training=True,
+    examples=(
+        "train dinov2_vits16 data.path=photos run.dir=runs/photos optim.batch_size=32",
+        "train runs/photos resume=true",
+    ),
+)
+
+PLAN = Verb(
+    "predict a run's time, memory and bottleneck from a few real steps",
+    run_plan,
+    about="Take a few real training steps, leave nothing behind, and print how long the run will take, how much memory it needs, "
+    "whether the loader or the device is the bottleneck, and what to change.",
+    positionals=(CONFIG,),
+    options=(Plan,),
+    training=True,
+    examples=("plan dinov2_vits16 data.path=photos steps=40",),
+)
+
+DEMO = Verb(
+    "train on the embedded digit scenes in a few minutes, and print what it gained",
+    run_demo,
+    about="Train on scenes made of scikit-learn's handwritten digits, then print the k-NN accuracy on held-out digits for raw pixels, "
+    "for the network before training and for the network after it.",
+    positionals=(Positional("FOLDER", "where everything is written (default runs/demo)", required=False),),
+)

@@ -1,0 +1,39 @@
+"""The verbs of the command line, in the order of `dinolab --help`."""
+
+from dinolab.cli.bench import BENCH
+from dinolab.cli.completion import COMPLETION
+from dinolab.cli.data import DATA
+from dinolab.cli.evaluate import EMBED, EVAL
+from dinolab.cli.export import EXPORT
+from dinolab.cli.grammar import Family, Verb
+from dinolab.cli.job import JOB
+from dinolab.cli.report import REPORT
+from dinolab.cli.show import SHOW
+from dinolab.cli.train import DEMO, PLAN, TRAIN
+
+VERBS: dict[str, Verb | Family] = {
+    "demo": DEMO,
+    "train": TRAIN,
+    "plan": PLAN,
+    "eval": EVAL,
+    "embed": EMBED,
+    "show": SHOW,
+    "report": REPORT,
+    "export": EXPORT,
+    "data": DATA,
+    "bench": BENCH,
+    "job": JOB,
+    "completion": COMPLETION,
+}
+
+ROOT = Family(
+    "self-supervised vision on your own images",
+    lambda: VERBS,
+    "verb",
+    about="Self-supervised vision on your own images: train DINO, DINOv2 and others, evaluate, look, export.",
+    examples=(
+        "demo",
+        "train dinov2_vits16 data.path=photos run.dir=runs/photos",
+        "eval knn runs/photos train=labelled k=20",
+    ),
+)
