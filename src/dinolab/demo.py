@@ -33,15 +33,15 @@ def demo(folder: Path) -> dict[str, float]:
     train(cfg)
     after = load(folder / "run")
 
-    votes, asked = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
+    train_images, test_images = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
     accuracy = {
-        name: knn.evaluate(encoder, votes, asked, SIDE, cfg.eval.k, progress=False)["knn"]
+        name: knn.monitor(encoder, train_images, test_images, SIDE, cfg.eval.k)["knn"]
         for name, encoder in (("raw pixels", PixelEncoder()), ("before training", before), ("after training", after))
     }
     overlap = {name: digit_overlap(encoder, scenes) for name, encoder in (("before", before), ("after", after))}
     (folder / "demo.json").write_text(json.dumps({"knn": accuracy, "attention_jaccard": overlap}, indent=2) + "\n")
 
-    print(f"\nk-NN accuracy on {len(asked)} scenes of digits that no training scene shows (chance 10 %):")
+    print(f"\nk-NN accuracy on {len(test_images)} scenes of digits that no training scene shows (chance 10 %):")
     for name, value in accuracy.items():
         print(f"  {name:16} {value:6.1%}")
     print(

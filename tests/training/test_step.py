@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
+from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import assemble, choose_autocast
+from dinolab.runs.build import assemble
 from dinolab.training.loop import autocast_of, train_step
 from tests.pictures import TINY, make_folder
 
@@ -44,7 +45,7 @@ def steps(folder, words: list[str], number: int, device: str):
     source = open_source(cfg.data.path)
     schedules, where, method, optimizer = assemble(cfg, source)
     method.train()
-    precision = autocast_of(where, choose_autocast("auto", where))
+    precision = autocast_of(where, choose_precision("auto", where))
     for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda")):
         views = [v.to(where) for v in micro]
         s, clip = schedules(step), cfg.optim.clip

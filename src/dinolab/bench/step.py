@@ -24,8 +24,9 @@ from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
+from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import build_method, choose_autocast
+from dinolab.runs.build import build_method
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.optim import make_optimizer
 from dinolab.training.schedules import Schedules, Values
@@ -53,7 +54,7 @@ def bench(recipe: str | None, words: Sequence[str], seconds: float, out: Path) -
         words = [f"optim.batch_size={CPU_BATCH}", *words]
     recipe = recipe or RECIPE
     cfg = load_config(recipe, words)
-    setting = Setting(device, choose_autocast(cfg.run.precision, device), seconds)
+    setting = Setting(device, choose_precision(cfg.run.precision, device), seconds)
     out.mkdir(parents=True, exist_ok=True)
     configs = {AS_CONFIGURED: cfg, CROP_BY_CROP: cfg}
     configs |= {word: load_config(recipe, [*words, word]) for word in changes(cfg, setting)}
@@ -92,7 +93,7 @@ def has_bf16(device: torch.device) -> bool:
 def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
     """The variants' rows. They take turns on the same images and share their weights and the optimizer's state."""
     cfg, device = configs[AS_CONFIGURED], setting.device
-    autocasts = {name: choose_autocast(config.run.precision, device) for name, config in configs.items()}
+    autocasts = {name: choose_precision(config.run.precision, device) for name, config in configs.items()}
     matmuls = {dtype: matmul(device, dtype or torch.float32) for dtype in set(autocasts.values())}
     flops = cfg.optim.batch_size * flops_per_image(cfg, device)
     before = memory_in_use(device)

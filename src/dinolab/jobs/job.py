@@ -8,8 +8,9 @@ from dinolab.jobs.scales import SCALES, Scale
 from dinolab.jobs.split import Split
 from dinolab.options import Config
 from dinolab.parallel import choose_device
+from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import choose_autocast, workers
+from dinolab.runs.build import workers
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Job:
         cfg = self.config(self.out)
         device = choose_device(cfg.run.device)
         return {
-            "precision": "bf16" if choose_autocast(cfg.run.precision, device) else "fp32",
+            "precision": "bf16" if choose_precision(cfg.run.precision, device) else "fp32",
             "device": device,
             "workers": workers(cfg, device),
             "cache": self.out / "features",

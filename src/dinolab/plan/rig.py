@@ -8,7 +8,8 @@ from dinolab.data.types import Source, Views
 from dinolab.machine import cores
 from dinolab.methods.base import Targets
 from dinolab.options import Config
-from dinolab.runs.build import assemble, choose_autocast, open_batches, workers
+from dinolab.precision import choose_precision
+from dinolab.runs.build import assemble, open_batches, workers
 from dinolab.training.loop import autocast_of, train_step
 from dinolab.training.schedules import Schedules
 
@@ -25,7 +26,7 @@ class Rig:
         self.batch_option = "highres.batch_size" if phase.first else "optim.batch_size"
         self.micro_option = "highres.micro_batch" if phase.first else "run.micro_batch"
         self.cores, self.workers = cores(), workers(self.cfg, self.device)
-        self.autocast = choose_autocast(self.cfg.run.precision, self.device)
+        self.autocast = choose_precision(self.cfg.run.precision, self.device)
         self.device_views = self.cfg.run.device_views == "always"  # "auto" begins without
         # the first step on which everything is trained, while the learning rate is still low
         self.s = phase(phase.first + min(phase.freeze_prototypes, phase.total - 1))

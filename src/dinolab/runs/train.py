@@ -26,9 +26,9 @@ from dinolab.models.encoder import Encoder
 from dinolab.weights.initial import resized
 from dinolab.weights.load import load, save_encoder
 from dinolab.options import Config
+from dinolab.precision import choose_precision
 from dinolab.runs.build import (
     build_method,
-    choose_autocast,
     describe,
     monitor_sources,
     open_batches,
@@ -213,7 +213,7 @@ class Run:
                     state.step,
                     signals,
                     device=device,
-                    autocast=choose_autocast(cfg.run.precision, device),
+                    autocast=choose_precision(cfg.run.precision, device),
                     log=self.log_step,
                     save=self.save,
                     evaluate=self.evaluate,
@@ -259,14 +259,12 @@ class Run:
         if not self.monitor:
             return
         product = whole_product(self.state.method, self.cfg)
-        if parallel.rank() > 0:
-            return
-        votes, asked = self.monitor
+        train, test = self.monitor
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
-        result = knn.evaluate(
-            Encoder(product), votes, asked, size, self.cfg.eval.k, self.device, loaders, progress=False
-        )
+        result = knn.monitor(Encoder(product), train, test, size, self.cfg.eval.k, self.device, loaders)
+        if parallel.rank() > 0:
+            return
         self.log.line({"step": step, **result})
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
         began = self.measured().get(0, 0.0)
