@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dinolab.errors import UserError
-from dinolab.evals.logreg import STRENGTHS, logreg
+from dinolab.evals.logreg_fit import STRENGTHS, logreg
 from dinolab.evals.logreg_torch import TorchLogisticRegression
 from tests.evals.planted import cluster
 

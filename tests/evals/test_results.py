@@ -7,15 +7,15 @@ import torch
 
 from dinolab.data.types import Source
 from dinolab.evals.confusion import draw_confusion
-from dinolab.evals.results import (
+from dinolab.evals.scores import (
+    accuracy_by_class,
     bootstrap_interval,
     count_confusions,
     find_leaks,
-    names,
-    score,
-    summarise,
+    over_seeds,
     warn_of_leaks,
 )
+from dinolab.features.inputs import names
 from tests.evals.planted import feature_set
 
 
@@ -29,15 +29,13 @@ def test_the_interval_against_a_plain_bootstrap(right, images):
 
 
 def test_the_interval_at_the_ends():
-    assert bootstrap_interval(0, 10) == [0, 0]
-    assert bootstrap_interval(10, 10) == [1, 1]
+    assert bootstrap_interval(0, 10) == (0, 0)
+    assert bootstrap_interval(10, 10) == (1, 1)
 
 
 def test_scores_by_hand():
     predicted, truth = np.array([0, 1, 1, -1, 2]), np.array([0, 0, 1, 1, 3])
-    found = score(predicted, truth, ["ant", "bee", "cow", "dog"])
-    assert found["accuracy"] == 0.4
-    assert found["per_class"] == {
+    assert accuracy_by_class(predicted, truth, ["ant", "bee", "cow", "dog"]) == {
         "ant": {"accuracy": 0.5, "images": 2},
         "bee": {"accuracy": 0.5, "images": 2},
         "dog": {"accuracy": 0.0, "images": 1},
@@ -47,7 +45,7 @@ def test_scores_by_hand():
 
 
 def test_seeds_are_summarised_by_the_sample_s_deviation():
-    found = summarise(4, [0.5, 0.6, 0.7])
+    found = over_seeds(4, [0.5, 0.6, 0.7])
     assert found["seed"] == [4, 5, 6]
     assert found["mean"] == pytest.approx(0.6) and found["std"] == pytest.approx(0.1)
 

@@ -30,7 +30,7 @@ from dinolab.evals.plots import draw_figures, draw_speeds
 from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
 from dinolab.features import cache as kept_features
-from dinolab.features.inputs import Encodes, extraction_arguments, open_encoder, python_options
+from dinolab.features.inputs import Encodes, extraction_arguments, open_device, open_encoder, python_options
 from dinolab.files import file_name, write_whole
 from dinolab.options import option
 from dinolab.rundir import COMPARISON, RESULT
@@ -123,6 +123,7 @@ def run_comparison(
     """
     chosen = options.evaluations or [name for name, evaluation in EVALS.items() if evaluation.compared]
     evaluations = {name: find(name) for name in chosen}
+    open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
     sources = open_train_and_test(options.train, options.test, given or {})
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")

@@ -43,9 +43,7 @@ class Extraction:
 
 def extraction_arguments(encoder: Any, options: FeatureOptions, progress: bool) -> dict[str, Any]:
     """The fields of an `Extraction` for an opened encoder. Raises UserError for a device that is not there."""
-    device = (
-        device_of(encoder) if options.device == str(device_of(encoder)) else choose_device(options.device, "device=")
-    )
+    device = open_device(options.device, encoder)
     side = int(getattr(encoder, "image_size", 224))
     return {
         "size": parse_size(options.size, "size") or (side, side),
@@ -68,6 +66,12 @@ def device_of(encoder: Encodes) -> torch.device:
     """Where a network lies; the CPU for one that is yet to be loaded or has no tensors."""
     tensors = chain(encoder.parameters(), encoder.buffers()) if isinstance(encoder, nn.Module) else iter(())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def open_device(name: str, encoder: Encodes) -> torch.device:
+    """The device of this name, which may be whatever the encoder lies on. Raises UserError where it is not there."""
+    here = device_of(encoder)
+    return here if name == str(here) else choose_device(name, "device=")
 
 
 def python_options(encoder: Encodes, values: Mapping[str, Any]) -> dict[str, Any]:
