@@ -70,7 +70,7 @@ def train(scenes: Path, folder: Path, words: list[str]) -> Path:
 
 def accuracy(scenes: Path, run: Path) -> float:
     votes, asked = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
-    return knn.evaluate(dinolab.load(run), votes, asked, SIDE, progress=False)["knn"]
+    return knn.monitor(dinolab.load(run), votes, asked, SIDE)["knn"]
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from dinolab.bench.step import flops_per_image
 from dinolab.errors import UserError
 from dinolab.machine import environment
 from dinolab.parallel import choose_device
+from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import choose_autocast
 
 CHANGES: dict[str, list[str]] = {
     "as configured, crops on the CPU": ["run.device_views=never"],
@@ -50,7 +50,7 @@ def run(recipe: str, words: list[str], steps: int) -> dict[str, Any]:
         ]
         cfg = load_config(recipe, [*words, *fixed, "eval.every=0 steps", "run.pictures=false"])
         device = choose_device(cfg.run.device)
-        dtype = choose_autocast(cfg.run.precision, device) or torch.float32
+        dtype = choose_precision(cfg.run.precision, device) or torch.float32
         product, operations = matmul(device, dtype)
         per_second = operations / measure({"matmul": product}, device, 1.0)["matmul"].median
         del product  # its matrices are no memory of the run

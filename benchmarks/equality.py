@@ -87,7 +87,7 @@ def record(work: Path) -> dict[str, dict]:
         found[f"train {name}"] = {"losses": [line["loss"] for line in lines if "loss" in line], "weights": weights}
     for name, options in EVALUATIONS.items():
         out = work / "eval" / name
-        dinolab.evaluate(name, str(work / "dinov2"), str(train), str(test), out, cache=None, **options)
+        dinolab.evaluate(name, str(work / "dinov2"), str(train), str(test), out, cache="none", **options)
         predictions = (out / "predictions.csv").read_bytes()
         rows = list(csv.DictReader(predictions.decode().splitlines()))
         accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)

@@ -27,6 +27,7 @@ from dinolab.features.options import FeatureOptions
 from dinolab.machine import environment
 from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
+from dinolab.precision import autocast, choose_precision
 from dinolab.timing import describe, seconds_of
 from dinolab.weights.load import load
 
@@ -34,7 +35,7 @@ BATCH = 64  # as `extract` has it
 
 
 def forward_all(encoder: Encoder, images: torch.Tensor, count: int, precision: str) -> None:
-    with evaluating(encoder), torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with evaluating(encoder), autocast(images.device, choose_precision(precision, images.device)):
         for start in range(0, count, len(images)):
             encoder(images[: count - start])
 

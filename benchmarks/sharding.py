@@ -19,9 +19,10 @@ from dinolab import parallel
 from dinolab.bench.common import measure, memory_in_use, setting
 from dinolab.bench.step import random_batch, values
 from dinolab.machine import environment
+from dinolab.precision import autocast
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
-from dinolab.training.loop import autocast_of, train_step
+from dinolab.training.loop import train_step
 from dinolab.training.optim import make_optimizer
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     cfg = load_config(args.config, args.options)
     how = setting(args.device, args.precision, args.seconds)
     before = memory_in_use(how.device)
-    views, s, precision = random_batch(cfg, how.device), values(cfg), autocast_of(how.device, how.autocast)
+    views, s, precision = random_batch(cfg, how.device), values(cfg), autocast(how.device, how.autocast)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     store = dist.HashStore()
     dist.init_process_group(

@@ -13,9 +13,10 @@ import torch
 from dinolab import parallel
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
+from dinolab.precision import autocast
 from dinolab.recipes import load_config
 from dinolab.runs.build import assemble, needs_of
-from dinolab.training.loop import autocast_of, mean_over_parts, train_step
+from dinolab.training.loop import mean_over_parts, train_step
 from tests.pictures import TINY, fit_words
 
 STEPS, BATCH = 10, 8
@@ -51,7 +52,7 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     share = parallel.rank(), parallel.world()
     for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=share, needs=needs_of(cfg))):
         views = [v.to(device) for v in micro]
-        parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim.clip, autocast_of(device, None))
+        parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim.clip, autocast(device, None))
         means = mean_over_parts(parts)
         if not getattr(cfg.loss, "koleo", 0):
             means.pop("koleo", None)  # it is still computed, within micro-batches

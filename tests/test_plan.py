@@ -347,8 +347,8 @@ def changed(made: Plan, **figures: object) -> Plan:
 def test_bf16_is_measured_where_the_device_has_it(
     made: Plan, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert made.bf16_step_seconds is None  # a CPU, by choose_autocast
-    monkeypatch.setattr(forecast, "choose_autocast", lambda precision, device: torch.bfloat16)
+    assert made.bf16_step_seconds is None  # a CPU, by choose_precision
+    monkeypatch.setattr(forecast, "choose_precision", lambda precision, device: torch.bfloat16)
     assert (plan(config(pictures, tmp_path), steps=1).bf16_step_seconds or 0) > 0
 
 

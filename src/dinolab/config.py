@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -65,6 +65,9 @@ def keyword_options(schema: type[T], values: Mapping[str, Any], see: str) -> T:
     Paths become texts, pairs of whole numbers "HxW". Raises UserError as `read_options`.
     """
     given = {key: plain(value) for key, value in values.items() if value is not None}
+    for key, f in options(schema):
+        if key in given and get_origin(f.type) is list and not isinstance(given[key], list):
+            given[key] = [given[key]]
     return read_options(schema, layers=[("option", given)], see=see)
 
 

@@ -37,7 +37,7 @@ def demo(folder: Path) -> dict[str, float]:
 
     reference, query = (open_source(str(scenes / part), need_labels=True) for part in ("train", "test"))
     accuracy = {
-        name: knn.evaluate(encoder, reference, query, SIDE, cfg.eval.k, progress=False)["knn"]
+        name: knn.monitor(encoder, reference, query, SIDE, cfg.eval.k)["knn"]
         for name, encoder in (("raw pixels", PixelEncoder()), ("before training", before), ("after training", after))
     }
     overlap = {name: digit_overlap(encoder, scenes) for name, encoder in (("before", before), ("after", after))}

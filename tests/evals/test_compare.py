@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.cli import main
 from dinolab.errors import UserError
+from dinolab.evals import EVALS
 from dinolab.evals import compare as module
-from dinolab.evals.compare import compare, labels, untrained
+from dinolab.evals.compare import compare
+from dinolab.evals.comparison import Comparison, Entry, Row, read_comparison
 from dinolab.evals.comparison_table import cells, markdown, notes
-from dinolab.evals.plots import draw_accuracies, draw_speeds
+from dinolab.evals.contenders import labels, untrained
+from dinolab.evals.earlier import read_result
+from dinolab.evals.plots import draw_figures, draw_speeds
+from dinolab.evals.result import Measured, Result
 from dinolab.evals.throughput import throughput
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import BackboneEncoder
+from dinolab.models.encoder import Encoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import load, save_encoder
@@ -49,18 +53,18 @@ def run(tmp_path):
 
 def test_all_encoders_by_all_protocols(folders, run, tmp_path):
     out = tmp_path / "out"
-    options = {"protocols": ["knn", "linear"], "size": 32, "cache": None, "environment": {"x": 1}}
+    options = {"evaluations": ["knn", "linear"], "size": 32, "cache": "none", "environment": {"x": 1}}
     found = compare(run, ["pixels", "untrained"], *folders, out, **options)
-    assert json.loads((out / "all.json").read_text()) == json.loads(json.dumps(found))
-    assert [row["name"] for row in found["encoders"]] == ["mine", "pixels", "untrained"]
-    for row in found["encoders"]:
-        assert row["throughput"]["images_per_s"] > 0 and row["size"] == (32, 32)
+    assert json.loads((out / "all.json").read_text()) == json.loads(json.dumps(found.to_json()))
+    assert read_comparison(out / "all.json").evaluations == ["knn", "linear"]
+    assert [row.name for row in found.encoders] == ["mine", "pixels", "untrained"]
+    for row in found.encoders:
+        assert row.throughput["images_per_s"] > 0 and row.size == [32, 32]
         for protocol in ("knn", "linear"):
-            alone = json.loads((out / row["name"] / protocol / "result.json").read_text())
-            assert row["results"][protocol]["accuracy"] == alone["accuracy"]
-            assert row["results"][protocol]["interval"] == alone["interval"]
-            assert alone["encoder"]["name"] == row["name"]
-    assert found["encoders"][1]["results"]["knn"]["accuracy"] == 1
+            alone = read_result(out / row.name / protocol / "result.json")
+            assert row.results[protocol].result.figures == alone.figures
+            assert alone.encoder["name"] == row.name
+    assert found.encoders[1].results["knn"].result.main.value == 1
     table = (out / "table.md").read_text().splitlines()
     assert table[0] == "|  | knn, % | linear, % | images/s |"
     assert table[3].startswith("| pixels | 100.0 (100.0-100.0) | 100.0 (100.0-100.0) |")
@@ -76,22 +80,22 @@ def test_what_fails_gets_its_reason_and_loses_nothing_else(folders, run, tmp_pat
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return evaluate(protocol, *args, **options)
 
-    evaluate = module.evaluate
-    monkeypatch.setattr(module, "evaluate", fail)
+    evaluate = module.run_evaluation
+    monkeypatch.setattr(module, "run_evaluation", fail)
     against = ["nowhere", "timm:no_such_model", "pixels"]
-    found = compare(run, against, *folders, tmp_path / "out", protocols=["knn", "logreg"], size=32, cache=None)
-    mine, nowhere, timm, pixels = found["encoders"]
-    assert "nowhere" in nowhere["failure"] and "no_such_model" in timm["failure"] and "failure" not in mine
-    assert pixels["results"]["knn"]["accuracy"] == 1 and pixels["results"]["logreg"] == {"failure": "out of memory"}
+    found = compare(run, against, *folders, tmp_path / "out", evaluations=["knn", "logreg"], size=32, cache="none")
+    mine, nowhere, timm, pixels = found.encoders
+    assert "nowhere" in nowhere.failure and "no_such_model" in timm.failure and not mine.failure
+    assert pixels.results["knn"].result.main.value == 1 and pixels.results["logreg"] == Entry(failure="out of memory")
     said = notes(found)
-    assert f"Failed: nowhere: {nowhere['failure']}" in said and "Failed: pixels, logreg: out of memory" in said
+    assert f"Failed: nowhere: {nowhere.failure}" in said and "Failed: pixels, logreg: out of memory" in said
     assert cells(found)[2] == ["nowhere", "-", "-", "-"]
     assert "timm:no_such_model" in caplog.text
 
 
 def test_a_leak_is_told_once(folders, tmp_path, caplog):
     shutil.copy(f"{folders[0]}/class0/000.png", f"{folders[1]}/class0/leak.png")
-    options = {"protocols": ["knn", "logreg"], "size": 16, "cache": None}
+    options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
     for _ in range(2):
         caplog.clear()
         compare("pixels", [], *folders, tmp_path / str(len(list(tmp_path.iterdir()))), **options)
@@ -103,33 +107,35 @@ def test_encoders_themselves_are_compared_and_nothing_is_written(folders, run, t
     before = sorted(tmp_path.rglob("*"))
     other = PixelEncoder()
     against = [other, load(run), "untrained", "pixels", other]
-    found = compare(load(run), against, *folders, protocols=["knn"], size=32, cache=None)
-    names = ["BackboneEncoder 1", "PixelEncoder", "BackboneEncoder 2", "untrained", "pixels"]
-    assert [row["name"] for row in found["encoders"]] == [row["encoder"] for row in found["encoders"]] == names
-    results = {row["name"]: row["results"]["knn"] for row in found["encoders"]}
-    assert results["BackboneEncoder 1"]["accuracy"] == results["BackboneEncoder 2"]["accuracy"]
-    assert results["PixelEncoder"]["accuracy"] == results["pixels"]["accuracy"] == 1
+    found = compare(load(run), against, *folders, evaluations=["knn"], size=32, cache="none")
+    names = ["Encoder 1", "PixelEncoder", "Encoder 2", "untrained", "pixels"]
+    assert [row.name for row in found.encoders] == [row.encoder for row in found.encoders] == names
+    results = {row.name: row.results["knn"].result for row in found.encoders}
+    assert results["Encoder 1"].main == results["Encoder 2"].main
+    assert results["PixelEncoder"].main.value == results["pixels"].main.value == 1
     assert sorted(tmp_path.rglob("*")) == before
-    again = compare(load(run), [other], *map(Path, folders), tmp_path / "out", protocols=["knn"], size=32, cache=None)
-    assert json.loads((tmp_path / "out" / "all.json").read_text()) == json.loads(json.dumps(again))
+    again = compare(
+        load(run), [other], *map(Path, folders), tmp_path / "out", evaluations=["knn"], size=32, cache="none"
+    )
+    assert json.loads((tmp_path / "out" / "all.json").read_text()) == json.loads(json.dumps(again.to_json()))
     assert (tmp_path / "out" / "PixelEncoder" / "knn" / "result.json").is_file()
 
 
 def test_nothing_but_failures_is_an_error(folders, tmp_path):
     with pytest.raises(UserError, match=r"nowhere.*neither"):
-        compare("nowhere", ["neither"], *folders, tmp_path / "out", cache=None)
+        compare("nowhere", ["neither"], *folders, tmp_path / "out", cache="none")
 
 
 def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, monkeypatch):
     done = []
-    evaluate = module.evaluate
+    evaluate = module.run_evaluation
 
     def noted(protocol, *args, **options):
-        done.append((options["name"], protocol))
+        done.append((options["called"], protocol))
         return evaluate(protocol, *args, **options)
 
-    monkeypatch.setattr(module, "evaluate", noted)
-    options = {"protocols": ["knn", "logreg"], "size": 16, "cache": None}
+    monkeypatch.setattr(module, "run_evaluation", noted)
+    options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
 
     def again(encoder=run, against=("pixels",), train=folders[0], **changed):
         done.clear()
@@ -139,7 +145,7 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
     first, all_four = again()
     assert len(all_four) == 4
     second, none = again()
-    results = [json.loads(json.dumps([row["results"] for row in found["encoders"]])) for found in (first, second)]
+    results = [without_speed(found) for found in (first, second)]
     assert none == [] and results[0] == results[1]
     assert again(against=["pixels", "untrained"])[1] == [("untrained", "knn"), ("untrained", "logreg")]
     (tmp_path / "out" / "mine" / "knn" / "result.json").unlink()
@@ -156,11 +162,7 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
 
 def test_untrained_is_the_architecture_with_other_weights(run):
     fresh, trained = untrained(run, seed=0), load(run)
-    assert (
-        isinstance(fresh, BackboneEncoder)
-        and fresh.vit.cfg == trained.vit.cfg
-        and fresh.image_size == trained.image_size
-    )
+    assert isinstance(fresh, Encoder) and fresh.vit.cfg == trained.vit.cfg and fresh.image_size == trained.image_size
     assert not torch.equal(fresh.vit.patch_embed.proj.weight, trained.vit.patch_embed.proj.weight)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     state = torch.get_rng_state()
@@ -170,19 +172,19 @@ def test_untrained_is_the_architecture_with_other_weights(run):
 
 
 def test_untrained_of_what_is_not_dinolab_s_says_so(folders, tmp_path):
-    found = compare("pixels", ["untrained"], *folders, tmp_path / "out", protocols=["knn"], size=32, cache=None)
-    assert "dinolab cannot build that of pixels anew" in found["encoders"][1]["failure"]
+    found = compare("pixels", ["untrained"], *folders, tmp_path / "out", evaluations=["knn"], size=32, cache="none")
+    assert "dinolab cannot build that of pixels anew" in found.encoders[1].failure
 
 
 def test_images_without_labels_are_refused(folders, tmp_path):
     with pytest.raises(UserError, match="no labels"):
-        compare("pixels", [], folders[0], f"{folders[1]}/class0", tmp_path / "out", cache=None)
+        compare("pixels", [], folders[0], f"{folders[1]}/class0", tmp_path / "out", cache="none")
 
 
 def test_throughput_is_of_the_bare_forward():
     calls = []
 
-    class Counted(BackboneEncoder):
+    class Counted(Encoder):
         def forward(self, images):
             calls.append((images.shape, torch.is_inference_mode_enabled(), self.training))
             return super().forward(images)
@@ -201,45 +203,61 @@ def test_names_are_as_short_as_tells_them_apart(tmp_path):
     assert labels(given) == ["a/run", "b/run", "other", "timm:a/b", "pixels"]
 
 
+def without_speed(comparison):
+    rows = json.loads(json.dumps(comparison.to_json()["encoders"]))
+    return [row["results"] for row in rows]
+
+
 def make_rows(**results):
     at = {"images_per_s": 30.0, "batch_size": 8, "device": "cpu", "precision": "fp32"}
-    return [
-        {"name": "$a|b^", "results": results, "size": [16, 16], "throughput": at},
-        {"name": "c", "results": {}, "failure": "no"},
-    ]
+    entries = {name: Entry(result) for name, result in results.items()}
+    return [Row("$a|b^", "x", entries, [16, 16], throughput=at), Row("c", "c", failure="no")]
 
 
-def test_the_table_tells_seeds_and_escapes_names():
-    over = {"seed": [0, 1], "mean": 0.55, "std": 0.0125}
-    rows = make_rows(knn={"accuracy": 0.5, "interval": [0.4, 0.6], "seeds": over})
-    settings = {"protocols": ["knn", "linear"], "seeds": 2}
-    summary = {"settings": settings, "data": {"train": "x", "test": None}, "encoders": rows}
-    assert cells(summary)[1] == ["$a|b^", "50.0 (40.0-60.0); 55.0 ± 1.2", "-", "30"]
-    assert "| $a\\|b^ |" in markdown(summary) and "- Failed: c: no" in markdown(summary)
-    assert "over 2 seeds" in notes(summary)[0]
+def made_up(evaluation, value, interval, **facts):
+    return Result(evaluation, {"name": "x"}, {}, {}, {"accuracy": Measured(value, interval)}, **facts)
+
+
+def test_the_table_gives_seeds_and_escapes_names():
+    over = {"seed": [0, 1], "value": [0.5, 0.6], "mean": 0.55, "std": 0.0125}
+    rows = make_rows(knn=made_up("knn", 0.5, (0.4, 0.6), seeds=over))
+    found = Comparison({"train": "x", "test": None}, {"evaluations": ["knn", "linear"], "seeds": 2}, None, rows)
+    assert cells(found)[1] == ["$a|b^", "50.0 (40.0-60.0); 55.0 ± 1.2", "-", "30"]
+    assert "| $a\\|b^ |" in markdown(found) and "- Failed: c: no" in markdown(found)
+    assert "over 2 seeds" in notes(found)[0]
+
+
+def test_a_column_more():
+    found = Comparison({"train": "x", "test": "y"}, {"evaluations": ["knn"], "seeds": 1}, None, make_rows())
+    tuned = [made_up("finetune", value, None) for value in (0.5, 0.25)]
+    for result in tuned:
+        result.settings["epochs"] = 30
+    more = found.extended("finetune", tuned[0], {"supervised": tuned[1]})
+    assert [line[2] for line in cells(more)] == ["finetune, %", "50.0", "-", "25.0"]
+    assert "epochs: $a|b^ 30, supervised 30." in " ".join(notes(more)) and found.evaluations == ["knn"]
 
 
 def test_pictures_leave_out_what_is_missing(tmp_path):
-    draw_speeds(make_rows(), "knn", "k-NN", tmp_path / "none.png")
+    draw_speeds(make_rows(), "knn", EVALS["knn"], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
-    rows = make_rows(linear={"accuracy": 0.0, "interval": [0.0, 0.0]})
-    draw_accuracies(rows, ["knn", "linear"], "$title", tmp_path / "bars.png")
-    draw_speeds(rows, "linear", "linear", tmp_path / "points.png")
+    rows = make_rows(linear=made_up("linear", 0.0, (0.0, 0.0)))
+    draw_figures(rows, {name: EVALS[name] for name in ("knn", "linear")}, "$title", tmp_path / "bars.png")
+    draw_speeds(rows, "linear", EVALS["linear"], tmp_path / "points.png")
     assert min(cv2.imread(str(tmp_path / "bars.png")).shape[:2]) > 200
     assert min(cv2.imread(str(tmp_path / "points.png")).shape[:2]) > 400
 
 
-def test_the_command_line(folders, run, tmp_path, capsys):
-    where = ["--cache", str(tmp_path / "kept"), "--device", "cpu", "--workers", "0", "--size", "16"]
-    words = ["eval", "all", run, "--train", folders[0], "--against", "pixels", "--protocols", "knn", "--seeds", "2"]
-    assert main([*words, *where]) == 0
-    out = tmp_path / "runs" / "mine" / "eval" / "all"
-    found = json.loads((out / "all.json").read_text())
-    assert found["settings"] == {"protocols": ["knn"], "precision": "fp32", "seed": 0, "seeds": 2}
-    assert found["environment"]["packages"]["torch"] == torch.__version__ and found["data"]["test"] is None
-    assert all(len(row["results"]["knn"]["seeds"]["accuracy"]) == 2 for row in found["encoders"])
-    said = capsys.readouterr().out
-    assert "pixels" in said and "images/s" in said and "±" in said
-    assert all((out / name).is_file() for name in ("table.md", *PICTURES))
-    assert main(["eval", "all", "nowhere", "--train", folders[0], "--out", str(tmp_path / "o"), *where]) == 2
-    assert capsys.readouterr().err.rstrip().splitlines()[-1].startswith("dinolab: nowhere")
+def test_a_bug_is_no_row_of_the_table(folders, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(module, "run_evaluation", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        compare("pixels", [], *folders, evaluations=["knn"], size=16, cache="none")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"encoders": [3]}', '{"version": 2, "encoders": [{"name": 1}]}'])
+def test_a_damaged_comparison_counts_as_nothing_done(folders, tmp_path, content):
+    (tmp_path / "all.json").write_text(content)
+    found = compare("pixels", [], *folders, tmp_path, evaluations=["knn"], size=16, cache="none")
+    assert found.encoders[0].results["knn"].result.main.value == 1

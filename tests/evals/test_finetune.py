@@ -1,6 +1,5 @@
 """Fine-tuning on planted images: colours, and an encoder that is blind to them until its weights may change."""
 
-import json
 import random
 import sys
 
@@ -10,16 +9,15 @@ import timm
 import torch
 
 import dinolab
-from dinolab.cli import main
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
-from dinolab.evals import finetune
-from dinolab.evals.augmented import Augmented, batches
-from dinolab.models.encoder import BackboneEncoder
+from dinolab.evals import finetune_training as finetune
+from dinolab.evals.augmented import Augmented, Training, batches
+from dinolab.features.extract import extract
+from dinolab.models.encoder import Encoder
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
 from dinolab.options import Model
-from dinolab.weights.load import save_encoder
 from dinolab.weights.timm_models import TimmEncoder
 from tests.pictures import make_folder
 
@@ -34,7 +32,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def encoder():
-    return BackboneEncoder(ViT(Model(dim=16, **ViTS), 16)).requires_grad_(False).eval()
+    return Encoder(ViT(Model(dim=16, **ViTS), 16)).requires_grad_(False).eval()
 
 
 def timm_vit():
@@ -47,10 +45,10 @@ def timm_vit():
 
 def test_it_learns_what_the_frozen_features_cannot_tell(folders, encoder):
     encoder.backbone.patch_embed.proj.weight.zero_()  # every image alike
-    frozen = dinolab.evaluate("knn", encoder, *folders, cache=None)
-    tuned = dinolab.evaluate("finetune", encoder, *folders, cache=None, epochs=20, batch_size=10, lr=0.2)
-    assert frozen["accuracy"] < 0.4
-    assert tuned["accuracy"] > 0.8
+    frozen = dinolab.evaluate("knn", encoder, *folders, cache="none")
+    tuned = dinolab.evaluate("finetune", encoder, *folders, cache="none", epochs=20, batch_size=10, lr=0.2)
+    assert frozen.main.value < 0.4
+    assert tuned.main.value > 0.8
 
 
 @pytest.mark.parametrize(("info", "decay"), [({}, 0.65), ({"untrained": "runs/mine"}, 1.0)])
@@ -58,8 +56,8 @@ def test_initial_weights_have_one_rate_in_all_layers(folders, encoder, monkeypat
     encoder.info = info
     plain, rates = finetune.parameter_groups, []
     monkeypatch.setattr(finetune, "parameter_groups", lambda *args: rates.append(args[2]) or plain(*args))
-    result = dinolab.evaluate("finetune", encoder, *folders, cache=None, epochs=1, batch_size=10)
-    assert rates == [decay] and result["protocol"]["layer_decay"] == decay
+    result = dinolab.evaluate("finetune", encoder, *folders, cache="none", epochs=1, batch_size=10)
+    assert rates == [decay] and result.settings["layer_decay"] == decay
 
 
 @pytest.mark.parametrize("kind", ["ours", "timm"])
@@ -88,7 +86,7 @@ def test_each_layer_has_its_factor(encoder, kind):
 def test_layers_of_a_resnet_have_theirs_too(kind):
     """Ours and timm's."""
     theirs = TimmEncoder(timm.create_model("resnet50", num_classes=0), {"source": "timm:resnet50"})
-    resnet = theirs if kind == "model" else BackboneEncoder(ResNet50(Model(size="resnet50"), 64))
+    resnet = theirs if kind == "model" else Encoder(ResNet50(Model(size="resnet50"), 64))
     model = finetune.Classifier(resnet, 2048, 3)
     of = {name: model.group_matcher(False)(name) for name, _ in model.named_parameters()}
     assert of[f"encoder.{kind}.conv1.weight"] == 0 and of[f"encoder.{kind}.layer1.0.conv1.weight"] == 1
@@ -122,7 +120,7 @@ def test_the_learning_rate_rises_and_falls():
 def test_the_caller_s_encoder_stays_and_a_seed_says_it_all(folders, encoder, kind, tmp_path):
     given = encoder if kind == "ours" else timm_vit().requires_grad_(False).eval()
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
-    how = {"epochs": 2, "batch_size": 10, "cache": None, "size": 16}
+    how = {"epochs": 2, "batch_size": 10, "cache": "none", "size": 16}
     first, again, other = (
         dinolab.evaluate("finetune", given, *folders, tmp_path / str(n), seed=seed, **how)
         for n, seed in enumerate((0, 0, 1))
@@ -131,15 +129,15 @@ def test_the_caller_s_encoder_stays_and_a_seed_says_it_all(folders, encoder, kin
     assert not any(parameter.requires_grad for parameter in given.parameters()) and not given.training
     said = [(tmp_path / str(n) / "predictions.csv").read_text() for n in range(3)]
     assert first == again and said[0] == said[1] != said[2]
-    assert {"epochs": 2, "steps": 6, "batch_size": 10, "rate": 5e-4}.items() <= first["protocol"].items()
+    assert {"epochs": 2, "steps": 6, "batch_size": 10, "rate": 5e-4}.items() <= first.settings.items()
     assert (tmp_path / "0" / "confusion.png").is_file() and (tmp_path / "0" / "result.json").is_file()
-    assert first["interval"] and first["per_class"] and first["leaks"] == [] and other["seed"] == 1
+    assert first.main.interval and first.per_class and first.leaks == [] and other.seed == 1
 
 
 @pytest.mark.parametrize("damage", [None, b"no state"])
 def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, encoder, tmp_path, monkeypatch, damage):
     monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
-    options = {"cache": None, "epochs": 4, "batch_size": 10, "lr": 0.1}
+    options = {"cache": "none", "epochs": 4, "batch_size": 10, "lr": 0.1}
     whole = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "whole", **options)
     assert {file.name for file in (tmp_path / "whole").iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
 
@@ -155,22 +153,22 @@ def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, enc
     with pytest.raises(KeyboardInterrupt):
         dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
     if damage:
-        (tmp_path / "stopped" / "finetune_0.pt").write_bytes(damage)
+        (tmp_path / "stopped" / "state_0.pt").write_bytes(damage)
     again = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
-    assert again["protocol"]["steps"] == 12
+    assert again.settings["steps"] == 12
     assert len(steps) == (7 + 12 if damage else 7 + 6)
     same = [(tmp_path / name / "predictions.csv").read_text() for name in ("whole", "stopped")]
-    assert same[0] == same[1] and again["accuracy"] == whole["accuracy"]
+    assert same[0] == same[1] and again.main == whole.main
     assert not list((tmp_path / "stopped").glob("*.pt"))
 
 
 def test_the_state_of_another_training_is_not_taken(folders, encoder, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
-    monkeypatch.setattr("dinolab.evals.evaluate.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("dinolab.evals.evaluate.write_result", lambda *_: 1 / 0)
     for rate in (0.1, 0.2):
         with pytest.raises(ZeroDivisionError):
-            dinolab.evaluate("finetune", encoder, *folders, tmp_path, cache=None, epochs=1, batch_size=10, lr=rate)
-    assert "of another training; this one begins anew" in caplog.text
+            dinolab.evaluate("finetune", encoder, *folders, tmp_path, cache="none", epochs=1, batch_size=10, lr=rate)
+    assert "the state of another training is there" in caplog.text
 
 
 def test_draws_inside_are_the_seed_s_and_those_after_as_if_nothing_had_been():
@@ -198,38 +196,26 @@ def test_workers_change_no_view(folders):
     assert not torch.equal(one[0][0], one[1][0])  # another view in the second epoch
 
 
-def test_the_command_line(folders, encoder, tmp_path, capsys):
-    run = tmp_path / "run"
-    run.mkdir()
-    save_encoder(encoder.backbone, run, {"step": 3})
-    words = ["finetune", str(run), "--train", folders[0], "--test", folders[1], "--epochs", "2", "--batch-size", "8"]
-    words += ["--lr", "0.01", "--device", "cpu", "--workers", "0", "--cache", str(tmp_path / "kept")]
-    assert main(["eval", *words]) == 0
-    assert "class2" in capsys.readouterr().out
-    result = json.loads((run / "eval" / "finetune" / "result.json").read_text())
-    assert {"epochs": 2, "batch_size": 8, "rate": 0.01, "steps": 7}.items() <= result["protocol"].items()
-    assert main(["eval", *words, "--epochs", "1", "--lr", "-1"]) == 2
-    assert capsys.readouterr().err == "dinolab: learning rates are larger than 0, not -1.0\n"
-
-
 def test_a_test_set_without_labels_gets_predictions_alone(folders, encoder, tmp_path):
     flat = make_folder(tmp_path / "flat", per_class=3, classes=1) / "class0"
-    found = dinolab.evaluate("finetune", encoder, folders[0], str(flat), tmp_path / "out", cache=None, epochs=1)
-    assert "accuracy" not in found
+    found = dinolab.evaluate("finetune", encoder, folders[0], str(flat), tmp_path / "out", cache="none", epochs=1)
+    assert not found.figures
     assert not (tmp_path / "out" / "confusion.png").exists()
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 4
 
 
 def test_bad_input(folders, encoder, tmp_path):
-    how = {"cache": None, "epochs": 1}
+    how = {"cache": "none", "epochs": 1}
     with pytest.raises(UserError, match="no other encoder"):
         dinolab.evaluate("finetune", "pixels", *folders, **how)
-    with pytest.raises(UserError, match="one learning rate"):
+    with pytest.raises(UserError, match="lr"):
         dinolab.evaluate("finetune", encoder, *folders, lr=(0.1, 0.2), **how)
     with pytest.raises(UserError, match="two images"):
         dinolab.evaluate("finetune", encoder, *folders, batch_size=1, **how)
-    with pytest.raises(UserError, match=r"not a number after .* below 1e\+30"):
-        dinolab.evaluate("finetune", encoder, *folders, batch_size=10, lr=1e30, **how)
+    source = open_source(folders[0])
+    features = extract(encoder, source, 16, progress=False)
+    with pytest.raises(UserError, match=r"not a number after .* below lr=1e\+30"):
+        finetune.finetune(encoder, source, features, source, (16, 16), Training(1, 10, (1e30,)), progress=False)
 
 
 def test_classes_that_are_none_of_the_training_s_are_refused_before_it(folders, encoder, tmp_path, monkeypatch):
@@ -238,7 +224,7 @@ def test_classes_that_are_none_of_the_training_s_are_refused_before_it(folders, 
     for c in range(2):
         (other / f"class{c}").rename(other / f"another{c}")
     with pytest.raises(UserError, match="no class in common"):
-        dinolab.evaluate("finetune", encoder, folders[0], str(other), cache=None)
+        dinolab.evaluate("finetune", encoder, folders[0], str(other), cache="none")
 
 
 def test_an_image_that_vanishes_is_named(folders):
@@ -249,8 +235,10 @@ def test_an_image_that_vanishes_is_named(folders):
 
 
 def test_without_timm_one_line_says_what_to_install(folders, encoder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "dinolab.evals.finetune")
-    monkeypatch.delattr("dinolab.evals.finetune", raising=False)
+    import dinolab.evals
+
+    monkeypatch.delitem(sys.modules, "dinolab.evals.finetune_training")
+    monkeypatch.delattr(dinolab.evals, "finetune_training", raising=False)
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(UserError, match=r"needs timm: pip install 'dinolab\[timm\]'"):
-        dinolab.evaluate("finetune", encoder, *folders, cache=None)
+        dinolab.evaluate("finetune", encoder, *folders, cache="none")

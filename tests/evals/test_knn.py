@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import knn as module
-from dinolab.evals.knn import evaluate, knn, predict, vote_for_each
+from dinolab.evals.knn import knn, monitor, predict, vote_for_each
 from dinolab.features.extract import FeatureSet
 
 
@@ -86,7 +86,7 @@ def test_chunks_change_nothing():
     train, train_labels, test, _ = clusters(3, 210, 101)
     whole = predict(train, train_labels, test, 20)
     for chunk, train_chunk in [(1, 7), (13, 64), (100, 10), (101, 210)]:
-        assert torch.equal(predict(train, train_labels, test, 20, chunk=chunk, train_chunk=train_chunk), whole)
+        assert torch.equal(predict(train, train_labels, test, 20, test_chunk=chunk, train_chunk=train_chunk), whole)
 
 
 def test_a_cold_temperature_does_not_overflow_and_nan_is_never_right():
@@ -120,24 +120,24 @@ def source(name, labels, classes):
 def test_classes_are_matched_by_name(planted):
     train = source("train", [0, 0, 1, 1, 2], ["ant", "bee", "cow"])
     test = source("test", [0, 1, 1], ["cow", "ant"])
-    assert evaluate(None, train, test, 8, k=2) == {"knn": 1.0, "knn_train_images": 5, "knn_test_images": 3}
+    assert monitor(None, train, test, 8, k=2) == {"knn": 1.0, "knn_train_images": 5, "knn_test_images": 3}
 
 
 def test_a_class_that_train_lacks_counts_as_wrong(planted, caplog):
     train, test = source("train", [0, 1], ["bee", "ant"]), source("test", [0, 1, 2, 2], ["ant", "bee", "cow"])
     with caplog.at_level(logging.WARNING):
-        assert evaluate(None, train, test, 8, k=1)["knn"] == 0.5
+        assert monitor(None, train, test, 8, k=1)["knn"] == 0.5
     assert "cow" in caplog.text
 
 
 def test_labels_that_cannot_be_compared_are_refused(planted):
     train, plain = source("left", [0, 1], ["ant", "bee"]), source("right", None, [])
     with pytest.raises(UserError, match="right: k-NN needs labels"):
-        evaluate(None, train, plain, 8)
+        monitor(None, train, plain, 8)
     with pytest.raises(UserError, match="left: k-NN needs labels"):
-        evaluate(None, source("left", None, []), train, 8)
+        monitor(None, source("left", None, []), train, 8)
     with pytest.raises(UserError, match="left and right have no class in common"):
-        evaluate(None, train, source("right", [0], ["cow"]), 8)
+        monitor(None, train, source("right", [0], ["cow"]), 8)
 
 
 def test_on_images(har):
@@ -146,4 +146,4 @@ def test_on_images(har):
 
     paths = sorted(str(path) for path in (har / "train").iterdir())[:12]
     some = Source("some", paths, np.arange(12), [str(i) for i in range(12)])
-    assert evaluate(PixelEncoder(), some, some, 64, k=1, progress=False)["knn"] == 1
+    assert monitor(PixelEncoder(), some, some, 64, k=1, progress=False)["knn"] == 1

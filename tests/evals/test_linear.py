@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dinolab.errors import UserError
-from dinolab.evals.linear import Input, hold_out, linear, logits, train_heads
+from dinolab.evals.heads import Input, hold_out, logits
+from dinolab.evals.linear import linear, train_heads
 from tests.evals.planted import cluster, feature_set
 
 RATES = (1e-9, 1e-2, 1e5)  # learns nothing, right, thrown about

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dinolab.errors import UserError
-from dinolab.evals.logreg import STRENGTHS, logreg
+from dinolab.evals.logreg_fit import STRENGTHS, logreg
 from dinolab.evals.logreg_torch import TorchLogisticRegression
 from tests.evals.planted import cluster
 
@@ -76,7 +76,7 @@ def test_it_learns_for_a_caller_that_is_inferring():  # as the video is
 
 
 def test_an_unknown_solver_is_refused():
-    with pytest.raises(UserError, match="solver 'newton' is not one of auto"):
+    with pytest.raises(UserError, match="solver=newton: one of auto"):
         logreg(*cluster(0, 30), torch.zeros(1, 6), 3, progress=False, solver="newton")
 
 

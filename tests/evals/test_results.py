@@ -7,14 +7,15 @@ import torch
 
 from dinolab.data.types import Source
 from dinolab.evals.confusion import draw_confusion
-from dinolab.evals.results import (
+from dinolab.evals.scores import (
+    accuracy_by_class,
     bootstrap_interval,
     count_confusions,
     find_leaks,
-    score,
-    summarise,
+    over_seeds,
     warn_of_leaks,
 )
+from dinolab.features.inputs import names
 from tests.evals.planted import feature_set
 
 
@@ -28,15 +29,13 @@ def test_the_interval_against_a_plain_bootstrap(right, images):
 
 
 def test_the_interval_at_the_ends():
-    assert bootstrap_interval(0, 10) == [0, 0]
-    assert bootstrap_interval(10, 10) == [1, 1]
+    assert bootstrap_interval(0, 10) == (0, 0)
+    assert bootstrap_interval(10, 10) == (1, 1)
 
 
 def test_scores_by_hand():
     predicted, truth = np.array([0, 1, 1, -1, 2]), np.array([0, 0, 1, 1, 3])
-    found = score(predicted, truth, ["ant", "bee", "cow", "dog"])
-    assert found["accuracy"] == 0.4
-    assert found["per_class"] == {
+    assert accuracy_by_class(predicted, truth, ["ant", "bee", "cow", "dog"]) == {
         "ant": {"accuracy": 0.5, "images": 2},
         "bee": {"accuracy": 0.5, "images": 2},
         "dog": {"accuracy": 0.0, "images": 1},
@@ -46,7 +45,7 @@ def test_scores_by_hand():
 
 
 def test_seeds_are_summarised_by_the_sample_s_deviation():
-    found = summarise(4, [0.5, 0.6, 0.7])
+    found = over_seeds(4, [0.5, 0.6, 0.7])
     assert found["seed"] == [4, 5, 6]
     assert found["mean"] == pytest.approx(0.6) and found["std"] == pytest.approx(0.1)
 
@@ -66,6 +65,24 @@ def test_leaks_are_counted_and_named(caplog):
     caplog.clear()
     assert warn_of_leaks([], learn, train, ask, test) == []
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["/d/test/1.jpg"], ["1.jpg"]),
+        (["/d/test/1.jpg", "/d/test/2.jpg"], ["1.jpg", "2.jpg"]),
+        (["/d/test/cat/1.jpg", "/d/test/dog/1.jpg"], ["cat/1.jpg", "dog/1.jpg"]),
+        (
+            ["/d/a.tar\x00512+10\x00cat/1.jpg", "/d/b.tar\x00512+10\x00cat/1.jpg"],
+            ["a.tar/cat/1.jpg", "b.tar/cat/1.jpg"],
+        ),
+        (["s3://b/x/a.tar\x000+1\x001.jpg", "s3://b/y/a.tar\x000+1\x001.jpg"], ["x/a.tar/1.jpg", "y/a.tar/1.jpg"]),
+        (["/d/t.parquet\x000", "/d/t.parquet\x001"], ["t.parquet/0", "t.parquet/1"]),
+    ],
+)
+def test_names_of_images(paths, expected):
+    assert names(Source("s", paths, None, [])) == expected
 
 
 @pytest.mark.parametrize("classes", [1, 3, 31, 101])

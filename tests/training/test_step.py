@@ -6,9 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
+from dinolab.precision import autocast, choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import assemble, choose_autocast, needs_of
-from dinolab.training.loop import autocast_of, train_step
+from dinolab.runs.build import assemble, needs_of
+from dinolab.training.loop import train_step
 from tests.pictures import TINY, fit_words, make_folder
 
 READS_BACK = (
@@ -46,7 +47,7 @@ def steps(folder, words: list[str], number: int, device: str):
     source = open_source(cfg.data.path)
     phase, where, method, optimizer = assemble(cfg, source)
     method.train()
-    precision = autocast_of(where, choose_autocast("auto", where))
+    precision = autocast(where, choose_precision("auto", where))
     for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda", needs=needs_of(cfg))):
         views = [v.to(where) for v in micro]
         s, clip = phase(step), cfg.optim.clip

@@ -17,7 +17,7 @@ from dinolab.models.attention import BACKENDS
 from dinolab.models.vit import SIZES, ViT
 from dinolab.options import Model
 from dinolab.plotting import COLOURS, MARKERS, STYLES, new_figure, open_frame, save
-from dinolab.training.loop import autocast_of
+from dinolab.precision import autocast
 
 MODELS = ("small/16", "small/8")
 BATCH = {"cuda": 64, "mps": 8, "cpu": 1}
@@ -104,19 +104,19 @@ def nearest(side: int, patch: int) -> int:
 
 def compare(name: str, model: Model, size: int, batch: int, backends: Sequence[str], setting: Setting) -> Iterator[Row]:
     """Measure one model at one size, and yield its rows; the backends share the weights and take turns."""
-    device, autocast = setting.device, autocast_of(setting.device, setting.autocast)
+    device, precision = setting.device, autocast(setting.device, setting.autocast)
     before = memory_in_use(device)
     vit = ViT(model, size).to(device)
     images = torch.randn(batch, 3, size, size, device=device)
 
     def inference(backend: str) -> None:
         vit.attention_backend = backend
-        with torch.no_grad(), autocast:
+        with torch.no_grad(), precision:
             vit([images])
 
     def training(backend: str) -> None:
         vit.attention_backend = backend
-        with autocast:
+        with precision:
             (features,) = vit([images])
             total = features.cls.sum() + features.patches.sum()
         torch.autograd.grad(total, list(vit.parameters()), allow_unused=True)  # unlike backward() it keeps no gradients

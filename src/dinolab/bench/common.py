@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError, reason
 from dinolab.memory import STATUS, can_measure, entry, peak_memory
 from dinolab.parallel import choose_device, refuse_many
-from dinolab.runs.build import choose_autocast
+from dinolab.precision import choose_precision
 from dinolab.timing import WARM_UP, describe, synchronise
 
 ROUNDS = 3  # timed, at least
@@ -61,7 +61,7 @@ def setting(device_option: str, precision: str, seconds: float) -> Setting:
     """Choose device and precision by the command line's options. Raises UserError for a device that is not available."""
     refuse_many("dinolab bench")
     device = choose_device(device_option, "device=")
-    return Setting(device, choose_autocast(precision, device), seconds)
+    return Setting(device, choose_precision(precision, device), seconds)
 
 
 @dataclass

@@ -24,9 +24,10 @@ from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
+from dinolab.precision import autocast, choose_precision
 from dinolab.recipes import load_config
-from dinolab.runs.build import build_method, choose_autocast, needs_of
-from dinolab.training.loop import autocast_of, train_step
+from dinolab.runs.build import build_method, needs_of
+from dinolab.training.loop import train_step
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase, StepValues
 
@@ -60,7 +61,7 @@ def bench(recipe: str | None, words: Sequence[str], seconds: float, out: Path) -
         words = [f"optim.batch_size={CPU_BATCH}", *words]
     recipe = recipe or RECIPE
     cfg = load_config(recipe, words)
-    setting = Setting(device, choose_autocast(cfg.run.precision, device), seconds)
+    setting = Setting(device, choose_precision(cfg.run.precision, device), seconds)
     out.mkdir(parents=True, exist_ok=True)
     configs = {AS_CONFIGURED: cfg, CROP_BY_CROP: cfg}
     configs |= {word: load_config(recipe, [*words, word]) for word in changes(cfg, setting)}
@@ -100,7 +101,7 @@ def has_bf16(device: torch.device) -> bool:
 def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
     """Measure the variants, and yield their rows. They take turns on the same images, with the same weights and optimizer."""
     cfg, device = configs[AS_CONFIGURED], setting.device
-    autocasts = {name: choose_autocast(config.run.precision, device) for name, config in configs.items()}
+    autocasts = {name: choose_precision(config.run.precision, device) for name, config in configs.items()}
     matmuls = {dtype: matmul(device, dtype or torch.float32) for dtype in set(autocasts.values())}
     flops = cfg.optim.batch_size * flops_per_image(cfg, device)
     before = memory_in_use(device)
@@ -116,7 +117,7 @@ def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
         if name == CROP_BY_CROP:
             for network in method.networks:
                 network["backbone"] = CropByCrop(network["backbone"], len(views[0].indices))
-        precision = autocast_of(device, autocasts[name])
+        precision = autocast(device, autocasts[name])
         return lambda: train_step(method, optimizer, views, s, cfg.optim.clip, precision)
 
     variants: dict[Hashable, Callable[[], object]] = {name: when_called(partial(step_of, name)) for name in configs}

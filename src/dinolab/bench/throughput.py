@@ -13,7 +13,7 @@ from dinolab.errors import UserError
 from dinolab.models.attention import choose_backend
 from dinolab.models.vit import ViT
 from dinolab.options import Model
-from dinolab.training.loop import autocast_of
+from dinolab.precision import autocast
 
 MODELS = ("tiny/16", "small/16", "small/14", "small/8", "base/16")
 BATCH = {"cuda": 64, "mps": 8, "cpu": 8}
@@ -58,14 +58,14 @@ def bench(models: Sequence[str] | None, size: int, batch: int | None, setting: S
 
 def infer(name: str, model: Model, size: int, batch: int, setting: Setting) -> Row:
     """Measure one model, and return its row; a large matrix product takes turns with it."""
-    device, autocast = setting.device, autocast_of(setting.device, setting.autocast)
+    device, precision = setting.device, autocast(setting.device, setting.autocast)
     product, product_flops = matmul(device, setting.dtype)
     before = memory_in_use(device)
     vit = ViT(model, size, choose_backend("auto", device)).to(device).eval()
     images = torch.randn(batch, 3, size, size, device=device)
 
     def forward() -> None:
-        with torch.no_grad(), autocast:
+        with torch.no_grad(), precision:
             vit([images])
 
     timings = measure({"forward": forward, "matmul": product}, device, setting.seconds, before)

@@ -1,0 +1,16 @@
+"""Evaluations of encoders. `EVALS` names them; each is one file, and contract.py says what such a file holds."""
+
+from dinolab.evals.contract import Evaluation
+from dinolab.evals.finetune import FineTuning
+from dinolab.evals.knn import KNN
+from dinolab.evals.linear import LinearHeads
+from dinolab.evals.linear_dino import LinearDINO
+from dinolab.evals.logreg import LogisticRegression
+
+EVALS: dict[str, Evaluation] = {
+    "linear": LinearHeads(),
+    "knn": KNN(),
+    "logreg": LogisticRegression(),
+    "linear-dino": LinearDINO(),
+    "finetune": FineTuning(),
+}

@@ -1,11 +1,10 @@
-"""Training images in another view each time they are seen, for the evaluations that augment.
+"""Training images that are augmented anew each time they are used, for the evaluations that train on images.
 
 Sample n belongs to epoch n // images, and its view is a function of (seed, n) alone: the number of workers changes nothing.
 """
 
-import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,29 +24,19 @@ Item = tuple[Tensor, int] | str  # a view and its label, or why there is none
 
 
 class Training(NamedTuple):
-    """How long, in batches of what size, and how fast."""
+    """How long an evaluation trains, in batches of what size, and with which learning rates."""
 
     epochs: int
     batch_size: int
     rates: tuple[float, ...]  # learning rates for batches of 256, to be scaled by their size
 
-    def but(self, epochs: int | None, batch_size: int | None, lr: float | Sequence[float] | None) -> "Training":
-        """With what is not None in place of its own. Raises UserError where that makes no sense."""
-        rates = self.rates if lr is None else (float(lr),) if isinstance(lr, (int, float)) else tuple(map(float, lr))
-        length = self.epochs if epochs is None else epochs
-        chosen = Training(length, self.batch_size if batch_size is None else batch_size, rates)
-        if chosen.epochs < 1 or chosen.batch_size < 1:
-            raise UserError("epochs and batch size are whole numbers of 1 or more")
-        if not rates or not all(0 < rate < math.inf for rate in rates):
-            raise UserError(f"learning rates are larger than 0, not {lr}")
-        return chosen
-
     def steps(self, images: int, batch_size: int) -> int:
+        """The number of steps that the epochs are with so many images."""
         return max(1, self.epochs * images // batch_size)
 
 
 class Augmented(Dataset[Item]):
-    """Item n is the n-th sample of the training."""
+    """Item n is the n-th sample of the training: an augmented view and its label."""
 
     def __init__(self, paths: list[str], labels: Tensor, view: View, seed: int) -> None:
         self.paths, self.labels, self.view, self.seed = paths, labels, view, seed
@@ -57,7 +46,7 @@ class Augmented(Dataset[Item]):
         return len(self.paths)
 
     def checksum(self) -> int:
-        """Of the images' names and labels, in their order."""
+        """CRC-32 of the images' names and labels, in their order."""
         lines = (f"{Path(path).name}\0{label}\n" for path, label in zip(self.paths, self.labels.tolist()))
         return zlib.crc32("".join(lines).encode(errors="surrogateescape"))
 
@@ -76,9 +65,9 @@ class Augmented(Dataset[Item]):
 def batches(
     images: Augmented, steps: int, batch_size: int, device: str | torch.device, workers: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views uint8 (B, 3, h, w) and labels int64 (B,) of each step from `start` on, on the device. A batch may span two epochs.
+    """Views uint8 (B, 3, h, w) and labels int64 (B,) of each step after the first `start`, on the device.
 
-    Raises UserError where an image cannot be read any more, or a process that loads has died.
+    A batch may span two epochs. Raises UserError where an image can no longer be read, or a process that loads images has died.
     """
     on_cuda = torch.device(device).type == "cuda"
     loader = DataLoader(

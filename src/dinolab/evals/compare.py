@@ -1,212 +1,247 @@
-"""Several encoders by several protocols on the same images: `dinolab eval all`, or `dinolab.compare`.
+"""Several encoders by several evaluations on the same images: `dinolab eval all`, or `dinolab.compare`.
 
-Each result is written as soon as it is there, and one that is there already, of the same weights, images and settings, is taken
-over; so what fails or is stopped costs nothing but itself.
+Each result is written as soon as it is found, and one that an earlier call found, with the same weights, images and settings, is
+kept; so a failure or a stop costs nothing but itself.
 """
 
 import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from dinolab.config import keyword_options
 from dinolab.data.types import Source
 from dinolab.errors import UserError, reason
-from dinolab.evals.comparison_table import failures, markdown
-from dinolab.evals.evaluate import PROTOCOLS, evaluate
-from dinolab.evals.inputs import open_device, open_encoder, open_images, refuse_below, refuse_unknown
-from dinolab.evals.plots import draw_accuracies, draw_speeds
+from dinolab.evals import EVALS
+from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
+from dinolab.evals.comparison_table import markdown
+from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
+from dinolab.evals.contract import Evaluation, EvaluationOptions
+from dinolab.evals.evaluate import find, make_folder, run_evaluation
+from dinolab.evals.labelled_images import LabelledImages, open_train_and_test
+from dinolab.evals.plots import draw_figures, draw_speeds
+from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
 from dinolab.features import cache as kept_features
-from dinolab.features.extract import PRECISIONS
+from dinolab.features.inputs import Encodes, extraction_arguments, open_device, open_encoder, python_options
 from dinolab.files import file_name, write_whole
-from dinolab.models.backbone import make_backbone
-from dinolab.models.encoder import BackboneEncoder
+from dinolab.options import option
+from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)
-DEFAULT = ("knn", "logreg", "linear")
-UNTRAINED = "untrained"
-FORMAT = "results 1"  # to be raised when the same settings give other results
-FACTS = ("accuracy", "interval", "without_leaks", "also", "seeds", "protocol")  # of a result that the summary repeats
+FORMAT = "results 2"  # to be raised when the same settings give other results
+REPEATED = (
+    "dinolab.features.extract",
+    "dinolab.evals.scores",
+    "dinolab.evals.splits",
+)  # loggers of warnings about images
 
-Row = dict[str, Any]  # an encoder: name, encoder, and results by protocol; or failure
-Contender = str | Path | nn.Module
+
+@dataclass
+class CompareOptions(LabelledImages.Options):
+    """Options of `dinolab eval all`."""
+
+    against: list[str] = option(
+        [], "other encoders; also pixels, the raw pixels, and untrained, the run's architecture with initial weights"
+    )
+    evaluations: list[str] = option([], "evaluations to run (empty: the usual ones)")
 
 
 @contextmanager
-def said_once() -> Iterator[None]:
-    """Warnings about the images, which every evaluation finds again, are logged once inside."""
+def warn_once() -> Iterator[None]:
+    """Inside the block, warnings about the images, which every evaluation repeats, are logged once."""
     seen: set[str] = set()
 
-    def new(record: logging.LogRecord) -> bool:
+    def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
         return message not in seen and not seen.add(message)  # type: ignore[func-returns-value]
 
-    loggers = [logging.getLogger(f"dinolab.evals.{name}") for name in ("features", "knn", "results", "splits")]
+    loggers = [logging.getLogger(name) for name in REPEATED]
     for logger in loggers:
-        logger.addFilter(new)
+        logger.addFilter(is_new)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(new)
+            logger.removeFilter(is_new)
 
 
-@said_once()
 def compare(
-    encoder: Contender,
-    against: Sequence[Contender],
+    encoder: Encodes,
+    against: Sequence[Encodes],
     train: str | Path | Source,
     test: str | Path | Source | None = None,
     out: str | Path | None = None,
     *,
-    protocols: Sequence[str] = DEFAULT,
-    size: int | tuple[int, int] | None = None,
-    precision: str = "fp32",
-    seed: int = 0,
-    seeds: int = 1,
-    device: str | torch.device | None = None,
-    workers: int = 0,
-    cache: str | Path | None = kept_features.FOLDER,
     progress: bool = False,
-    environment: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Accuracy of each encoder by each protocol, and images/s of its bare forward.
+    environment: Json | None = None,
+    **options: Any,
+) -> Comparison:
+    """Evaluate encoders side by side, and measure the images/s of their forward passes.
 
     Args:
-        encoder, against: what `dinolab.load` takes, or "pixels", or encoders, which are named by their class; in `against` also
-            "untrained", the architecture of `encoder` with initial weights.
+        encoder: what `dinolab.load` takes, or "pixels", or a network, which is named by its class.
+        against: others; also "untrained", the architecture of `encoder` with initial weights.
         train, test: labelled images, see `evaluate`; without `test` a part of `train` is held out.
-        out: folder for all.json, table.md, accuracy.png, accuracy_over_throughput.png, and what `evaluate` writes, in
-            ENCODER/PROTOCOL; None writes nothing, and takes over nothing.
-        size: side, or height and width, of the images in pixels; by default each encoder's own.
-        device: "auto", "cpu", "cuda" or "mps", to which all are moved; by default where `encoder` is.
-
-    Returns:
-        What all.json holds: data, settings, environment, encoders: for each name, encoder, size, dim, throughput, and results
-        by protocol: accuracy, interval, also, without_leaks, seeds, folder; or, where it failed, failure: the reason.
+        out: folder for all.json, table.md, accuracy.png and accuracy_over_throughput.png, and for what `evaluate` writes, in
+            ENCODER/EVALUATION; None writes nothing.
+        options: evaluations, a list of names, and what all evaluations share: size, precision, device, workers, cache, seed, seeds;
+            see `dinolab eval all --help`. By default all encoders are moved to where `encoder` is.
 
     Raises:
-        UserError: images or labels are missing, or not one encoder could be evaluated.
+        UserError: images or labels are missing, an option is wrong, or not one encoder could be evaluated.
     """
-    for protocol in protocols:
-        refuse_unknown("evaluation", protocol, PROTOCOLS)
-    refuse_unknown("precision", precision, PRECISIONS)
-    refuse_below(1, seeds=seeds, size=size)
-    refuse_below(0, seed=seed, workers=workers)
-    device, sources, out = open_device(device, encoder), open_images(train, test), Path(out) if out else None
+    sources = {"train": train, "test": test}
+    given = {key: source for key, source in sources.items() if isinstance(source, Source)}
+    named = {key: source.name if isinstance(source, Source) else source for key, source in sources.items()}
+    values = python_options(encoder, {**named, "out": out, **options})
+    chosen = keyword_options(CompareOptions, values, see="dinolab eval all --help")
+    return run_comparison(encoder, chosen, progress, environment, against, given)
+
+
+@warn_once()
+def run_comparison(
+    encoder: Encodes,
+    options: CompareOptions,
+    progress: bool = False,
+    environment: Json | None = None,
+    against: Sequence[Encodes] | None = None,
+    given: Mapping[str, Source] | None = None,
+) -> Comparison:
+    """`compare` with its options read.
+
+    Args:
+        against: takes the place of `options.against`.
+        given: opened sources, by "train" and "test", in place of those that the options name.
+    """
+    chosen = options.evaluations or [name for name, evaluation in EVALS.items() if evaluation.compared]
+    evaluations = {name: find(name) for name in chosen}
+    open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
+    sources = open_train_and_test(options.train, options.test, given or {})
     if sources[-1].labels is None:
-        raise UserError(f"{sources[-1].name} has no labels, and without them there is no accuracy to compare")
+        raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
+    out = Path(options.out) if options.out else None
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-    given = list(dict.fromkeys(one if isinstance(one, nn.Module) else str(one) for one in (encoder, *against)))
-    before = read_results(out / "all.json") if out else {}
-    rows: list[Row] = []
-    summary = {
-        "data": {"train": sources[0].name, "test": sources[1].name if test is not None else None},
-        "settings": {"protocols": [*protocols], "precision": precision, "seed": seed, "seeds": seeds},
-        "environment": environment,
-        "encoders": rows,
-    }
-    named = names(given)
-    for which, name, label in zip(given, named, labels(named)):
-        row: Row = {"name": label, "encoder": name, "results": {}}
-        rows.append(row)
+        make_folder(out)
+    settings = {
+        "evaluations": chosen, "precision": options.precision, "seed": options.seed, "seeds": options.seeds
+    }  # fmt: skip
+    data = {"train": sources[0].name, "test": sources[1].name if sources[1:] else None}
+    found = Comparison(data, settings, environment)
+    run = Run(evaluations, options, sources, out, earlier_entries(out), found, progress)
+    others = options.against if against is None else against
+    encoders = list(dict.fromkeys(one if isinstance(one, nn.Module) else str(one) for one in (encoder, *others)))
+    named = names(encoders)
+    for one, name, label in zip(encoders, named, labels(named)):
+        run.add(one, encoder, name, label)
+    run.finish()
+    return found
+
+
+@dataclass
+class Run:
+    """A comparison in progress."""
+
+    evaluations: dict[str, Evaluation]
+    options: CompareOptions
+    sources: list[Source]
+    out: Path | None
+    earlier: dict[str, Entry]  # by key
+    found: Comparison
+    progress: bool
+
+    def add(self, one: Encodes, first: Encodes, name: str, label: str) -> None:
+        """Evaluate one encoder; `first` is the one whose architecture "untrained" takes."""
+        row = Row(label, name)
+        self.found.encoders.append(row)
         try:
-            like = untrained(encoder, seed) if which == UNTRAINED else which
-            _, opened, sides = open_encoder(like, size)
-            row |= {"size": sides, "dim": getattr(opened, "dim", None)}
-            row["throughput"] = throughput(opened, sides, device, precision)
-        except (UserError, RuntimeError) as error:  # RuntimeError: out of memory, sizes that it does not take
-            row["failure"] = reason(error)
-            log.warning("%s: %s", name, row["failure"])
-        else:
-            for protocol in sorted(protocols, key=lambda name: name != "linear"):  # whose features serve for the others
-                key = fingerprint(opened, sources, (protocol, sides, precision, seed, seeds))
-                folder = out / file_name(label) / protocol if out else None
-                row["results"][protocol] = before.get(key) or run_one(
-                    protocol, opened, sources, folder, key, size=sides, precision=precision, seed=seed, seeds=seeds,
-                    device=device, workers=workers, cache=cache, progress=progress, name=label, environment=environment,
-                )  # fmt: skip
-                if out:
-                    write_whole(out / "all.json", as_json(summary))
-    if out:
-        write_whole(out / "all.json", as_json(summary))
-    if not any("accuracy" in result for row in rows for result in row["results"].values()):
-        raise UserError("; ".join(reason for row in rows for reason in failures(row)))
-    if out:
-        write_whole(out / "table.md", markdown(summary).encode())
-        draw_accuracies(rows, protocols, f"Accuracy on {Path(sources[-1].name).name}", out / "accuracy.png")
-        shown = "knn" if "knn" in protocols else protocols[0]
-        draw_speeds(rows, shown, PROTOCOLS[shown], out / "accuracy_over_throughput.png")
-    return summary
+            network = open_encoder(untrained(first, self.options.seed) if one == UNTRAINED else one)[1]
+            how = extraction_arguments(network, self.options, self.progress)
+            row.size, row.dim = list(how["size"]), getattr(network, "dim", None)
+            row.throughput = throughput(network, how["size"], how["device"], how["precision"])
+        except (UserError, RuntimeError) as error:
+            row.failure = failure(error)
+            log.warning("%s: %s", name, row.failure)
+            self.save()
+            return
+        for which in sorted(self.evaluations, key=lambda which: not self.evaluations[which].runs_first):
+            row.results[which] = self.entry(which, network, row)
+            self.save()
+
+    def entry(self, which: str, network: nn.Module, row: Row) -> Entry:
+        """One evaluation of one encoder: what an earlier call found, or the evaluation done now."""
+        options, evaluation = self.options, self.evaluations[which]
+        key = fingerprint(network, self.sources, (which, row.size, options.precision, options.seed, options.seeds))
+        if key in self.earlier:
+            return self.earlier[key]
+        folder = self.out / file_name(row.name) / which if self.out else None
+        given = dict(zip(("train", "test"), self.sources))
+        try:
+            own = options_of(evaluation, options, folder)
+            result = run_evaluation(
+                which, network, own, self.progress, self.found.environment, called=row.name, given=given
+            )
+        except (UserError, RuntimeError) as error:
+            log.warning("%s, %s: %s", row.name, which, failure(error))
+            return Entry(failure=failure(error))
+        return Entry(main_facts(result), folder=str(folder) if folder else None, key=key)
+
+    def save(self) -> None:
+        """Write all.json as far as it is."""
+        if self.out:
+            content = json.dumps(self.found.to_json(), indent=2, default=str) + "\n"
+            write_whole(self.out / COMPARISON, content.encode(errors="surrogateescape"))
+
+    def finish(self) -> None:
+        """Write table and plots. Raises UserError where not one encoder could be evaluated."""
+        rows = self.found.encoders
+        if not any(entry.result and entry.result.main for row in rows for entry in row.results.values()):
+            raise UserError("; ".join(failure for row in rows for failure in row.failures))
+        if self.out:
+            write_whole(self.out / "table.md", markdown(self.found).encode(errors="surrogateescape"))
+            title = f"Evaluations on {Path(self.sources[-1].name).name}"
+            draw_figures(rows, self.evaluations, title, self.out / "accuracy.png")
+            shown, evaluation = next(iter(self.evaluations.items()))
+            draw_speeds(rows, shown, evaluation, self.out / "accuracy_over_throughput.png")
 
 
-def untrained(like: Contender, seed: int) -> BackboneEncoder:
-    """The architecture of the encoder `like` with initial weights. Raises UserError where it is not one of dinolab's."""
-    name, trained, _ = open_encoder(like, None)
-    backbone = getattr(trained, "backbone", None)
-    if backbone is None:
-        raise UserError(f"{UNTRAINED}: takes the architecture of a run; dinolab cannot build that of {name} anew")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = make_backbone(backbone.cfg, backbone.image_size, pixels=backbone.pixels)
-    return BackboneEncoder(fresh, {"untrained": name, "seed": seed}).requires_grad_(False).eval()
+def failure(error: UserError | RuntimeError) -> str:
+    """Why an encoder could not be evaluated; an error that is neither a user's mistake nor a lack of memory is raised again."""
+    text = reason(error)
+    if isinstance(error, UserError) or text == "out of memory":
+        return text
+    raise error
 
 
-def run_one(
-    protocol: str, encoder: Any, sources: list[Source], folder: Path | None, key: str, **options: Any
-) -> dict[str, Any]:
-    """What the summary tells of one result, or of its failure."""
-    try:
-        result = evaluate(protocol, encoder, sources[0], sources[1] if sources[1:] else None, folder, **options)
-    except (UserError, RuntimeError) as error:
-        log.warning("%s, %s: %s", options["name"], protocol, reason(error))
-        return {"failure": reason(error)}
-    return {fact: result[fact] for fact in FACTS if fact in result} | {"folder": folder and str(folder), "key": key}
+def options_of(evaluation: Evaluation, options: CompareOptions, folder: Path | None) -> EvaluationOptions:
+    """The evaluation's options, as far as the comparison has them; the others have their defaults."""
+    shared = {f.name: getattr(options, f.name) for f in fields(evaluation.Options) if hasattr(options, f.name)}
+    return evaluation.Options(**shared | {"out": str(folder) if folder else ""})
 
 
-def fingerprint(encoder: Any, sources: list[Source], settings: tuple[Any, ...]) -> str:
+def fingerprint(encoder: nn.Module, sources: list[Source], settings: tuple[Any, ...]) -> str:
     """Hash of everything that a result depends on: weights, images, labels, and settings."""
-    labels = [zlib.crc32(source.labels.tobytes()) for source in sources if source.labels is not None]
+    of_labels = [zlib.crc32(source.labels.tobytes()) for source in sources if source.labels is not None]
     classes = [source.classes for source in sources]
-    text = repr((FORMAT, settings, labels, classes))
+    text = repr((FORMAT, settings, of_labels, classes))
     keys = [kept_features.key(encoder, source, text) for source in sources]
     return hashlib.blake2b("".join(keys).encode(), digest_size=20).hexdigest()
 
 
-def read_results(file: Path) -> dict[str, dict[str, Any]]:
-    """Results of an earlier call by key, where their files are still there."""
-    try:
-        rows = json.loads(file.read_text())["encoders"]
-        results = [result for row in rows for result in row["results"].values() if "key" in result]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+def earlier_entries(out: Path | None) -> dict[str, Entry]:
+    """Results of an earlier call by key, where their files still exist."""
+    if not out or not (out / COMPARISON).is_file():
         return {}
-    return {result["key"]: result for result in results if (Path(result["folder"]) / "result.json").is_file()}
-
-
-def as_json(summary: dict[str, Any]) -> bytes:
-    return (json.dumps(summary, indent=2, default=str) + "\n").encode()
-
-
-def names(encoders: Sequence[Contender]) -> list[str]:
-    """What they were given as; of encoders themselves their class, numbered where there are several of it."""
-    plain = [type(one).__name__ if isinstance(one, nn.Module) else str(one) for one in encoders]
-    return [name if plain.count(name) == 1 else f"{name} {plain[: n + 1].count(name)}" for n, name in enumerate(plain)]
-
-
-def labels(encoders: list[str]) -> list[str]:
-    """Short names that tell them apart: a path's last part, or as much of it as it takes."""
-    found = []
-    for one in encoders:
-        parts = Path(one).parts if Path(one).exists() else (one,)
-        others = [Path(other).parts for other in encoders if other != one]
-        length = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), len(parts))
-        found.append("/".join(parts[-length:]))
-    return found
+    try:
+        rows = read_comparison(out / COMPARISON).encoders
+    except UserError:  # whatever it is, it is written again
+        return {}
+    entries = [entry for row in rows for entry in row.results.values() if entry.key and entry.folder]
+    return {entry.key: entry for entry in entries if (Path(str(entry.folder)) / RESULT).is_file()}

@@ -1,92 +1,93 @@
 """The table of a comparison: for the terminal and as Markdown."""
 
-from typing import Any
-
 from rich.markup import escape
 from rich.table import Table
 
-OF_A_JOB = ("linear", "knn", "logreg", "finetune")  # columns
+from dinolab.evals import EVALS
+from dinolab.evals.comparison import Comparison, Entry
+from dinolab.evals.contract import Figure
 
 
-def cells(summary: dict[str, Any]) -> list[list[str]]:
-    """The heading, and a line an encoder: accuracies in per cent, and images/s."""
-    protocols = summary["settings"]["protocols"]
+def main_figure(evaluation: str) -> Figure:
+    """The main figure of an evaluation; a plain share for one that this version does not know."""
+    return EVALS[evaluation].main if evaluation in EVALS else Figure("accuracy", "accuracy")
+
+
+def cells(comparison: Comparison) -> list[list[str]]:
+    """The headings, and a line for each encoder: the main figure of each evaluation, and images/s."""
     lines = []
-    for row in summary["encoders"]:
-        accuracies = [accuracy_of(row["results"].get(protocol, {})) for protocol in protocols]
-        speed = f"{row['throughput']['images_per_s']:,.0f}" if "throughput" in row else "-"
-        lines.append([row["name"], *accuracies, speed])
-    return [["", *(f"{protocol}, %" for protocol in protocols), "images/s"], *lines]
+    for row in comparison.encoders:
+        figures = [figure_of(row.results.get(name), name) for name in comparison.evaluations]
+        speed = f"{row.throughput['images_per_s']:,.0f}" if row.throughput else "-"
+        lines.append([row.name, *figures, speed])
+    return [["", *map(heading, comparison.evaluations), "images/s"], *lines]
 
 
-def with_finetuned(
-    summary: dict[str, Any], own: dict[str, Any] | None, supervised: dict[str, Any] | None
-) -> dict[str, Any]:
-    """A job's summary with what `dinolab eval all` does not know of: a column for the first encoder fine-tuned, and a row for the
-    untrained network trained with labels.
-    """
-    first, *others = summary["encoders"]
-    if own:
-        first = first | {"results": first["results"] | {"finetune": own}}
-    if supervised:
-        others.append({"name": "supervised", "results": {"finetune": supervised}})
-    return summary | {"settings": summary["settings"] | {"protocols": [*OF_A_JOB]}, "encoders": [first, *others]}
+def heading(evaluation: str) -> str:
+    """knn, %"""
+    figure = main_figure(evaluation)
+    unit = f", {figure.unit}" if figure.unit else ""
+    return f"{evaluation}{unit}" if figure.higher_is_better else f"{evaluation}{unit} (lower is better)"
 
 
-def accuracy_of(result: dict[str, Any]) -> str:
-    """76.8 (74.2-79.4), and over several seeds their mean and standard deviation."""
-    if "accuracy" not in result:
+def figure_of(entry: Entry | None, evaluation: str) -> str:
+    """76.8 (74.2-79.4), and with several seeds their mean and standard deviation; "-" without a result."""
+    result, figure = entry.result if entry else None, main_figure(evaluation)
+    if not result or not result.main:
         return "-"
-    low, high = (100 * end for end in result["interval"])
-    text = f"{100 * result['accuracy']:.1f} ({low:.1f}-{high:.1f})"
-    if "seeds" in result:
-        over = result["seeds"]
-        text += f"; {100 * over['mean']:.1f} ± {100 * over['std']:.1f}"
+    text = figure.number(result.main.value)
+    if result.main.interval:
+        text += " ({}-{})".format(*map(figure.number, result.main.interval))
+    if result.seeds:
+        text += f"; {figure.number(result.seeds['mean'])} ± {figure.number(result.seeds['std'])}"
     return text
 
 
-def notes(summary: dict[str, Any]) -> list[str]:
-    """What the figures are, and what failed."""
-    rows, settings = summary["encoders"], summary["settings"]
-    test = summary["data"]["test"] or "a fifth of them, held out"
-    said = [
-        f"Learned from {summary['data']['train']}, asked of {test}; in brackets the 95 % interval over test images."
-    ]
-    if settings["seeds"] > 1:
-        said[0] += f" After it mean and standard deviation over {settings['seeds']} seeds, where something is drawn."
-    at = next((row["throughput"] for row in rows if "throughput" in row), None)
+def notes(comparison: Comparison) -> list[str]:
+    """Sentences that explain the figures, and what failed."""
+    test = comparison.data["test"] or "a fifth of them, held out"
+    first = f"Trained on {comparison.data['train']}, tested on {test}; in brackets the 95 % interval over test images."
+    if comparison.settings["seeds"] > 1:
+        first += f" After it mean and standard deviation over {comparison.settings['seeds']} seeds, where something is random."
+    found = [first]
+    rows = comparison.encoders
+    at = next((row.throughput for row in rows if row.throughput), None)
     if at:
-        said.append(f"images/s: the bare forward, batches of {at['batch_size']}, {at['precision']} on {at['device']}.")
+        found.append(f"images/s: the forward pass, batches of {at['batch_size']}, {at['precision']} on {at['device']}.")
     by_size: dict[str, list[str]] = {}
     for row in rows:
-        if "size" in row:
-            by_size.setdefault(" x ".join(map(str, row["size"])), []).append(row["name"])
+        if row.size:
+            by_size.setdefault(" x ".join(map(str, row.size)), []).append(row.name)
     several = len(by_size) > 1
-    said += [f"{size} pixels" + (f": {', '.join(of)}" if several else "") + "." for size, of in by_size.items()]
-    for row in rows:
-        if epochs := row["results"].get("finetune", {}).get("protocol", {}).get("epochs"):
-            which = "the untrained network, all of it" if row["name"] == "supervised" else f"all of {row['name']}"
-            said.append(f"{row['name']}, finetune: {which} trained with labels, {epochs} epochs.")
-    return said + [f"Failed: {reason}" for row in rows for reason in failures(row)]
+    found += [f"{size} pixels" + (f": {', '.join(of)}" if several else "") + "." for size, of in by_size.items()]
+    found += [epochs for name in comparison.evaluations if (epochs := epochs_of(comparison, name))]
+    return found + [f"Failed: {failure}" for row in rows for failure in row.failures]
 
 
-def failures(row: dict[str, Any]) -> list[str]:
-    """What went wrong with an encoder, by name and reason."""
-    found = {"": row.get("failure")} | {protocol: one.get("failure") for protocol, one in row["results"].items()}
-    return [f"{row['name']}{protocol and f', {protocol}'}: {reason}" for protocol, reason in found.items() if reason]
+def epochs_of(comparison: Comparison, evaluation: str) -> str:
+    """How long an evaluation trained each encoder; empty for one that does not count epochs."""
+    results = {row.name: row.results[evaluation].result for row in comparison.encoders if evaluation in row.results}
+    epochs = {
+        name: result.settings["epochs"] for name, result in results.items() if result and "epochs" in result.settings
+    }
+    title = EVALS[evaluation].title if evaluation in EVALS else evaluation
+    listed = ", ".join(f"{name} {number}" for name, number in epochs.items())
+    return f"{evaluation}: {title}; epochs: {listed}." if epochs else ""
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    heading, *lines = ([cell.replace("|", "\\|") for cell in line] for line in cells(summary))
-    rule = ["---", *["---:"] * (len(heading) - 1)]
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *lines))
-    return "\n".join([rows, "", *(f"- {note}" for note in notes(summary))]) + "\n"
+def markdown(comparison: Comparison) -> str:
+    """The table and its notes."""
+    headings, *lines = ([cell.replace("|", "\\|") for cell in line] for line in cells(comparison))
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
+    return "\n".join([rows, "", *(f"- {note}" for note in notes(comparison))]) + "\n"
 
 
-def table(summary: dict[str, Any]) -> Table:
-    heading, *lines = cells(summary)
+def table(comparison: Comparison) -> Table:
+    """The table for the terminal."""
+    headings, *lines = cells(comparison)
     shown = Table(show_edge=False)
-    for name in heading:
+    for name in headings:
         shown.add_column(name, justify="left" if not name else "right")
     for line in lines:
         shown.add_row(*map(escape, line))

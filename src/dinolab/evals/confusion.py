@@ -3,21 +3,25 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-NUMBERS = 30  # classes up to which each cell shows its share
-NAMES = 100  # classes up to which rows and columns are named
+from dinolab.plotting import new_figure, save
+
+NUMBERS = 30  # most classes with which each cell shows its share
+NAMES = 100  # most classes with which rows and columns are named
 CELL = 0.36  # inches, where there are names
 LONGEST = 24  # characters of a name
 
 
 def draw_confusion(counts: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """PNG of counts (C, C), true classes down, predicted across, as shares of each row. Cividis: read alike by all eyes."""
+    """Write a PNG of counts (C, C), rows true and columns predicted classes, as shares of each row.
+
+    The colour map, cividis, looks the same to colour-blind readers.
+    """
     number = len(classes)
     images = counts.sum(1, keepdims=True)
     shares = np.divide(counts, images, out=np.zeros(counts.shape), where=images > 0)
     side = max(4.0, CELL * number) if number <= NAMES else 9.0
-    figure = Figure((side + 3, side + 2), layout="constrained", facecolor="white")
+    figure = new_figure(side + 3, side + 2)
     axes = figure.add_subplot()
     drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=max(shares.max(), 0.01), interpolation="nearest")
     axes.set_title(title, fontsize=12, loc="left", pad=10)
@@ -35,4 +39,4 @@ def draw_confusion(counts: np.ndarray, classes: list[str], title: str, out: Path
     bar.set_label("share of the true class's images")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.savefig(out, dpi=150, bbox_inches="tight")
+    save(figure, out, tight=True)

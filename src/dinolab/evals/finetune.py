@@ -1,251 +1,48 @@
-"""Fine-tuning as in DeiT (arXiv 2012.12877, section 6): a copy of the encoder and a linear layer on its class token, all of them trained.
+"""Fine-tuning of all weights, as DeiT. The training itself, which needs timm, is in finetune_training.py."""
 
-RandAugment, mixup, cutmix, label smoothing, stochastic depth, a running average of the weights, and AdamW with a warm-up and a
-cosine are DeiT's (table 9), from timm. So that pretrained weights are kept where they are most general, a layer's learning rate
-falls with its depth, as in BEiT (arXiv 2106.08254); values are those that MAE (arXiv 2111.06377) published for its ViT-B.
-DeiT's random erasing is left out: MAE found its effect smaller than the scatter of seeds. So is repeated augmentation.
-"""
-
-import copy
-import math
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
-from torch import Tensor, nn
-
-from dinolab.data import draws
-from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.augmented import Augmented, Training, batches
-from dinolab.evals.state import KeptState
-from dinolab.features.cache import checksum
-from dinolab.features.extract import COLUMNS, FeatureSet, extract
+from dinolab.evals.augmented import Training
+from dinolab.evals.classification import Classification, Classified
+from dinolab.evals.contract import Context
+from dinolab.evals.labelled_images import LabelledImages, Sides
+from dinolab.evals.state import state_file
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.models.vit import ViT
+from dinolab.options import option
 from dinolab.weights.timm_models import TimmEncoder
 
-try:
-    from timm.data import Mixup, create_transform
-    from timm.layers import DropPath
-    from timm.loss import SoftTargetCrossEntropy
-    from timm.models import group_parameters
-    from timm.optim import param_groups_layer_decay
-    from timm.utils import ModelEmaV3
-except ImportError as error:
-    raise UserError(f"dinolab eval finetune needs timm: pip install 'dinolab[timm]' ({error})") from error
 
-DEFAULTS = Training(100, 64, (5e-4,))
-BASE_BATCH = 256
-LAYER_DECAY = 0.65
-WEIGHT_DECAY = 0.05  # but of vectors, positions and single tokens
-BETAS = (0.9, 0.999)
-WARMUP = 0.05  # share of the steps: 5 of 100 epochs
-DROP_PATH = 0.1
-MIXUP, CUTMIX, SMOOTHING = 0.8, 1.0, 0.1
-AUGMENT = "rand-m9-mstd0.5-mmax9-inc1"  # at most 9: at 10 posterising keeps no bit, which new versions of Pillow refuse
-EMA = 0.99996  # from lower values up, by timm's warm-up: in a short training the first weights would never be forgotten
+class FineTuning(Classification):
+    title = "fine-tuning"
+    about = "All weights of a copy of the encoder are trained with labels, as in DeiT, with layer-wise learning rates."
+    earlier = "fine-tuning of all weights, as DeiT"
+    trains_encoder = True
 
-LAYERS = {  # of our backbones, in timm's notation, lowest first; the final norm goes with the last block, as in timm's own
-    "embeddings": r"cls_token|pos_embed|register_tokens|mask_token|patch_embed|conv1|bn1",
-    "blocks": [(r"blocks\.(\d+)", None), (r"layer(\d+)\.(\d+)", None), (r"norm", (99999,))],
-}
-NOT_DECAYED = ("cls_token", "pos_embed", "register_tokens", "mask_token")  # beside all vectors
+    @dataclass
+    class Options(LabelledImages.Options):
+        epochs: int = option(100, "passes over the training images", 1, 1 << 20)
+        batch_size: int = option(64, "images in a batch", 1, 1 << 20)
+        lr: float = option(5e-4, "peak learning rate for batches of 256, of the last layer", 1e-12, 1e6)
 
+    def check(self, encoder: Any, options: Any) -> None:
+        if not isinstance(encoder, BackboneEncoder | TimmEncoder):
+            raise UserError(
+                "fine-tuning takes a run, official weights, or a model of Hugging Face or timm, and no other encoder"
+            )
+        from dinolab.evals import finetune_training  # noqa: F401  # raises UserError where timm is missing
 
-def refuse_untunable(encoder: Any, training: Training) -> None:
-    """UserError for what has no weights of a known layout, and for more than one learning rate."""
-    if not isinstance(encoder, BackboneEncoder | TimmEncoder):
-        raise UserError(
-            "fine-tuning takes a run, official weights, or a model of Hugging Face or timm, and no other encoder"
-        )
-    if len(training.rates) > 1:
-        raise UserError("fine-tuning takes one learning rate (--lr); there is no held-out part to choose among several")
+    def classify(
+        self, encoder: Any, data: LabelledImages, options: "FineTuning.Options", context: Context, seed: int
+    ) -> tuple[Sides, Classified]:
+        from dinolab.evals.finetune_training import finetune  # here, since timm may be missing
 
-
-class Classifier(nn.Module):
-    """A copy of the encoder, and a linear layer on its class token, or on what it pools in place of one (`width` features)."""
-
-    def __init__(self, encoder: BackboneEncoder | TimmEncoder, width: int, classes: int) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder).float().requires_grad_(True)
-        self.head = nn.Linear(width, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], (B, 3, H, W), -> logits (B, classes)."""
-        return self.head(self.encoder(images).cls)
-
-    def network(self) -> tuple[str, Any]:
-        """The backbone, ours or timm's, and what its parameters' names begin with here."""
-        name = "model" if isinstance(self.encoder, TimmEncoder) else "backbone"
-        return f"encoder.{name}.", getattr(self.encoder, name)
-
-    def group_matcher(self, coarse: bool) -> Callable[[str], int]:
-        """The layer of each parameter by its name, from 0 up; the head's is the last. timm asks for it."""
-        prefix, network = self.network()
-        matcher = network.group_matcher(coarse) if hasattr(network, "group_matcher") else LAYERS
-        layers = group_parameters(network, matcher, reverse=True)
-        return lambda name: layers.get(name.removeprefix(prefix), 1 + max(layers.values()))
-
-    def not_decayed(self) -> set[str]:
-        prefix, network = self.network()
-        return {prefix + name for name in getattr(network, "no_weight_decay", lambda: NOT_DECAYED)()}
-
-    def set_drop_path(self, rate: float) -> None:
-        """Stochastic depth: the same in all blocks of our ViT, rising to `rate` in timm's; nothing where a network has none."""
-        _, network = self.network()
-        if isinstance(network, ViT):
-            network.cfg.drop_path = rate
-            return
-        places = [
-            (m, name) for m in network.modules() for name, _ in m.named_children() if name.startswith("drop_path")
-        ]
-        for (module, name), drop in zip(places, torch.linspace(0, rate, len(places)).tolist()):
-            setattr(module, name, DropPath(drop))
-
-
-def finetune(
-    encoder: Any,
-    source: Source,
-    train: FeatureSet,
-    test: Source,
-    size: tuple[int, int],
-    training: Training = DEFAULTS,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    precision: str = "fp32",
-    progress: bool = True,
-    keep: Path | None = None,
-) -> tuple[Tensor, dict[str, Any], FeatureSet]:
-    """Probabilities float32 (M, classes) for the images of `test`, what was done, and the tuned features of `test`.
-
-    `train`, features of `source`, tells which of its images can be read. The encoder itself stays as it is. `keep` is a file for
-    the state of the training, which goes on from there; it is left to the caller. Raises UserError where there is a single
-    image, or the loss is no longer finite.
-    """
-    images = Augmented([source.paths[i] for i in train.kept], train.labels, Augment(size), seed)
-    batch_size = min(training.batch_size, len(images)) // 2 * 2
-    if not batch_size:
-        raise UserError("mixup takes two images at least: in a batch (--batch-size) and in all")
-    steps = training.steps(len(images), batch_size)
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), seeded(seed):
-        torch.manual_seed(seed)  # of the device, too
-        # initial weights hold nothing that low rates would keep: then this is plain supervised training
-        decay = 1.0 if encoder.info.get("untrained") else LAYER_DECAY
-        model = Classifier(encoder, train.matrix().shape[1], len(source.classes)).to(device)
-        tuned = train_weights(model, decay, images, batch_size, steps, training, workers, precision, progress, keep)
-        asked = extract(
-            tuned.encoder, test, size, device=device, workers=workers, progress=progress, precision=precision
-        )
-    with torch.inference_mode():
-        probabilities = torch.cat([tuned.head(x.to(device)).softmax(1).cpu() for x in asked.matrix().split(1024)])
-    facts = {"epochs": training.epochs, "steps": steps, "batch_size": batch_size, "rate": training.rates[0]}
-    return probabilities, facts | {"layer_decay": decay}, asked
-
-
-def train_weights(
-    model: Classifier,
-    decay: float,
-    images: Augmented,
-    batch_size: int,
-    steps: int,
-    training: Training,
-    workers: int,
-    precision: str,
-    progress: bool,
-    keep: Path | None,
-) -> Classifier:
-    """The running average of the weights; each layer has `decay` times the rate of the layer above it."""
-    began = checksum(model.state_dict())
-    device = model.head.weight.device
-    model.set_drop_path(DROP_PATH)
-    model.train()
-    average = ModelEmaV3(model, decay=EMA, use_warmup=True)
-    rate = training.rates[0] * batch_size / BASE_BATCH
-    optimizer = torch.optim.AdamW(parameter_groups(model, rate, decay), betas=BETAS)
-    warmup = round(WARMUP * steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, warmup, steps))
-    mix = Mixup(MIXUP, CUTMIX, label_smoothing=SMOOTHING, num_classes=model.head.out_features)
-    criterion = SoftTargetCrossEntropy()
-    per_epoch = max(1, steps // training.epochs)
-    parts = {"model": model, "average": average.module, "optimizer": optimizer, "schedule": schedule}
-    state = KeptState(keep, f"{began} {images.checksum()} {training} {batch_size} {decay} {precision}", parts)
-    start = state.restore()
-    with Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
-        loaded = batches(images, steps, batch_size, device, workers, start)
-        about = f"fine-tuning, {training.epochs} epochs"
-        for step, (views, labels) in enumerate(bar.track(loaded, steps, start, description=about), start + 1):
-            draw_from(draws.seed(images.seed, step))  # each step by itself, so that it is the same after a stop
-            mixed, targets = mix(views.float() / 255, labels)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                loss = criterion(model(mixed), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            average.update(model, step)
-            state.save_now_and_then(step)
-            if (step % per_epoch == 0 or step == steps) and not loss.isfinite():
-                raise UserError(
-                    f"the loss is not a number after {step} steps: take a learning rate below {training.rates[0]:g}"
-                )
-    return average.module
-
-
-def parameter_groups(model: Classifier, rate: float, decay: float) -> list[dict[str, Any]]:
-    """For AdamW: layer l of L has rate * decay ** (L - l), the head the rate itself."""
-    groups = param_groups_layer_decay(model, WEIGHT_DECAY, model.not_decayed(), layer_decay=decay)
-    return [group | {"lr": rate * group.pop("lr_scale")} for group in groups]
-
-
-def warm_cosine(step: int, warmup: int, steps: int) -> float:
-    """The factor on all learning rates: up to 1 in a line, down to 0 on half a cosine."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
-
-
-class Augment:
-    """DeiT's view of an image: random-resized crop, flip, RandAugment."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.transform = create_transform(
-            (3, *size), is_training=True, auto_augment=AUGMENT, interpolation="bicubic", normalize=False
-        )
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
-        with seeded(int(rng.integers(1 << 32))):
-            return self.transform(Image.fromarray(image))
-
-
-def draw_from(seed: int) -> None:
-    """What is drawn from here on, on any device."""
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside by random, numpy and torch on the CPU depends on `seed` alone, and what comes after not on it."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws from it
-    try:
-        random.seed(seed)
-        np.random.seed(seed % (1 << 32))  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)  # on a GPU it is not the views' to draw from
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+        split = data.split(seed)
+        train = data.train_features(encoder, split)
+        training = Training(options.epochs, options.batch_size, (options.lr,))
+        probabilities, chosen, test = finetune(
+            encoder, split.train, train, split.test, context.size, training, seed, context.device, context.workers,
+            context.precision, context.progress, state_file(context.out, seed),
+        )  # fmt: skip
+        return Sides(split.train, train, split.test, test, split.origin), Classified(probabilities, chosen)

@@ -5,51 +5,53 @@ patches, are trained side by side, on the same batches: SGD with momentum 0.9, n
 chosen on a tenth of the training images, held out from the heads. Unlike the published protocol, features are computed once:
 there is no random-resized crop and no flip.
 
-L learning rates, C classes.
+N training images, M test images, L learning rates, C classes.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
-from dinolab.data import draws
 from dinolab.errors import UserError
-from dinolab.evals.knn import most_likely
-from dinolab.features.extract import COLUMNS, FeatureSet, refuse_infinite
+from dinolab.evals.classification import ACCURACY, WITHOUT_LEAKS, Classification, Classified
+from dinolab.evals.contract import Context
+from dinolab.evals.heads import HELD_OUT, Input, hold_out, logits, new_head
+from dinolab.evals.labelled_images import LabelledImages, Sides
+from dinolab.evals.scores import most_likely
+from dinolab.features.extract import FeatureSet, refuse_infinite
+from dinolab.progress import track
 
-RATES = (
-    1e-5,
-    2e-5,
-    5e-5,
-    1e-4,
-    2e-4,
-    5e-4,
-    1e-3,
-    2e-3,
-    5e-3,
-    1e-2,
-    2e-2,
-    5e-2,
-    0.1,
-)  # as published, for batches of 256
+# as published, for batches of 256
+RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 BLOCKS = 4
 BATCH = 256
-EPOCHS, LEAST_STEPS = 10, 2000  # whichever takes longer: ten epochs of a small set teach nothing
-HELD_OUT = 0.1
+EPOCHS, LEAST_STEPS = 10, 2000  # whichever takes longer: ten epochs of a small set are too few steps
 
 
-class Input(NamedTuple):
-    """What a head sees."""
+class LinearHeads(Classification):
+    title = "linear"
+    about = "Linear layers on frozen features over the grid of DINOv2; the best is chosen on held-out training images."
+    earlier = "linear heads, DINOv2's grid, on features without augmentation"
+    FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), WITHOUT_LEAKS)
+    compared = True
+    runs_first = True
 
-    blocks: int
-    tokens: str  # cls or both
+    @dataclass
+    class Options(LabelledImages.Options):
+        pass
 
-    def rows(self, features: FeatureSet, index: Tensor) -> Tensor:
-        return features.matrix(self.tokens, self.blocks, index)
+    def classify(
+        self, encoder: Any, data: LabelledImages, options: "LinearHeads.Options", context: Context, seed: int
+    ) -> tuple[Sides, Classified]:
+        # a network without a class token has its last layer alone
+        blocks = BLOCKS if getattr(encoder, "has_class_token", True) else 1
+        sides = data.sides(encoder, seed, blocks, patches=True)
+        classes = len(sides.train.classes)
+        found = linear(sides.train_features, sides.test_features, classes, seed, context.device, context.progress)
+        return sides, Classified(*found)
 
 
 def linear(
@@ -62,14 +64,23 @@ def linear(
     rates: tuple[float, ...] = RATES,
     steps: int | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Probabilities float32 (M, classes) of the best head for the images of `test`, and what was chosen.
+    """Train the heads and predict with the best. The labels of `test` are not used.
 
-    Both with four blocks, or all that the encoder has, and the patches' mean. The labels of `test` are not used.
+    Args:
+        train, test: features of four blocks, or all that the encoder has, and the patches' mean.
+        classes: number of classes.
+        steps: by default ten epochs, or 2,000 steps if that is longer.
+
+    Returns:
+        Probabilities float32 (M, classes), and what was chosen: the head, steps, held_out_images, and the grid.
+
+    Raises:
+        UserError: features are not finite, or no class has two training images.
     """
     refuse_infinite(*train.blocks, train.patches, *test.blocks, test.patches)
     held_out = hold_out(train.labels, HELD_OUT, seed)
-    fit, ask = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-    if not len(ask):
+    fit, validation = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+    if not len(validation):
         raise UserError(
             "the linear evaluation needs a class with two training images or more, one of them to choose by"
         )
@@ -78,29 +89,20 @@ def linear(
     heads = train_heads(train, fit, inputs, classes, rates, steps, seed, device, progress)
 
     grid = []
-    for see, group in zip(inputs, heads):
+    for taken, group in zip(inputs, heads):
         right = torch.zeros(len(rates), dtype=torch.int64)
-        for index in ask.split(1024):
-            said = logits(group, see.rows(train, index).to(device)).detach().cpu()
-            right += torch.stack([(most_likely(one) == train.labels[index]).sum() for one in said])
-        grid += [{**see._asdict(), "rate": rate, "accuracy": n / len(ask)} for rate, n in zip(rates, right.tolist())]
+        for index in validation.split(1024):
+            outputs = logits(group, taken.rows(train, index).to(device)).detach().cpu()
+            right += torch.stack([(most_likely(one) == train.labels[index]).sum() for one in outputs])
+        grid += [
+            {**taken._asdict(), "rate": rate, "accuracy": n / len(validation)} for rate, n in zip(rates, right.tolist())
+        ]
     best = max(range(len(grid)), key=lambda i: grid[i]["accuracy"])
-    see, head = inputs[best // len(rates)], heads[best // len(rates)][best % len(rates)]
+    taken, head = inputs[best // len(rates)], heads[best // len(rates)][best % len(rates)]
     with torch.inference_mode():
         rows = torch.arange(len(test)).split(1024)
-        probabilities = torch.cat([head(see.rows(test, index).to(device)).softmax(1).cpu() for index in rows])
-    return probabilities, {"chosen": grid[best], "steps": steps, "held_out_images": len(ask), "grid": grid}
-
-
-def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """bool (N,), the images held out: `share` of each class and at least one, but none of a class with a single image."""
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero()[:, 0]
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        chosen = draws.rng(seed, draws.SPLIT, label).permutation(len(members))[:count]
-        held[members[torch.from_numpy(chosen)]] = True
-    return held
+        probabilities = torch.cat([head(taken.rows(test, index).to(device)).softmax(1).cpu() for index in rows])
+    return probabilities, {"chosen": grid[best], "steps": steps, "held_out_images": len(validation), "grid": grid}
 
 
 def train_heads(
@@ -114,41 +116,30 @@ def train_heads(
     device: str | torch.device,
     progress: bool,
 ) -> list[list[nn.Linear]]:
-    """For each input L heads, trained on the images of `index`. Their gradients do not meet: the loss is a sum."""
+    """For each input L heads, trained on the images of `index`.
+
+    The loss is the sum of all heads' losses, so that no head's gradient depends on another head.
+    """
     generator = torch.Generator().manual_seed(seed)
-    widths = [see.rows(features, index[:1]).shape[1] for see in inputs]
+    widths = [taken.rows(features, index[:1]).shape[1] for taken in inputs]
     heads = [[new_head(width, classes, generator).to(device) for _ in rates] for width in widths]
     groups = [{"params": [*head.parameters()], "lr": rate} for group in heads for head, rate in zip(group, rates)]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = index[:0]
-    with Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
-        for _ in bar.track(range(steps), description=f"{len(groups)} linear heads"):
-            if len(order) < min(BATCH, len(index)):
-                order = index[torch.randperm(len(index), generator=generator)]
-            batch, order = order[:BATCH], order[BATCH:]
-            target = features.labels[batch].to(device)
-            loss = torch.zeros((), device=device)
-            for see, group in zip(inputs, heads):
-                said = logits(group, see.rows(features, batch).to(device))
-                loss = loss + F.cross_entropy(said.flatten(0, 1), target.repeat(len(rates)), reduction="sum") / len(
-                    batch
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    for _ in track(range(steps), f"{len(groups)} linear heads", steps, progress):
+        if len(order) < min(BATCH, len(index)):
+            order = index[torch.randperm(len(index), generator=generator)]
+        batch, order = order[:BATCH], order[BATCH:]
+        target = features.labels[batch].to(device)
+        loss = torch.zeros((), device=device)
+        for taken, group in zip(inputs, heads):
+            outputs = logits(group, taken.rows(features, batch).to(device))
+            loss = loss + F.cross_entropy(outputs.flatten(0, 1), target.repeat(len(rates)), reduction="sum") / len(
+                batch
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return heads
-
-
-def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
-    head = nn.Linear(width, classes)
-    nn.init.normal_(head.weight, std=0.01, generator=generator)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def logits(group: list[nn.Linear], x: Tensor) -> Tensor:
-    """What L heads say of the same rows (B, D): (L, B, C), by one product."""
-    weight, bias = torch.cat([head.weight for head in group]), torch.cat([head.bias for head in group])
-    return F.linear(x, weight, bias).unflatten(1, (len(group), -1)).transpose(0, 1)

@@ -2,19 +2,21 @@
 
 SGD with momentum 0.9, no weight decay, a cosine to zero; random-resized crops and flips; 100 epochs. The layer sees the class
 tokens of the last four blocks of a ViT-S, and the class token and the mean of the patches of the last block of larger ones.
-The published learning rate, 0.001 for batches of 256, is to be adapted to the checkpoint, as its code says: layers for several
-are trained side by side, on the same batches, and the best is chosen on a tenth of the training images, held out from them all.
-With a single learning rate there is nothing to choose, and no image is held out.
+The published learning rate is 0.001 for batches of 256; its code advises to adapt it to the checkpoint. So layers with several
+rates are trained side by side, on the same batches, and the best is chosen on a tenth of the training images, held out from them
+all. With a single learning rate there is nothing to choose, and no image is held out.
+
+M test images, L layers, C classes.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from dinolab.data.crops import draw_boxes
@@ -22,20 +24,54 @@ from dinolab.data.types import Source
 from dinolab.data.views import resample
 from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
-from dinolab.evals.knn import most_likely
-from dinolab.evals.linear import HELD_OUT, Input, hold_out, logits, new_head
-from dinolab.features.extract import COLUMNS, FeatureSet, refuse_infinite
+from dinolab.evals.classification import Classification, Classified
+from dinolab.evals.contract import Context
+from dinolab.evals.heads import HELD_OUT, Input, hold_out, logits, new_head
+from dinolab.evals.labelled_images import LabelledImages, Sides
+from dinolab.evals.scores import most_likely
+from dinolab.features.extract import FeatureSet, refuse_infinite
 from dinolab.models.encoder import evaluating
+from dinolab.options import option
+from dinolab.precision import autocast, choose_precision
+from dinolab.progress import track
 
-DEFAULTS = Training(100, 128, (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3))
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
 SMALL = 384  # the width of a ViT-S
 BLOCKS = 4
 SCALE, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of torchvision's RandomResizedCrop
 BASE_BATCH = 256
 
 
+class LinearDINO(Classification):
+    title = "linear, augmented"
+    about = (
+        "DINO's linear protocol: SGD on random crops and flips, the learning rate chosen on held-out training images."
+    )
+    earlier = "a linear layer by SGD on augmented images, as DINO"
+
+    @dataclass
+    class Options(LabelledImages.Options):
+        epochs: int = option(100, "passes over the training images", 1, 1 << 20)
+        batch_size: int = option(128, "images in a batch", 1, 1 << 20)
+        lr: list[float] = option(
+            [], "learning rates for batches of 256, to choose among (empty: eight from 0.0001 to 0.3)", 1e-12, 1e6
+        )
+
+    def classify(
+        self, encoder: Any, data: LabelledImages, options: "LinearDINO.Options", context: Context, seed: int
+    ) -> tuple[Sides, Classified]:
+        taken = choose_input(encoder)
+        sides = data.sides(encoder, seed, taken.blocks, taken.tokens != "cls")
+        training = Training(options.epochs, options.batch_size, tuple(options.lr or RATES))
+        found = linear_dino(
+            encoder, sides.train, sides.train_features, sides.test_features, context.size, training, seed,
+            context.device, context.workers, context.precision, context.progress,
+        )  # fmt: skip
+        return sides, Classified(*found)
+
+
 def choose_input(encoder: Any) -> Input:
-    """What the layer sees; a network without a class token has its pooled last layer alone."""
+    """The features that the layer takes; a network without a class token has its pooled last layer alone."""
     if not getattr(encoder, "has_class_token", True):
         return Input(1, "cls")
     return Input(BLOCKS, "cls") if encoder.dim <= SMALL else Input(1, "both")
@@ -47,69 +83,86 @@ def linear_dino(
     train: FeatureSet,
     test: FeatureSet,
     size: tuple[int, int],
-    training: Training = DEFAULTS,
+    training: Training,
     seed: int = 0,
     device: str | torch.device = "cpu",
     workers: int = 0,
     precision: str = "fp32",
     progress: bool = True,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Probabilities float32 (M, classes) for the images of `test`, by the best layer, and what was chosen.
+    """Train the layers, and predict with the best. The encoder does not change. The labels of `test` are not used.
 
-    `train` and `test` are features of unaugmented images, with what `choose_input` names; `train` is of `source`, whose images
-    are augmented. The encoder stays as it is. The labels of `test` are not used.
+    Args:
+        source: the training images, which are augmented.
+        train, test: features of the unaugmented training and test images, those that `choose_input` names.
+        size: height and width of the views, in pixels.
+
+    Returns:
+        Probabilities float32 (M, C), and what was chosen: blocks, tokens and rate; epochs, steps, batch_size, held_out_images; and
+        grid: the accuracy with each rate.
+
+    Raises:
+        UserError: features are not finite, or there are several rates and no class has two training images.
     """
     refuse_infinite(*train.blocks, train.patches, *test.blocks, test.patches)
     rates = training.rates
     held_out = hold_out(train.labels, HELD_OUT, seed)
     if len(rates) == 1:
         held_out[:] = False
-    fit, ask = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-    if len(rates) > 1 and not len(ask):
+    fit, validation = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+    if len(rates) > 1 and not len(validation):
         raise UserError(
-            "to choose a learning rate takes a class with two training images or more; give one learning rate (--lr)"
+            "choosing a learning rate needs a class with two training images or more; give a single rate, such as lr=0.001"
         )
     paths = [source.paths[i] for i in train.kept[fit]]
     images = Augmented(paths, train.labels[fit], partial(random_crop, size=size), seed)
-    batch_size = min(training.batch_size, len(fit))
-    steps = training.steps(len(fit), batch_size)
+    training = training._replace(batch_size=min(training.batch_size, len(fit)))
+    steps = training.steps(len(fit), training.batch_size)
 
     generator = torch.Generator().manual_seed(seed)
-    see = choose_input(encoder)
-    see = see._replace(blocks=min(see.blocks, len(train.blocks)))
-    width = see.rows(train, fit[:1]).shape[1]
+    taken = choose_input(encoder)
+    taken = taken._replace(blocks=min(taken.blocks, len(train.blocks)))
+    width = taken.rows(train, fit[:1]).shape[1]
     heads = [new_head(width, len(source.classes), generator).to(device) for _ in rates]
-    scaled = [rate * batch_size / BASE_BATCH for rate in rates]
-    optimizer = torch.optim.SGD(
-        [{"params": [*head.parameters()], "lr": rate} for head, rate in zip(heads, scaled)], momentum=0.9
+    loaded = batches(images, steps, training.batch_size, device, workers)
+    inputs = (
+        (encode(encoder, views, taken, precision), labels)
+        for views, labels in track(loaded, f"linear layers, {training.epochs} epochs", steps, progress)
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
-        loaded = batches(images, steps, batch_size, device, workers)
-        for views, labels in bar.track(loaded, total=steps, description=f"linear, {training.epochs} epochs"):
-            said = logits(heads, encode(encoder, views, see, precision))
-            # a sum, so that the gradients do not meet; over the layers' mean losses
-            loss = F.cross_entropy(said.flatten(0, 1), labels.repeat(len(rates)), reduction="sum") / batch_size
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    train_layers(heads, inputs, training, steps)
 
-    tried = []
+    grid = []
     if len(rates) > 1:
-        answers = torch.stack([predict(head, see, train, ask, device) for head in heads])
-        accuracy = (torch.stack([most_likely(answer) for answer in answers]) == train.labels[ask]).float().mean(1)
-        tried = [{"rate": rate, "accuracy": share} for rate, share in zip(rates, accuracy.tolist())]
-    best = max(range(len(rates)), key=lambda i: tried[i]["accuracy"]) if tried else 0
-    facts = {"epochs": training.epochs, "steps": steps, "batch_size": batch_size, "held_out_images": len(ask)}
-    return (
-        predict(heads[best], see, test, torch.arange(len(test)), device),
-        {"chosen": {**see._asdict(), "rate": rates[best]}, **facts, "grid": tried},
-    )
+        found = torch.stack([most_likely(predict(head, taken, train, validation, device)) for head in heads])
+        accuracies = (found == train.labels[validation]).float().mean(1).tolist()
+        grid = [{"rate": rate, "accuracy": accuracy} for rate, accuracy in zip(rates, accuracies)]
+    best = max(range(len(rates)), key=lambda i: grid[i]["accuracy"]) if grid else 0
+    chosen = {"chosen": {**taken._asdict(), "rate": rates[best]}, "epochs": training.epochs, "steps": steps}
+    chosen |= {"batch_size": training.batch_size, "held_out_images": len(validation), "grid": grid}
+    return predict(heads[best], taken, test, torch.arange(len(test)), device), chosen
+
+
+def train_layers(
+    heads: list[nn.Linear], inputs: Iterable[tuple[Tensor, Tensor]], training: Training, steps: int
+) -> None:
+    """Train one layer for each learning rate, in place, on batches of features (B, D) and labels (B,)."""
+    scaled = [rate * training.batch_size / BASE_BATCH for rate in training.rates]
+    groups = [{"params": [*head.parameters()], "lr": rate} for head, rate in zip(heads, scaled)]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for x, labels in inputs:
+        outputs = logits(heads, x)
+        # the sum over layers of mean losses, so that no layer's gradient depends on another layer
+        losses = F.cross_entropy(outputs.flatten(0, 1), labels.repeat(len(heads)), reduction="sum")
+        loss = losses / training.batch_size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 
 def random_crop(image: np.ndarray, rng: np.random.Generator, size: tuple[int, int]) -> Tensor:
-    """A random-resized crop of (H, W, 3), flipped half of the times: uint8 (3, height, width)."""
+    """A random-resized crop of (H, W, 3), flipped with probability one half: uint8 (3, height, width)."""
     height, width = image.shape[:2]
     top, left, h, w = draw_boxes(height, width, np.array([SCALE]), ASPECT, rng)[0]
     crop = resample(image[top : top + h, left : left + w], *size)
@@ -118,21 +171,18 @@ def random_crop(image: np.ndarray, rng: np.random.Generator, size: tuple[int, in
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
 
 
-def encode(encoder: Any, views: Tensor, see: Input, precision: str) -> Tensor:
-    """What the layers see of a batch, float32 (B, ·)."""
-    with (
-        evaluating(encoder),
-        torch.autocast(views.device.type, torch.bfloat16, enabled=precision == "bf16"),
-    ):
-        outs = [encoder(views)] if see.blocks == 1 else encoder.layers(views, see.blocks)
+def encode(encoder: Any, views: Tensor, taken: Input, precision: str) -> Tensor:
+    """The layers' input for a batch of views, float32 (B, D)."""
+    with evaluating(encoder), autocast(views.device, choose_precision(precision, views.device)):
+        outs = [encoder(views)] if taken.blocks == 1 else encoder.layers(views, taken.blocks)
         parts = [out.cls.float() for out in outs]
-        if see.tokens == "both":
+        if taken.tokens == "both":
             parts.append(outs[-1].patches.float().mean((1, 2)))
     return torch.cat(parts, 1)  # outside, so that gradients may be taken
 
 
-def predict(head: nn.Linear, see: Input, features: FeatureSet, index: Tensor, device: str | torch.device) -> Tensor:
-    """Probabilities float32 (len(index), classes), on the CPU."""
+def predict(head: nn.Linear, taken: Input, features: FeatureSet, index: Tensor, device: str | torch.device) -> Tensor:
+    """Probabilities float32 (len(index), C), on the CPU."""
     with torch.inference_mode():
-        parts = [head(see.rows(features, rows).to(device)).softmax(1).cpu() for rows in index.split(1024)]
+        parts = [head(taken.rows(features, rows).to(device)).softmax(1).cpu() for rows in index.split(1024)]
     return torch.cat(parts)

@@ -13,8 +13,8 @@ from torch import Tensor
 class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
     """LogisticRegression(C, tol, max_iter, warm_start) of scikit-learn, with an L2 penalty, by torch.optim.LBFGS on `device`.
 
-    The objective is scikit-learn's: mean cross-entropy + |W|^2 / (2 C N), the intercept b without penalty; of two classes
-    the logistic loss of a single row of W. So is the stop: no entry of its gradient above `tol`.
+    The objective is scikit-learn's: mean cross-entropy + |W|^2 / (2 C N), the intercept b without penalty; with two classes
+    the logistic loss of a single row of W. It stops as scikit-learn does, when no entry of the gradient is above `tol`.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.C, self.tol, self.max_iter, self.warm_start, self.device = C, tol, max_iter, warm_start, device
 
-    @torch.inference_mode(False)  # the caller may be inferring, as the video is
+    @torch.inference_mode(False)  # the caller may be in inference mode, as the video is
     def fit(self, x: np.ndarray, y: np.ndarray) -> "TorchLogisticRegression":
-        """From features float32 (N, D) and labels (N,) of two classes or more."""
+        """Fit to features float32 (N, D) and labels (N,) of two classes or more."""
         self.classes_, numbers = np.unique(y, return_inverse=True)
         features = torch.as_tensor(x, device=self.device)
         target = torch.as_tensor(numbers, device=self.device)
@@ -42,7 +42,7 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
             parameters,
             max_iter=self.max_iter,
             tolerance_grad=self.tol,
-            tolerance_change=0,  # which in float32 would end it before the gradient does
+            tolerance_change=0,  # in float32 this test would end it before the gradient does
             line_search_fn="strong_wolfe",
         )
 
@@ -60,7 +60,7 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
 
     @property
     def coef_(self) -> np.ndarray:
-        """(K, D), or (1, D) of two classes."""
+        """(K, D), or (1, D) with two classes."""
         return self.weight_.cpu().numpy()
 
     @property
@@ -75,6 +75,6 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
         return self.classes_[self.predict_proba(x).argmax(1)]
 
     def _logits(self, features: Tensor) -> Tensor:
-        """(N, K); of two classes those of the first are zero."""
+        """(N, K); with two classes, the logits of the first are zero."""
         logits = F.linear(features, self.weight_, self.bias_)
         return logits if logits.shape[1] > 1 else F.pad(logits, (1, 0))

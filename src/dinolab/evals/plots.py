@@ -1,19 +1,19 @@
-"""Accuracies as bars, and accuracy over throughput (DINO's figure 5), as PNG."""
+"""Main figures of evaluations as bars, and over throughput (as figure 5 of DINO), as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from dinolab.evals.comparison import Row
+from dinolab.evals.contract import Evaluation, Figure
+from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
+
 DPI = 200
-# Okabe and Ito's colours, told apart by colour-blind readers too; the marks repeat what they say.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 BAR = 0.26  # inches
 LONGEST = 40  # characters of a name
 # Where a point's name may stand, best first: offset in points, and how it is aligned.
@@ -23,63 +23,83 @@ PLACES = [
 ]  # fmt: skip
 
 
-def draw_accuracies(rows: Sequence[dict[str, Any]], protocols: Sequence[str], title: str, out: Path) -> None:
-    """A group of bars an encoder, a bar a protocol, with 95 % intervals; `rows` as `compare` has them."""
-    rows = [row for row in rows if any("accuracy" in result for result in row["results"].values())]
-    height = BAR * (len(protocols) + 0.8) * len(rows) + 1.5
-    figure = Figure((8, height), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    highest = max(100 * end for row in rows for result in row["results"].values() for end in result.get("interval", []))
-    for p, protocol in enumerate(protocols):
-        found = [(place, row["results"].get(protocol, {})) for place, row in enumerate(rows)]
-        found = [(place, result) for place, result in found if "accuracy" in result]
-        places = [place + 0.8 * ((p + 0.5) / len(protocols) - 0.5) for place, _ in found]
-        shares = [100 * result["accuracy"] for _, result in found]
-        ends = [[100 * end for end in result["interval"]] for _, result in found]
-        errors = [
-            [share - low for share, (low, _) in zip(shares, ends)],
-            [high - share for share, (_, high) in zip(shares, ends)],
-        ]
-        thick = 0.8 / len(protocols)
-        colour = COLOURS[p % len(COLOURS)]
+def shown(row: Row, evaluation: str, figure: Figure) -> tuple[float, float, float] | None:
+    """The main figure as it is shown and the ends of its interval; None without a result."""
+    entry = row.results.get(evaluation)
+    if not entry or not entry.result or not entry.result.main:
+        return None
+    found = entry.result.main
+    low, high = found.interval or (found.value, found.value)
+    return figure.scale * found.value, figure.scale * low, figure.scale * high
+
+
+def draw_figures(rows: Sequence[Row], evaluations: Mapping[str, Evaluation], title: str, out: Path) -> None:
+    """A group of bars for each encoder, a bar for each evaluation, with 95 % intervals; a panel for each kind of figure."""
+    found = {name: evaluation.main for name, evaluation in evaluations.items()}
+    rows = [row for row in rows if any(shown(row, name, figure) for name, figure in found.items())]
+    kinds = [
+        list(group)
+        for _, group in groupby(sorted(found, key=lambda n: axis_title(found[n])), lambda n: axis_title(found[n]))
+    ]
+    kinds.sort(key=lambda names: list(found).index(names[0]))
+    heights = [BAR * (len(names) + 0.8) * len(rows) + 0.8 for names in kinds]
+    figure = new_figure(8, sum(heights) + 0.7)
+    panels = figure.subplots(len(kinds), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(found)}
+    for axes, names in zip(panels, kinds):
+        draw_bars(axes, rows, {name: found[name] for name in names}, colours)
+    panels[0].set_title(title, loc="left", fontsize=12, parse_math=False)
+    if len(evaluations) > 1:
+        figure.legend(loc="outside lower left", ncols=len(evaluations), frameon=False, fontsize=9)
+    save(figure, out, DPI)
+
+
+def axis_title(figure: Figure) -> str:
+    """accuracy in %"""
+    direction = "" if figure.higher_is_better else " (lower is better)"
+    return (f"{figure.title} in {figure.unit}" if figure.unit else figure.title) + direction
+
+
+def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colours: Mapping[str, str]) -> None:
+    """The bars of evaluations with the same kind of figure."""
+    highest = max(
+        (s[2] for row in rows for name, figure in found.items() if (s := shown(row, name, figure))), default=0
+    )
+    thick = 0.8 / len(found)
+    for n, (name, figure) in enumerate(found.items()):
+        bars = [(place, s) for place, row in enumerate(rows) if (s := shown(row, name, figure))]
+        places = [place + 0.8 * ((n + 0.5) / len(found) - 0.5) for place, _ in bars]
+        values = [value for _, (value, _, _) in bars]
+        errors = [[value - low for _, (value, low, _) in bars], [high - value for _, (value, _, high) in bars]]
         axes.barh(
-            places,
-            shares,
-            0.92 * thick,
-            color=colour,
-            label=protocol,
-            xerr=errors,
+            places, values, 0.92 * thick, color=colours[name], label=name, xerr=errors,
             error_kw={"elinewidth": 1, "ecolor": "0.2"},
-        )
-        for place, share, (_, high) in zip(places, shares, ends):
-            axes.text(high + 0.012 * highest, place, f"{share:.1f}", va="center", fontsize=8, color="0.2")
-    axes.set_yticks(range(len(rows)), [shorten(row["name"]) for row in rows], fontsize=10, parse_math=False)
+        )  # fmt: skip
+        for place, (value, _, high) in zip(places, (s for _, s in bars)):
+            axes.text(high + 0.012 * highest, place, f"{value:.1f}", va="center", fontsize=8, color="0.2")
+    axes.set_yticks(range(len(rows)), [shorten(row.name) for row in rows], fontsize=10, parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(1.12 * highest, 1))  # with room for the figures
+    axes.set_xlim(0, 1.12 * highest or 1)  # with room for the figures
     axes.margins(y=0.02)
-    axes.set_xlabel("accuracy in %, with its 95 % interval over test images")
-    axes.set_title(title, loc="left", fontsize=12, parse_math=False)
-    axes.grid(axis="x", color="0.9")
-    clear(axes)
-    if len(protocols) > 1:
-        figure.legend(loc="outside lower left", ncols=len(protocols), frameon=False, fontsize=9)
-    figure.savefig(out, dpi=DPI)
+    axes.set_xlabel(f"{axis_title(next(iter(found.values())))}, with its 95 % interval over test images")
+    open_frame(axes, "x")
 
 
-def draw_speeds(rows: Sequence[dict[str, Any]], protocol: str, name: str, out: Path) -> None:
-    """Accuracy by `protocol` over images/s, one named point an encoder; encoders that lack either are left out."""
-    rows = [row for row in rows if "throughput" in row and "accuracy" in row["results"].get(protocol, {})]
-    if not rows:
+def draw_speeds(rows: Sequence[Row], name: str, evaluation: Evaluation, out: Path) -> None:
+    """The main figure over images/s, one named point for each encoder; encoders without either are left out."""
+    main = evaluation.main
+    points = [(row, row.throughput, s) for row in rows if row.throughput and (s := shown(row, name, main))]
+    if not points:
         return
-    figure = Figure((7, 4.6), layout="constrained", facecolor="white")
+    figure = new_figure(7, 4.6)
     axes = figure.add_subplot()
-    speeds = [row["throughput"]["images_per_s"] for row in rows]
-    shares = [100 * row["results"][protocol]["accuracy"] for row in rows]
-    ends = [[100 * end for end in row["results"][protocol]["interval"]] for row in rows]
-    for i, (speed, share, (low, high)) in enumerate(zip(speeds, shares, ends)):
+    speeds = [at["images_per_s"] for _, at, _ in points]
+    values = [s[0] for _, _, s in points]
+    ends = [s[1:] for _, _, s in points]
+    for i, (speed, value, (low, high)) in enumerate(zip(speeds, values, ends)):
         axes.errorbar(
-            speed, share, [[share - low], [high - share]], color=COLOURS[i % len(COLOURS)], marker=MARKS[i % len(MARKS)],
-            markersize=9, elinewidth=1.2, capsize=3,
+            speed, value, [[value - low], [high - value]], color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)], markersize=9, elinewidth=1.2, capsize=3,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(min(speeds) / 1.6, max(speeds) * 1.6)
@@ -88,20 +108,19 @@ def draw_speeds(rows: Sequence[dict[str, Any]], protocol: str, name: str, out: P
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    at = rows[0]["throughput"]
-    axes.set_xlabel(f"images/s of the forward: batches of {at['batch_size']}, {at['precision']} on {at['device']}")
-    axes.set_ylabel(f"accuracy in %, {name}")
-    axes.set_title("Accuracy over throughput", loc="left", fontsize=12)
-    axes.grid(color="0.9")
-    clear(axes)
-    name_points(axes, speeds, shares, ends, [shorten(row["name"]) for row in rows])
-    figure.savefig(out, dpi=DPI)
+    at = points[0][1]
+    axes.set_xlabel(f"images/s of the forward pass: batches of {at['batch_size']}, {at['precision']} on {at['device']}")
+    axes.set_ylabel(f"{axis_title(main)}, {evaluation.title}")
+    axes.set_title(f"{main.title[0].upper()}{main.title[1:]} over throughput", loc="left", fontsize=12)
+    open_frame(axes)
+    name_points(axes, speeds, values, ends, [shorten(row.name) for row, _, _ in points])
+    save(figure, out, DPI)
 
 
 def name_points(
     axes: Axes, xs: Sequence[float], ys: Sequence[float], ends: Sequence[Sequence[float]], names: Sequence[str]
 ) -> None:
-    """Each name beside its point, inside the axes and clear of other names and of points with their intervals, if that can be."""
+    """Write each name beside its point, where possible inside the axes and clear of other names, points and intervals."""
     canvas = FigureCanvasAgg(axes.figure)  # type: ignore[arg-type]
     canvas.draw()
     inside = axes.get_window_extent()
@@ -124,12 +143,6 @@ def name_points(
         dx, dy, across, up = PLACES[min(worst)[1]]
         text.set(position=(dx, dy), ha=across, va=up)
         taken.append(text.get_window_extent(canvas.get_renderer()))
-
-
-def clear(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def shorten(name: str) -> str:

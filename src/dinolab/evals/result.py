@@ -21,7 +21,7 @@ class Measured:
 class Result:
     """Figures of one encoder by one evaluation, and what they depend on."""
 
-    evaluation: str  # its name in EVALS, for example "knn"
+    evaluation: str  # its name in EVALS
     encoder: Json  # name, dim, patch_size, and info: what the model card says of how it was made
     data: Json  # train, test: names of the sources; split; numbers of images; classes
     settings: Json  # size, precision, the evaluation's options, and what it chose by itself

@@ -1,4 +1,6 @@
-"""The split of a labelled source that comes without test images: drawn once, by class, near-duplicates on one side, and kept.
+"""The split of a labelled source into training and test images: drawn once, class by class, and kept in a file.
+
+Near-duplicates are never parted.
 
 N images.
 """
@@ -18,14 +20,21 @@ from dinolab.features.duplicates import NEAR, find_groups
 from dinolab.files import write_whole
 
 log = logging.getLogger(__name__)
-SHARE = 0.2
+SHARE = 0.2  # of the images of each class
 FORMAT = "dinolab split 1"
 
 
 def held_out(source: Source, seed: int, out: Path | None, progress: bool = True) -> tuple[np.ndarray, str]:
-    """bool (N,), True for test images, and where the split is kept: beside the data, or in `out` where that cannot be written.
+    """The split of a source for a seed; one that was kept before is used.
 
-    A split that is kept there is used. Raises UserError if it is of other images or labels, or damaged, or if none can be drawn.
+    Args:
+        out: folder that keeps the split where no file can be written beside the data.
+
+    Returns:
+        bool (N,), True for test images; and a sentence that names the share and the file.
+
+    Raises:
+        UserError: the kept split belongs to other images or labels, or is damaged, or no split can be drawn.
     """
     places = [place for place in (beside(source, seed), out / f"split-{seed}.json" if out else None) if place]
     for place in places:
@@ -47,13 +56,13 @@ def held_out(source: Source, seed: int, out: Path | None, progress: bool = True)
 
 
 def beside(source: Source, seed: int) -> Path | None:
-    """DIR.split-0.json beside the folder or file that the source is named after; none for patterns and remote storage."""
+    """The file DIR.split-0.json beside the folder or file that the source is named after; None for patterns and remote storage."""
     path = Path(os.path.abspath(os.path.expanduser(source.name)))
     return path.with_name(f"{path.name}.split-{seed}.json") if path.exists() else None
 
 
 def keep(facts: dict[str, Any], places: list[Path]) -> str:
-    """Write the split to the first place that can be written, and say in which."""
+    """Write the split to the first place that can be written; gives that place, or "not kept"."""
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -61,31 +70,35 @@ def keep(facts: dict[str, Any], places: list[Path]) -> str:
         except OSError as error:
             log.warning("%s: the split cannot be kept there (%s)", place, error.strerror)
         else:
-            log.info("%s: the split is kept here, and used the next time", place)
+            log.info("%s: the split is kept here and used the next time", place)
             return str(place)
     return "not kept"
 
 
 def read(place: Path, source: Source) -> np.ndarray:
-    way_out = "delete it to have a new split drawn, or name test images by --test"
+    """The split in a file, bool (N,). Raises UserError if it is damaged, or belongs to other images."""
+    way_out = "delete it to draw a new split, or name test images with test="
     try:
         kept = json.loads(place.read_bytes())
-        of, test = kept["fingerprint"], set(kept["test"])
+        images, test = kept["fingerprint"], set(kept["test"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{place}: not a split of dinolab's ({error}); {way_out}") from error
-    if of != source.fingerprint():
+    if images != source.fingerprint():
         raise UserError(
-            f"{place}: the split of {kept.get('images')} images, and {source.name} has other images or labels by now "
-            f"({len(source)} images); results of the two cannot be compared: {way_out}"
+            f"{place}: the split of {kept.get('images')} images, but {source.name} has other images or labels by now "
+            f"({len(source)} images); results on both cannot be compared: {way_out}"
         )
     return np.array([name in test for name in source.names()])
 
 
 def draw(source: Source, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool (N,): of each class about `share` and at least one image, in whole groups, but never all.
+    """Which images are held out, bool (N,): of each class about `share` and at least one image, in whole groups, never all.
 
-    Images are asked in random order, class by class: an image's group is held out if no class that it has images of would
-    lose more than its share. Classes of which no image can be held out are named in a warning; raises UserError if that is all.
+    Class by class, images are visited in random order: an image's group is held out if no class with images in the group then
+    loses more than its share. A warning names classes without a held-out image. Raises UserError if that is true of all classes.
+
+    Args:
+        groups: group numbers, int (N,); near-duplicates share one.
     """
     assert source.labels is not None
     labels = source.labels
@@ -108,10 +121,12 @@ def draw(source: Source, groups: np.ndarray, share: float, seed: int) -> np.ndar
     without = [name for label, name in enumerate(source.classes) if not held[labels == label].any()]
     if not held.any():
         raise UserError(
-            f"{source.name}: no images can be held out: each class has one image, or near-duplicates alone; name --test"
+            f"{source.name}: no images can be held out: each class has a single image or only near-duplicates; name test images, test=DIR"
         )
     if without:
         log.warning(
-            "%s: no image of %s is held out: a single one, or near-duplicates alone", source.name, ", ".join(without)
+            "%s: no image of %s is held out: there is a single one, or only near-duplicates",
+            source.name,
+            ", ".join(without),
         )
     return held

@@ -1,4 +1,4 @@
-"""A training within an evaluation, kept on disk while it runs: what was stopped goes on."""
+"""The state of a training within an evaluation, kept on disk while it runs, so that a stopped evaluation continues."""
 
 import logging
 import time
@@ -11,34 +11,45 @@ from dinolab.files import beside
 
 log = logging.getLogger(__name__)
 EVERY = 180.0  # seconds
+STATES = "state_*.pt"  # files that are removed once the evaluation has its result
+
+
+def state_file(folder: Path | None, seed: int) -> Path | None:
+    """Where an evaluation that writes to `folder` keeps its state; None keeps nothing."""
+    return folder / STATES.replace("*", str(seed)) if folder else None
 
 
 class KeptState:
-    """The state of some `parts` (each with state_dict and load_state_dict) after a step, in a file; without one nothing is kept."""
+    """The state of a training's parts after a step, in a file; with None for a file nothing is kept."""
 
     def __init__(self, file: Path | None, of: str, parts: dict[str, Any]) -> None:
-        """`of`: what the training depends on; a state of another one is not taken."""
+        """
+        Args:
+            of: text that names everything the training depends on; the state of a training with another text is not used.
+            parts: objects with state_dict and load_state_dict.
+        """
         self.file, self.of, self.parts = file, of, parts
         self.saved = time.monotonic()
 
     def restore(self) -> int:
-        """The number of steps that are done, by the parts as they were then; 0 where none is kept."""
+        """Load the kept state into the parts, and give the number of steps that are done; 0 where none is kept."""
         if not (self.file and self.file.is_file()):
             return 0
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever pickle, zip and torch raise for a damaged file
-            log.warning("%s: cannot be read (%s); the training begins anew", self.file, error)
+        except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
+            log.warning("%s: cannot be read (%s); the training starts again", self.file, error)
             return 0
         if state["of"] != self.of:
-            log.warning("%s: of another training; this one begins anew", self.file)
+            log.warning("%s: the state of another training is there; this one starts from the beginning", self.file)
             return 0
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        log.warning("%s: goes on after step %d", self.file, state["step"])
+        log.warning("%s: continues after step %d", self.file, state["step"])
         return state["step"]
 
     def save_now_and_then(self, step: int) -> None:
+        """Write the state if the last time was some minutes ago."""
         if self.file and time.monotonic() - self.saved >= EVERY:
             with beside(self.file) as place:
                 states = {name: part.state_dict() for name, part in self.parts.items()}

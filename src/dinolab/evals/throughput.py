@@ -1,4 +1,4 @@
-"""Images a second of an encoder's bare forward: what accuracy is set against."""
+"""Images per second of an encoder's forward pass alone."""
 
 import statistics
 from typing import Any
@@ -6,22 +6,27 @@ from typing import Any
 import torch
 
 from dinolab.models.encoder import evaluating
+from dinolab.precision import autocast, choose_precision
 from dinolab.timing import WARM_UP, describe, seconds_of
 
 BATCH = {"cuda": 128, "mps": 32, "cpu": 8}
-REPEATS, SECONDS = 5, 1.0  # at least, of both
+REPEATS, SECONDS = 5, 1.0  # the least of each
 
 
 def throughput(encoder: Any, size: tuple[int, int], device: torch.device, precision: str = "fp32") -> dict[str, Any]:
-    """images_per_s: median over the repeats, for random images of `size`, (height, width) in pixels, that lie on the device.
+    """Measure the forward pass on random images that lie on the device already. The encoder is moved to `device`.
 
-    Beside it batch_size, device, precision and the number of repeats. The encoder is moved to `device`.
+    Args:
+        size: height and width of the images, in pixels.
+
+    Returns:
+        images_per_s, the median over repeats; batch_size; device; precision; repeats.
     """
     batch = BATCH[device.type]
     images = torch.randint(0, 256, (batch, encoder.pixels.channels, *size), dtype=torch.uint8, device=device)
     encoder.to(device)
     times: list[float] = []
-    with evaluating(encoder), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with evaluating(encoder), autocast(device, choose_precision(precision, device)):
         for _ in range(WARM_UP[device.type]):
             encoder(images)
         while len(times) < REPEATS or sum(times) < SECONDS:

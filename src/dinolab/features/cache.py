@@ -19,7 +19,6 @@ from dinolab.data.types import Source
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-FOLDER = Path("~/.cache/dinolab/features").expanduser()
 FORMAT = "features 2"  # to be raised when the same settings give other features
 PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -40,7 +39,7 @@ def key(encoder: nn.Module, source: Source, settings: str) -> str:
 
 
 def structure(encoder: nn.Module) -> Iterator[str]:
-    """What tells two encoders with the same weights apart: numbers of heads, how positions are resampled, ..."""
+    """Lines that differ between encoders with the same weights: numbers of heads, how positions are resampled, ..."""
     for name, module in encoder.named_modules():
         plain = {k: v for k, v in vars(module).items() if k[0] != "_" and k not in ("training", "info")}
         chosen = {k: repr(v) for k, v in sorted(plain.items()) if isinstance(v, PLAIN) or is_dataclass(v)}
@@ -50,16 +49,17 @@ def structure(encoder: nn.Module) -> Iterator[str]:
 def stamp_if_there(file: str) -> str:
     try:
         return stamp(file)
-    except OSError:  # a broken image, which extraction will name
+    except OSError:  # a broken image; extraction names it in its warning
         return f"{file} is missing"
 
 
 def raw_bytes(tensor: Tensor) -> Any:
-    """Its memory, as a buffer of uint8."""
+    """The tensor's memory, as a buffer of uint8."""
     return tensor.detach().cpu().flatten().view(torch.uint8).numpy()
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
+    """CRC-32 over all names and values."""
     total = 0
     for name in sorted(tensors):
         total = zlib.crc32(raw_bytes(tensors[name]), zlib.crc32(name.encode(), total))
@@ -67,7 +67,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Tensors and notes as they were written, or None: no such file, or, with a warning, a damaged one."""
+    """Tensors and notes as they were written; None if there is no such file, or, with a warning, if it is damaged."""
     if not file.is_file():
         return None
     try:
@@ -78,14 +78,15 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
             return tensors, notes
     except (OSError, SafetensorError, LookupError, AttributeError):
         pass
-    log.warning("%s: damaged; the features are computed anew", file)
+    log.warning("%s: damaged; the features are computed again", file)
     return None
 
 
 def write(file: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
+    """Keep tensors and notes in a file; a warning says so where that fails."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside(file) as place:
             save_file(tensors, place, {**notes, "crc32": checksum(tensors)})
-    except (OSError, SafetensorError) as error:  # without it the next evaluation takes longer, that is all
+    except (OSError, SafetensorError) as error:  # the next evaluation then takes longer, nothing else
         log.warning("features are not kept: %s", error)

@@ -8,34 +8,29 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
 from dinolab.data.types import Source
-from dinolab.features.extract import COLUMNS
 from dinolab.machine import cores
+from dinolab.progress import track
 
-SIDE, LOW = 32, 8  # of the picture that is transformed, and of the low frequencies that are kept
+SIDE, LOW = 32, 8  # sides of the picture that is transformed, and of the square of low frequencies that are kept
 NEAR = 6  # bits of 64 that may differ; hashes of unrelated photographs differ in about 32
 CHUNK = 2048  # hashes that are compared with others at once
 
 
 def find_groups(source: Source, progress: bool = True) -> np.ndarray:
-    """int (N,): equal numbers for images that near-duplicates join, also by way of others. What cannot be read stands alone."""
+    """Group numbers of the images, int (N,): near-duplicates share a number, also where they are joined by a third image.
+
+    An image that cannot be read has a group of its own.
+    """
     paths = source.paths
     hashes = np.zeros(len(paths), np.uint64)
     readable = np.zeros(len(paths), bool)
-    with (
-        ThreadPoolExecutor(cores()) as pool,
-        Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar,
-    ):
-        found = bar.track(
-            pool.map(hash_file, paths), len(paths), description=f"near-duplicates in {escape(source.name)}"
-        )
+    with ThreadPoolExecutor(cores()) as pool:
+        found = track(pool.map(hash_file, paths), f"near-duplicates in {source.name}", len(paths), progress)
         for i, bits in enumerate(found):
             if bits is not None:
                 hashes[i], readable[i] = bits, True
@@ -45,12 +40,13 @@ def find_groups(source: Source, progress: bool = True) -> np.ndarray:
 
 
 def hash_file(path: str) -> np.uint64 | None:
+    """The perceptual hash of an image file; None where it cannot be read."""
     try:
         data = read_file(path)
         size = jpeg_size(data)
         reduction = max((r for r in (1, 2, 4, 8) if size and min(size) >= 2 * SIDE * r), default=1)
         return perceptual_hash(decode(data, path, reduction))
-    except BrokenImage:  # which the evaluation will name
+    except BrokenImage:  # the evaluation names it in its warning
         return None
 
 
@@ -62,9 +58,9 @@ def perceptual_hash(image: np.ndarray) -> np.uint64:
 
 
 def group(hashes: np.ndarray, near: int = NEAR) -> np.ndarray:
-    """int (N,): group numbers of hashes uint64 (N,), joined where at most `near` bits differ.
+    """Group numbers, int (N,), of hashes uint64 (N,): two that differ in at most `near` bits are in one group.
 
-    Two such hashes agree in one of near + 1 bands of bits at least, so that only those with an equal band are compared.
+    Such hashes agree in at least one of near + 1 bands of bits, so only hashes with an equal band are compared.
     """
     kinds, kind = np.unique(hashes, return_inverse=True)
     ends = np.linspace(0, 64, near + 2).astype(int)

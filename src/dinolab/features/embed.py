@@ -4,53 +4,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
+from dinolab.config import keyword_options
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.inputs import open_device, open_encoder, refuse_below, refuse_unknown
-from dinolab.features.cache import FOLDER
-from dinolab.features.extract import PRECISIONS, extract
+from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, open_encoder, python_options
+from dinolab.features.options import EmbedOptions
 from dinolab.files import beside
 
 
 def embed(
-    encoder: str | Path | nn.Module,
+    encoder: Encodes,
     data: str | Path | Source,
     out: str | Path | None = None,
     *,
-    patches: bool = False,
-    size: int | tuple[int, int] | None = None,
-    precision: str = "fp32",
-    device: str | torch.device | None = None,
-    workers: int = 0,
-    cache: str | Path | None = FOLDER,
     progress: bool = False,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
-    """Features of all readable images, also written to `out`, an .npz, if it is given. Arguments as those of `evaluate`.
+    """Features of all images that can be read.
+
+    Args:
+        encoder: a network, or what `dinolab.load` takes, or "pixels".
+        data: images, as `data.path` takes them, or an opened source.
+        out: an .npz file to write the arrays to as well.
+        progress: show progress bars.
+        options: size, precision, device, workers, cache and patches, see `dinolab embed --help`. By default the encoder stays where
+            it is (one that is named is loaded on the CPU), and no processes are started.
 
     Returns:
-        cls float32 (N, D); patches float32 (N, D), their mean, if asked for; labels int64 (N,), -1 without labels;
-        classes, their names; names of the images (N,).
+        cls float32 (N, D); patches float32 (N, D), their mean, if asked for; labels int64 (N,), -1 without labels; classes, their
+        names; names of the images (N,).
 
     Raises:
-        UserError: nothing readable, an unknown setting, or `out` is no .npz or in a folder that is not there.
+        UserError: nothing can be read, an option is wrong, or `out` is no .npz file in a folder that exists.
     """
-    refuse_unknown("precision", precision, PRECISIONS)
-    refuse_below(1, size=size)
-    refuse_below(0, workers=workers)
-    file = Path(out) if out else None
+    source = data if isinstance(data, Source) else None
+    words = {"data": source.name if source else data, "out": out, **options}
+    chosen = keyword_options(EmbedOptions, python_options(encoder, words), see="dinolab embed --help")
+    return run_embed(encoder, chosen, progress, source)
+
+
+def run_embed(
+    encoder: Encodes, options: EmbedOptions, progress: bool = False, source: Source | None = None
+) -> dict[str, np.ndarray]:
+    """`embed` with its options read; `source` takes the place of `options.data`."""
+    file = Path(options.out) if options.out else None
     if file and (file.suffix != ".npz" or not file.parent.is_dir()):
-        raise UserError(f"--out {file}: name a file that ends in .npz, in a folder that is there")
-    _, encoder, size = open_encoder(encoder, size)
-    source = data if isinstance(data, Source) else open_source(str(data), option="--data")
-    device = open_device(device, encoder)
-    options: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "precision": precision}
-    found = extract(encoder, source, size, patches=patches, cache=Path(cache) if cache else None, **options)
+        raise UserError(f"out={file}: name a file that ends in .npz, in a folder that exists")
+    network = open_encoder(encoder)[1]
+    source = source or open_source(options.data, option="data")
+    how = Extraction(**extraction_arguments(network, options, progress))
+    found = how.extract(network, source, patches=options.patches)
     arrays = {"cls": found.matrix().numpy()}
-    if patches:
+    if options.patches:
         arrays["patches"] = found.patches.numpy()
     arrays |= {"labels": found.labels.numpy(), "classes": np.array(source.classes, str)}
     arrays["names"] = np.array(source.names(), str)[found.kept.numpy()]

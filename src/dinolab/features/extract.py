@@ -1,6 +1,6 @@
-"""Features of every image of a source, from any encoder: what all evaluations, and retrieval, work on.
+"""Features of every image of a source, from any encoder: what evaluations, pictures and retrieval work on.
 
-N images, D width of a class token.
+N images, D width of a class token. With several processes each computes its share of the batches, and all get all features.
 """
 
 import hashlib
@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,15 +22,14 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError, some
 from dinolab.features import cache as kept_features
 from dinolab.models.encoder import evaluating
+from dinolab.parallel import collect, rank, world
+from dinolab.precision import autocast, choose_precision
+from dinolab.progress import progress_bar
 
 log = logging.getLogger(__name__)
 NAMED = 5  # broken images that the warning names; the rest are counted
 FLUSH = 4096  # rows that stay on the device before they are copied: each copy waits for it
 DIGEST = 16  # bytes
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-
-TOKENS = ("cls", "patches", "both")  # the class token, the mean of the patches, or one after the other
-PRECISIONS = ("fp32", "bf16")
 
 # position in the source, uint8 (3, H, W) or None, digest of the file, why there is no image
 Item = tuple[int, Tensor | None, bytes, str]
@@ -53,15 +49,23 @@ class FeatureSet:
         return len(self.labels)
 
     def part(self, positions: Tensor) -> "FeatureSet":
-        """Of the images at these positions of the source, int64 (n,) in rising order, as if those were a source."""
+        """The features of the images at some positions of the source, as if those were a source of their own.
+
+        Args:
+            positions: int64 (n,), rising.
+        """
         rows = torch.isin(self.kept, positions)
         kept = torch.searchsorted(positions, self.kept[rows])
         blocks = [block[rows] for block in self.blocks]
         return FeatureSet(blocks, self.patches[rows], self.labels[rows], kept, self.digests[rows])
 
     def matrix(self, tokens: str = "cls", blocks: int = 1, index: Tensor | None = None) -> Tensor:
-        """A row for each image, or for those of `index`, float32 (N, ·): class tokens of the last `blocks` blocks, mean of
-        the last patches, or both."""
+        """A row of features for each image, float32 (N, width).
+
+        Args:
+            tokens: "cls": class tokens of the last `blocks` blocks; "patches": the mean of the last block's patches; "both".
+            index: rows to take, int64 (n,); all by default.
+        """
         parts = [*self.blocks[-blocks:], self.patches] if tokens == "both" else self.blocks[-blocks:]
         parts = [self.patches] if tokens == "patches" else parts
         parts = parts if index is None else [part[index] for part in parts]
@@ -81,12 +85,22 @@ def extract(
     precision: str = "fp32",
     cache: Path | None = None,
 ) -> FeatureSet:
-    """Features of all images, as evaluation views of `size` (a side, or height and width, in pixels).
+    """Features of all images of a source. Unreadable images are left out, with one warning.
 
-    The encoder is moved to `device`; `workers` processes load images. Of an encoder with fewer blocks than `blocks`, all
-    are taken. `precision` is fp32 or bf16 (autocast); features are kept as float32. `cache` is a folder that keeps them
-    until weights, images, size or precision change; features with more blocks, or patches, serve for fewer. Unreadable
-    images are left out, with one warning. Raises UserError if not one can be read, or a process that loads has died.
+    With several processes, all of them must call it together; each computes its share, and the result is that of one process.
+
+    Args:
+        encoder: a network, which is moved to `device`.
+        size: side, or height and width, of the evaluation views in pixels.
+        workers: processes that load images; 0 loads in this one.
+        blocks: last blocks whose class tokens are wanted; of an encoder with fewer blocks, all are taken.
+        patches: whether the mean of the last block's patches is wanted.
+        precision: "fp32" or "bf16" (autocast); features are float32 in any case.
+        cache: folder that keeps features until weights, images, size or precision change. Features with more blocks, or patches,
+            serve for fewer.
+
+    Raises:
+        UserError: not one image can be read, or a process that loads images has died.
     """
     encoder.to(device)
     height, width = (size, size) if isinstance(size, int) else size
@@ -96,23 +110,23 @@ def extract(
         file = cache / f"{key}.safetensors"
         found = kept_features.read(file)
     most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
-    if found is None or blocks > most or patches > with_patches:  # then what is there is computed too, and replaced
+    missing = found is None or blocks > most or patches > with_patches
+    if any(collect(missing)):  # then the blocks and patches that the file holds are computed again, and it is replaced
         most, with_patches = max(blocks, most), patches or with_patches
-        loader = DataLoader(
-            Images(source.paths, (height, width)),
-            batch_size,
-            num_workers=workers,
-            collate_fn=collate,
-            worker_init_fn=start_worker,
-            pin_memory=torch.device(device).type == "cuda",
-        )
-        found = run_encoder(encoder, source, loader, torch.device(device), most, with_patches, precision, progress)
-        if file:
+        most, with_patches = (max(values) for values in zip(*collect((most, with_patches))))
+        views = Views(encoder, source, (height, width), torch.device(device), batch_size, workers, precision, progress)
+        found = views.all_features(most, with_patches)
+        if file and rank() == 0:
             kept_features.write(file, *found)
-    tensors, notes = found
+    assert found is not None
+    return as_feature_set(source, *found, blocks, patches)
 
+
+def as_feature_set(
+    source: Source, tensors: dict[str, Tensor], notes: dict[str, str], blocks: int, patches: bool
+) -> FeatureSet:
     broken = json.loads(notes["broken"])
-    if broken:
+    if broken and rank() == 0:
         count = f"{len(broken)} of {len(source)} images cannot be read and are left out"
         log.warning("%s: %s: %s", source.name, count, some(broken, NAMED))
     kept = tensors["kept"]
@@ -122,45 +136,74 @@ def extract(
     return FeatureSet(tokens, mean, labels, kept, tensors["digests"])
 
 
-def run_encoder(
-    encoder: Any,
-    source: Source,
-    loader: DataLoader,
-    device: torch.device,
-    blocks: int,
-    patches: bool,
-    precision: str,
-    progress: bool,
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a FeatureSet by name, but for the labels, and notes: what the cache keeps."""
-    rows = Rows(len(source))
-    kept: list[int] = []
-    digests: list[bytes] = []
-    broken: list[str] = []
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-    with evaluating(encoder), bf16, Progress(*COLUMNS, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(f"features of {escape(source.name)}", total=len(source))
-        for positions, images, contents, reasons in loaded(loader, f"fewer workers (now {loader.num_workers})"):
-            if positions:
-                images = images.to(device, non_blocking=device.type == "cuda")
-                outs = [encoder(images)] if blocks == 1 else encoder.layers(images, blocks)
-                last = outs[-1].patches if patches else outs[-1].patches[..., :0]
-                rows.add([*(out.cls for out in outs), last.float().mean((1, 2))])
-            kept += positions
-            digests += contents
-            broken += reasons
-            bar.advance(task, len(positions) + len(reasons))
-        rows.flush()
-    if not kept:
-        raise UserError(f"{source.name}: none of its {len(source)} images can be read; {'; '.join(broken[:1])}")
-    *tokens, mean = (matrix[: len(kept)] for matrix in rows.matrices)
-    named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
-    contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
-    notes = {"broken": json.dumps(broken), "asked": json.dumps([blocks, patches])}
-    return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, notes
+@dataclass(frozen=True)
+class Views:
+    """Evaluation views of a source's images, and the encoder that they pass through."""
+
+    encoder: Any
+    source: Source
+    size: tuple[int, int]
+    device: torch.device
+    batch_size: int
+    workers: int
+    precision: str
+    progress: bool
+
+    def all_features(self, blocks: int, patches: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of a FeatureSet by name, without the labels, and notes: what the cache keeps. Raises UserError without any."""
+        # whole batches for each process, so that every batch is the same as with a single process
+        parts = np.array_split(np.arange(0, len(self.source), self.batch_size), world())
+        starts = [*(int(part[0]) if len(part) else len(self.source) for part in parts), len(self.source)]
+        shares = collect(self.share(starts[rank()], starts[rank() + 1], blocks, patches))
+        broken = [reason for _, reasons in shares for reason in reasons]
+        found = [tensors for tensors, _ in shares if tensors]
+        if not found:
+            raise UserError(
+                f"{self.source.name}: none of its {len(self.source)} images can be read; {'; '.join(broken[:1])}"
+            )
+        whole = found[0] if len(found) == 1 else {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        return whole, {"broken": json.dumps(broken), "asked": json.dumps([blocks, patches])}
+
+    def share(self, first: int, stop: int, blocks: int, patches: bool) -> tuple[dict[str, Tensor], list[str]]:
+        """Tensors by name for the images from `first` up to `stop`, none if not one can be read; and what is wrong with the others."""
+        rows = Rows(stop - first)
+        kept: list[int] = []
+        digests: list[bytes] = []
+        broken: list[str] = []
+        on_cuda = self.device.type == "cuda"
+        loader = DataLoader(
+            Images(self.source.paths, self.size, range(first, stop)),
+            self.batch_size,
+            num_workers=self.workers if first < stop else 0,
+            collate_fn=collate,
+            worker_init_fn=start_worker,
+            pin_memory=on_cuda,
+        )
+        title = f"features of {self.source.name}"
+        in_precision = autocast(self.device, choose_precision(self.precision, self.device))
+        shown = self.progress and rank() == 0
+        with evaluating(self.encoder), in_precision, progress_bar(title, stop - first, shown) as advance:
+            for positions, images, contents, reasons in loaded(loader, f"fewer workers (now {self.workers})"):
+                if positions:
+                    images = images.to(self.device, non_blocking=on_cuda)
+                    outs = [self.encoder(images)] if blocks == 1 else self.encoder.layers(images, blocks)
+                    last = outs[-1].patches if patches else outs[-1].patches[..., :0]
+                    rows.add([*(out.cls for out in outs), last.float().mean((1, 2))])
+                kept += positions
+                digests += contents
+                broken += reasons
+                advance(len(positions) + len(reasons))
+            rows.flush()
+        if not kept:
+            return {}, broken
+        *tokens, mean = (matrix[: len(kept)] for matrix in rows.matrices)
+        named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
+        contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
+        return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, broken
 
 
 def refuse_infinite(*features: Tensor) -> None:
+    """Raises UserError where a feature is not a finite number."""
     if not all(some.isfinite().all() for some in features):
         raise UserError("the encoder's features are not finite numbers: its training has diverged; take an earlier one")
 
@@ -180,6 +223,7 @@ class Rows:
             self.flush()
 
     def flush(self) -> None:
+        """Copy the rows that are still on the device."""
         columns = [torch.cat(parts).float().cpu() for parts in zip(*self.held)]
         if not self.matrices:  # allocated once: a million rows are too many to copy
             with torch.inference_mode(False):  # or nothing could be trained on them
@@ -191,13 +235,16 @@ class Rows:
 
 
 class Images(Dataset[Item]):
-    def __init__(self, paths: list[str], size: tuple[int, int]) -> None:
-        self.paths, self.size = paths, size
+    """Evaluation views of the images at some positions of a list of paths."""
+
+    def __init__(self, paths: list[str], size: tuple[int, int], positions: range) -> None:
+        self.paths, self.size, self.positions = paths, size, positions
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.positions)
 
-    def __getitem__(self, position: int) -> Item:
+    def __getitem__(self, number: int) -> Item:
+        position = self.positions[number]
         path = self.paths[position]
         try:
             data = read_file(path)

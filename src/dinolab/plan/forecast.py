@@ -21,8 +21,9 @@ from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
 from dinolab.plan.rig import Rig
+from dinolab.precision import choose_precision
 from dinolab.recipes import validate
-from dinolab.runs.build import choose_autocast, describe, monitor_sources, open_data, out_of_memory
+from dinolab.runs.build import describe, monitor_sources, open_data, out_of_memory
 from dinolab.training import checkpoint
 from dinolab.training.phases import Phase, plan_phases
 from dinolab.weights.load import save_encoder
@@ -121,7 +122,7 @@ def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side
         rig.device_views = True
         reading, memory, pace = measure_steps(rig, steps, say, largest)
     bf16_step_seconds = None
-    if rig.autocast is None and choose_autocast("auto", rig.device):
+    if rig.autocast is None and choose_precision("auto", rig.device):
         rig.autocast = torch.bfloat16
         bf16_step_seconds = time_step(rig, next(rig.batches(0)), steps)
 

@@ -9,8 +9,9 @@ from dinolab.data.types import Source, Views
 from dinolab.machine import cores
 from dinolab.methods.base import Logs
 from dinolab.options import Config
-from dinolab.runs.build import assemble, choose_autocast, open_batches, workers
-from dinolab.training.loop import autocast_of, mean_over_parts, train_step
+from dinolab.precision import autocast, choose_precision
+from dinolab.runs.build import assemble, open_batches, workers
+from dinolab.training.loop import mean_over_parts, train_step
 from dinolab.training.phases import Phase
 
 Batch = list[Views] | list[Photos]
@@ -26,7 +27,7 @@ class Rig:
         self.batch_option = "highres.batch_size" if phase.first else "optim.batch_size"
         self.micro_option = "highres.micro_batch" if phase.first else "run.micro_batch"
         self.cores, self.workers = cores(), workers(self.cfg, self.device)
-        self.autocast = choose_autocast(self.cfg.run.precision, self.device)
+        self.autocast = choose_precision(self.cfg.run.precision, self.device)
         self.device_views = self.cfg.run.device_views == "always"  # "auto" begins without
         # the first step on which everything is trained, while the learning rate is still low
         self.s = phase(phase.everything_trained)
@@ -40,7 +41,7 @@ class Rig:
     def step(self, batch: Batch) -> tuple[list[Logs], list[Any]]:
         """One training step; returns each micro-batch's parts of the loss and its targets."""
         views = [part.to(self.device) for part in batch]
-        precision = autocast_of(self.device, self.autocast)
+        precision = autocast(self.device, self.autocast)
         return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[:2]
 
     def log_figures(self, parts: list[Logs], targets: list[Any]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.options import Config
 from dinolab.pixels import RGB, Pixels
+from dinolab.precision import choose_precision
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
@@ -102,7 +103,7 @@ def build_method(
         compile_blocks(method, device)
     if parallel.world() > 1:
         parallel.sync_batch_norm(method)
-        parallel.shard(method.networks, cfg.run.sharding, device, choose_autocast(cfg.run.precision, device))
+        parallel.shard(method.networks, cfg.run.sharding, device, choose_precision(cfg.run.precision, device))
     return method
 
 
@@ -117,13 +118,6 @@ def whole_product(method: Method, cfg: Config) -> Backbone:
         product = make_backbone(cfg.model, cfg.views.global_size, backend, pixels)
     product.load_state_dict(state, assign=True)
     return product.requires_grad_(False)
-
-
-def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-        precision = "bf16" if fast else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
 
 
 def workers(cfg: Config, device: torch.device) -> int:

@@ -16,8 +16,9 @@ from dinolab.evals import knn
 from dinolab.methods import METHODS
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import Config
+from dinolab.precision import choose_precision
 from dinolab.rundir import RunFolder
-from dinolab.runs.build import choose_autocast, open_batches, whole_product, workers
+from dinolab.runs.build import open_batches, whole_product, workers
 from dinolab.runs.state import State, enter
 from dinolab.training import checkpoint
 from dinolab.training.health import Alarms
@@ -71,7 +72,7 @@ class Run:
                     state.step,
                     signals,
                     device=device,
-                    autocast=choose_autocast(cfg.run.precision, device),
+                    compute=choose_precision(cfg.run.precision, device),
                     log=self.log_step,
                     save=self.save,
                     evaluate=self.evaluate,
@@ -122,9 +123,7 @@ class Run:
         train, test = self.monitor
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
-        result = knn.evaluate(
-            BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders, progress=False
-        )
+        result = knn.monitor(BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders)
         self.log.line({"step": step, **result})
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
         at_start = self.measured().get(0, 0.0)

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,7 @@ from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods.base import Logs, Method
 from dinolab.parallel import agree, rank, sum_over_ranks, world
+from dinolab.precision import autocast
 from dinolab.training.optim import optimizer_step
 from dinolab.training.phases import Phase, StepValues
 from dinolab.training.profile import span
@@ -59,7 +60,7 @@ def train_loop(
     signals: StopSignals,
     *,
     device: torch.device,
-    autocast: torch.dtype | None,
+    compute: torch.dtype | None,
     log: Callable[[dict[str, float], list[Any], list[tuple[int, str]]], None],
     save: Callable[[int], None],
     evaluate: Callable[[int], None],
@@ -72,7 +73,7 @@ def train_loop(
     Args:
         batches: each step's micro-batches, from step `start` on; their `to(device)` makes Views on the device.
         signals: entered by the caller.
-        autocast: the lower precision to compute in; None for fp32.
+        compute: the lower precision to compute in; None for fp32.
         log: called with the figures, the last targets, and the broken images met since the last call.
         save, evaluate: called with the number of finished steps.
         end_step: called at the end of each step.
@@ -85,7 +86,7 @@ def train_loop(
     save_every = phase.steps(cfg.run.save_every, "run.save_every") or phase.total
     eval_every = phase.steps(cfg.eval.every, "eval.every")
     skip = cfg.optim.nan == "skip"
-    precision = autocast_of(device, autocast)
+    precision = autocast(device, compute)
     waited, since, steps = 0.0, time.perf_counter(), 0
     skipped, in_a_row = torch.zeros(2, device=device)
     broken: list[tuple[int, str]] = []
@@ -170,8 +171,3 @@ def train_step(
     with span("EMA"):
         method.after_step(s)
     return parts, targets, grad_norm
-
-
-def autocast_of(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
-    """A context in which a step computes in lower precision where that is safe; without a dtype it changes nothing."""
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()

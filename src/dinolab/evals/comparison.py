@@ -1,0 +1,115 @@
+"""What a comparison of encoders found: typed, to and from all.json, also as earlier versions of dinolab wrote it."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dinolab.errors import UserError
+from dinolab.evals.earlier import result_from
+from dinolab.evals.result import Json, Result
+
+VERSION = 2  # of the JSON; files without a version are version 1
+
+
+@dataclass
+class Entry:
+    """One evaluation of one encoder: its result, or why there is none."""
+
+    result: Result | None = None  # without what only result.json keeps: classes, leaks, facts of encoder and machine
+    failure: str = ""
+    folder: str | None = None  # where result.json lies
+    key: str = ""  # hash of everything that the result depends on
+
+
+@dataclass
+class Row:
+    """One encoder."""
+
+    name: str  # short
+    encoder: str  # as it was named
+    results: dict[str, Entry] = field(default_factory=dict)  # by evaluation
+    size: list[int] | None = None  # height and width of the images, in pixels
+    dim: int | None = None
+    throughput: Json | None = None  # see throughput.py
+    failure: str = ""  # why the encoder could not be opened
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, each with the encoder's and the evaluation's name."""
+        found = {"": self.failure} | {name: entry.failure for name, entry in self.results.items()}
+        return [f"{self.name}{name and f', {name}'}: {failure}" for name, failure in found.items() if failure]
+
+
+@dataclass
+class Comparison:
+    """Several encoders by several evaluations on the same data."""
+
+    data: Json  # train, test: names of the sources; test is None where it is held out of train
+    settings: Json  # evaluations, precision, seed, seeds
+    environment: Json | None = None
+    encoders: list[Row] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[str]:
+        return list(self.settings["evaluations"])
+
+    def extended(self, evaluation: str, own: Result | None, others: dict[str, Result]) -> "Comparison":
+        """With one more evaluation: `own` is the first encoder's result; `others` are rows of their own, by name."""
+        first, *rest = self.encoders
+        if own:
+            first = replace(first, results=first.results | {evaluation: Entry(own)})
+        rows = [first, *rest, *(Row(name, name, {evaluation: Entry(result)}) for name, result in others.items())]
+        names = list(dict.fromkeys([*self.evaluations, evaluation]))
+        return replace(self, settings=self.settings | {"evaluations": names}, encoders=rows)
+
+    def to_json(self) -> Json:
+        """As `from_json` reads it."""
+        content = {"version": VERSION, **asdict(self)}
+        for row, plain in zip(self.encoders, content["encoders"]):
+            for name, entry in row.results.items():
+                plain["results"][name]["result"] = entry.result.to_json() if entry.result else None
+        return content
+
+    @staticmethod
+    def from_json(content: Json) -> "Comparison":
+        """Raises UserError for what is no comparison."""
+        try:
+            rows = [read_row(row, content) for row in content["encoders"]]
+            settings = dict(content["settings"])
+            if "protocols" in settings:  # version 1
+                settings["evaluations"] = settings.pop("protocols")
+            return Comparison(dict(content["data"]), settings, content.get("environment"), rows)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"not a comparison of dinolab's ({type(error).__name__}: {error})") from error
+
+
+def read_comparison(file: Path) -> Comparison:
+    """The comparison in a file. Raises UserError where it cannot be read or is none."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    try:
+        return Comparison.from_json(content)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def read_row(row: Json, content: Json) -> Row:
+    results = {name: read_entry(entry, row, content) for name, entry in row["results"].items()}
+    return Row(**{**row, "results": results, "failure": row.get("failure") or ""})
+
+
+def read_entry(entry: Json, row: Json, content: Json) -> Entry:
+    facts: dict[str, Any] = {name: entry.get(name) or "" for name in ("failure", "key")}
+    found = entry.get("result")
+    if "version" not in content and not facts["failure"]:  # version 1 kept the facts of the result beside the folder
+        found = {**entry, "encoder": {"name": row["name"]}, "data": content["data"]}
+    return Entry(result_from(found) if found else None, folder=entry.get("folder"), **facts)
+
+
+def main_facts(result: Result) -> Result:
+    """The result without what grows with classes and images or repeats the model card."""
+    encoder = {"name": result.encoder.get("name")}
+    return replace(result, encoder=encoder, per_class={}, leaks=[], environment=None)

@@ -1,0 +1,116 @@
+"""The fit of a logistic regression, with its penalty chosen by cross-validation.
+
+On a CPU scikit-learn fits; elsewhere PyTorch, with the same objective and L-BFGS too.
+
+Features are standardised by the mean and standard deviation of the training part. The strength of the L2 penalty, 1 / C, is chosen by
+stratified cross-validation on the training features (it is 1 where all classes but one have a single image); the regression is
+then fitted once more to all of them.
+
+N training images, M test images, D features, C classes.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from dinolab.errors import UserError
+from dinolab.evals.logreg import SOLVERS
+from dinolab.evals.logreg_torch import TorchLogisticRegression
+from dinolab.features.extract import refuse_infinite
+from dinolab.progress import progress_bar
+
+log = logging.getLogger(__name__)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C
+USUAL = 1.0  # the one that is taken where too few classes have two images to choose by
+FOLDS = 5
+STEPS = 1000  # of L-BFGS, at most
+
+
+def logreg(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    seed: int = 0,
+    progress: bool = True,
+    device: str | torch.device = "cpu",
+    solver: str = "auto",
+) -> tuple[Tensor, dict[str, Any]]:
+    """Fit to training features, and predict for test features.
+
+    Args:
+        train: float32 (N, D).
+        labels: int64 (N,).
+        test: float32 (M, D).
+        seed: of the folds.
+        solver: "scikit-learn", which computes on the CPU, "torch", on `device`, or "auto": the former where `device` is a CPU.
+
+    Returns:
+        Probabilities, float32 (M, classes), and what was chosen: solver, C, folds, cross_validation.
+
+    Raises:
+        UserError: features are not finite, or all labels are of one class.
+    """
+    if solver not in SOLVERS:
+        raise UserError(f"solver={solver}: one of {', '.join(SOLVERS)}")
+    if solver == "auto":
+        solver = "scikit-learn" if torch.device(device).type == "cpu" else "torch"
+    refuse_infinite(train, test)
+    x, y = train.numpy(), labels.numpy()
+    sizes = np.bincount(y)
+    if np.count_nonzero(sizes) < 2:
+        raise UserError("logistic regression needs training images of two classes or more; the source has one")
+    folds = int(np.clip(sizes[sizes > 0].min(), 2, FOLDS))
+    crossed = np.count_nonzero(sizes > 1) > 1  # else some fold has a single class to fit, or none to score
+    kind = LogisticRegression if solver == "scikit-learn" else partial(TorchLogisticRegression, device=device)
+    new_model = partial(kind, max_iter=STEPS)
+    by_strength = cross_validate(new_model, x, y, folds, seed, progress) if crossed else []
+    best = STRENGTHS[int(np.argmax(by_strength))] if crossed else USUAL
+
+    scaler, model = StandardScaler(), new_model(C=best)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(scaler.fit_transform(x), y)
+    if model.n_iter_.max() >= STEPS:
+        log.warning("logistic regression (C = %g) has not converged after %d steps", best, STEPS)
+    probabilities = torch.zeros(len(test), classes)
+    probabilities[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
+        model.predict_proba(scaler.transform(test.numpy()))
+    ).float()
+    chosen = {
+        "solver": solver,
+        "C": best,
+        "folds": folds if crossed else 0,
+        "cross_validation": dict(zip(map(str, STRENGTHS), by_strength)),
+    }
+    return probabilities, chosen
+
+
+def cross_validate(
+    new_model: Callable[..., Any], x: np.ndarray, y: np.ndarray, folds: int, seed: int, progress: bool
+) -> list[float]:
+    """Mean accuracy on the folds that are left out, for each of STRENGTHS."""
+    accuracy = np.zeros((folds, len(STRENGTHS)))
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    with (
+        progress_bar("logistic regression, cross-validation", accuracy.size, progress) as advance,
+        warnings.catch_warnings(action="ignore"),  # not converged; a class with fewer images than folds
+    ):
+        for fold, (fit, left_out) in enumerate(parts.split(x, y)):
+            scaler = StandardScaler().fit(x[fit])
+            fit_x, left_out_x = scaler.transform(x[fit]), scaler.transform(x[left_out])
+            model = new_model(warm_start=True)  # from the next smaller C, which is near
+            for i, strength in enumerate(STRENGTHS):
+                model.set_params(C=strength).fit(fit_x, y[fit])
+                accuracy[fold, i] = model.score(left_out_x, y[left_out])
+                advance(1)
+    return accuracy.mean(0).tolist()

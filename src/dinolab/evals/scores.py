@@ -1,0 +1,104 @@
+"""Figures of predicted classes: accuracy with its interval, by class, over seeds; and images that both sides share.
+
+M test images, C classes.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinolab.data.types import Source
+from dinolab.errors import UserError, some
+from dinolab.features.extract import FeatureSet
+
+log = logging.getLogger(__name__)
+LEVEL = 0.95
+NAMED = 3  # leaks that the warning names; the result names all
+
+
+def most_likely(probabilities: Tensor) -> Tensor:
+    """The class, int64 (M,), with the largest of each row's values (M, C); -1 where not all are finite."""
+    return probabilities.argmax(1).where(probabilities.isfinite().all(1), -1)
+
+
+def match_classes(train: Source, test: Source) -> Tensor:
+    """For each class of `test` its number in `train.classes`, by name; classes that `train` lacks are numbered after them.
+
+    A warning names those. Raises UserError if no class is shared.
+    """
+    missing = [name for name in test.classes if name not in set(train.classes)]
+    if len(missing) == len(test.classes):
+        raise UserError(
+            f"{train.name} and {test.name} have no class in common ({', '.join(train.classes[:3])}, ... against "
+            f"{', '.join(test.classes[:3])}, ...); name two sources that share classes"
+        )
+    if missing:
+        log.warning("%s: no such class in %s, so counted as wrong: %s", test.name, train.name, ", ".join(missing))
+    number = {name: i for i, name in enumerate([*train.classes, *missing])}
+    return torch.tensor([number[name] for name in test.classes])
+
+
+def bootstrap_interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % percentile interval of accuracy over resampled test images, without sampling.
+
+    Drawing M predictions with replacement, of which `right` are right, gives Binomial(M, right / M) right ones: its quantiles are
+    the limit of ever more resamples. Where all predictions are right, or none, the interval has no width, as with any bootstrap.
+    """
+    from scipy.stats import binom  # here: it takes half a second, and training imports this file
+
+    low, high = binom.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], images, right / images) / images
+    return float(low), float(high)
+
+
+def accuracy_by_class(predicted: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, dict[str, Any]]:
+    """Accuracy and number of test images of each class that has any, from int (M,) and (M,)."""
+    right = predicted == truth
+    return {
+        name: {"accuracy": float(right[truth == c].mean()), "images": int((truth == c).sum())}
+        for c, name in enumerate(classes)
+        if (truth == c).any()
+    }
+
+
+def count_confusions(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Numbers of images of each true class (rows) and predicted class (columns), int (C, C); predictions of -1 are left out."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (truth[predicted >= 0], predicted[predicted >= 0]), 1)
+    return counts
+
+
+def over_seeds(seed: int, values: list[float]) -> dict[str, Any]:
+    """Values of seeds `seed`, `seed` + 1, ..., with their mean and the standard deviation of the sample (n - 1)."""
+    seeds = [*range(seed, seed + len(values))]
+    return {"seed": seeds, "value": values, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+
+def find_leaks(train: FeatureSet, test: FeatureSet) -> list[tuple[int, int]]:
+    """Rows (of test, of train) with byte-identical files: each such test image once, with the first of its twins."""
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(train.digests.numpy()):
+        first.setdefault(digest.tobytes(), row)
+    twins = ((row, first.get(digest.tobytes())) for row, digest in enumerate(test.digests.numpy()))
+    return [(row, twin) for row, twin in twins if twin is not None]
+
+
+def warn_of_leaks(
+    leaks: list[tuple[int, int]], train: Source, train_features: FeatureSet, test: Source, test_features: FeatureSet
+) -> list[list[str]]:
+    """The names [test image, training image] of all leaks, and a warning if there are any."""
+    if not leaks:
+        return []
+    test_names, train_names = test.names(), train.names()
+    named = [[test_names[test_features.kept[row]], train_names[train_features.kept[twin]]] for row, twin in leaks]
+    log.warning(
+        "LEAK: %d of %d test images (%s) are byte-identical to training images (%s): %s",
+        len(leaks),
+        len(test_features),
+        test.name,
+        train.name,
+        some([" = ".join(pair) for pair in named], NAMED),
+    )
+    return named

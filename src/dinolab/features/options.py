@@ -1,0 +1,32 @@
+"""Options of everything that computes features of images."""
+
+from dataclasses import dataclass
+
+from dinolab.config import parse_size
+from dinolab.options import option
+
+TOKENS = ("cls", "patches", "both")  # the class token, the mean of the patches, or one after the other
+PRECISIONS = ("fp32", "bf16")
+FOLDER = "~/.cache/dinolab/features"
+
+
+@dataclass
+class FeatureOptions:
+    """How features are computed, and where they are kept."""
+
+    size: str = option(
+        "", "side of the images in pixels, or height and width as 224x336 (empty: the encoder's own)", check=parse_size
+    )
+    precision: str = option("fp32", "number type of the encoder's matrix products", choices=PRECISIONS)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
+    workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
+    cache: str = option(FOLDER, "folder that keeps features for the next time (none: keep nothing)")
+
+
+@dataclass
+class EmbedOptions(FeatureOptions):
+    """Options of `dinolab embed`."""
+
+    data: str = option("", "images: a folder, a CSV, shards or a dataset, as data.path takes them", required=True)
+    out: str = option("", "file to write, NAME.npz (empty, in Python: write nothing)")
+    patches: bool = option(False, "also write the mean of each image's patches")

@@ -1,0 +1,83 @@
+"""What every evaluation keeps to, and that a new one needs one file and one line."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import dinolab
+from dinolab.errors import UserError
+from dinolab.evals import EVALS
+from dinolab.evals.comparison_table import cells
+from dinolab.evals.contract import EvaluationOptions
+from dinolab.evals.results import table
+from tests.pictures import make_folder
+from tests.toy.evaluation import TOY
+
+SOURCE = Path(dinolab.__file__).parent
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr("dinolab.evals.throughput.SECONDS", 0)
+    train = make_folder(tmp_path / "train", per_class=10, classes=3, seed=0)
+    return str(train), str(make_folder(tmp_path / "test", per_class=4, classes=3, seed=1))
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_every_evaluation_says_what_it_is(name):
+    evaluation = EVALS[name]
+    assert evaluation.title and evaluation.about.endswith(".") and evaluation.FIGURES
+    assert issubclass(evaluation.Options, EvaluationOptions) and issubclass(
+        evaluation.Options, evaluation.needs.Options
+    )
+    assert all("help" in f.metadata for f in fields(evaluation.Options))
+    for figure in evaluation.FIGURES:
+        for place in figure.published.split():
+            file, column = place.split(".")
+            heading = (SOURCE / "report" / "reference" / f"{file}.csv").read_text().splitlines()[0]
+            assert column in heading.split(",")
+
+
+def test_a_new_evaluation_is_one_file_and_one_line(folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(EVALS, "toy", TOY)
+    found = dinolab.evaluate("toy", "pixels", *folders, tmp_path / "alone", size=32, cache="none", power=1)
+    assert found.evaluation == "toy" and found.main.value == 0 and found.settings["power"] == 1
+    kept = json.loads((tmp_path / "alone" / "result.json").read_text())
+    assert kept["figures"]["error"]["value"] == 0 and kept["version"] == 2
+    console = Console(width=100, record=True)
+    console.print(table(found, TOY))
+    shown = console.export_text()
+    assert "nearest class mean" in shown and "px" in shown
+    with pytest.raises(UserError, match="did you mean power"):
+        dinolab.evaluate("toy", "pixels", *folders, powr=1)
+
+    both = dinolab.compare("pixels", [], *folders, tmp_path / "both", evaluations=["knn", "toy"], size=32, cache="none")
+    assert cells(both)[0] == ["", "knn, %", "toy, % (lower is better)", "images/s"]
+    assert cells(both)[1][2] == "0.0"
+    assert (tmp_path / "both" / "accuracy.png").is_file()
+    assert (tmp_path / "both" / "pixels" / "toy" / "result.json").is_file()
+
+
+def own_files(name):
+    """An evaluation's files begin with its name."""
+    word = name.replace("-", "_")
+    return {file for file in (SOURCE / "evals").glob("*.py") if re.fullmatch(f"{word}(_[a-z]+)?", file.stem)}
+
+
+def test_shared_files_name_no_evaluation():
+    own = {file for name in EVALS for file in own_files(name)} | {SOURCE / "evals" / "__init__.py"}
+    assert len(own) >= len(EVALS) + 1
+    shared = [file for room in ("evals", "features") for file in (SOURCE / room).glob("*.py") if file not in own]
+    assert len(shared) > 15
+    words = [re.escape(f'"{name}"') for name in EVALS] + [re.escape(one.title) for one in EVALS.values()]
+    found = [(file.name, hit) for file in shared for hit in re.findall("|".join(words), code_of(file))]
+    assert not found
+
+
+def code_of(file):
+    """Without docstrings: examples there may name evaluations."""
+    return re.sub(r'""".*?"""', "", file.read_text(), flags=re.DOTALL)
