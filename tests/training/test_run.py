@@ -340,7 +340,7 @@ def test_weights_made_worse_raise_an_alarm(pictures: Path, tmp_path: Path, monke
     given = train(pictures, tmp_path / "given")
     accuracies = iter([0.8, 0.79, 0.6])
     result = {"knn_train_images": 1, "knn_test_images": 1}
-    monkeypatch.setattr("dinolab.evals.knn.evaluate", lambda *_, **__: {"knn": next(accuracies), **result})
+    monkeypatch.setattr("dinolab.evals.knn.monitor", lambda *_, **__: {"knn": next(accuracies), **result})
     run = train(pictures, tmp_path / "run", f"init.weights={given}", "init.freeze_backbone=2 steps")
     log = (run / "log.txt").read_text()
     assert log.count("ALARM") == 1
