@@ -3,7 +3,7 @@
 dinolab.train("dinov2_vits8", "data.path=DIR", "run.dir=runs/mine")
 model = dinolab.load("runs/mine")
 features = model(images)  # uint8 or floats in [0, 1], (B, 3, H, W) -> features.cls (B, D), features.patches (B, h, w, D)
-dinolab.evaluate("knn", model, "TRAIN_DIR", "TEST_DIR")["accuracy"]
+dinolab.evaluate("knn", model, "TRAIN_DIR", "TEST_DIR").main.value
 dinolab.compare("runs/mine", ["pixels", "untrained"], "TRAIN_DIR", "TEST_DIR", out="runs/compared")
 dinolab.embed(model, "DIR")["cls"]
 """

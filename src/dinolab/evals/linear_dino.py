@@ -98,8 +98,7 @@ def linear_dino(
         size: height and width of the views, in pixels.
 
     Returns:
-        Probabilities float32 (M, C), and what was chosen: blocks, tokens and rate; epochs, steps, batch_size, held_out_images; and
-        grid: the accuracy with each rate.
+        Probabilities float32 (M, C), and what was chosen, with the accuracy of each rate as `grid`.
 
     Raises:
         UserError: features are not finite, or there are several rates and no class has two training images.
@@ -107,8 +106,7 @@ def linear_dino(
     refuse_infinite(*train.blocks, train.patches, *test.blocks, test.patches)
     rates = training.rates
     held_out = hold_out(train.labels, HELD_OUT, seed)
-    if len(rates) == 1:
-        held_out[:] = False
+    held_out &= len(rates) > 1
     fit, validation = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
     if len(rates) > 1 and not len(validation):
         raise UserError(
@@ -119,10 +117,9 @@ def linear_dino(
     training = training._replace(batch_size=min(training.batch_size, len(fit)))
     steps = training.steps(len(fit), training.batch_size)
 
-    generator = torch.Generator().manual_seed(seed)
     taken = choose_input(encoder)
     taken = taken._replace(blocks=min(taken.blocks, len(train.blocks)))
-    width = taken.rows(train, fit[:1]).shape[1]
+    width, generator = taken.rows(train, fit[:1]).shape[1], torch.Generator().manual_seed(seed)
     heads = [new_head(width, len(source.classes), generator).to(device) for _ in rates]
     loaded = batches(images, steps, training.batch_size, device, workers)
     inputs = (
