@@ -1,11 +1,12 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from dinolab.evals.results import write, write_csv
+import dinolab
+from dinolab.evals.results import write_csv
 from dinolab.files import beside, file_name, lock, write_whole
+from tests.pictures import make_folder
 
 
 def write_half(file):
@@ -38,15 +39,14 @@ def test_an_evaluation_with_its_result_is_complete(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    result = {"encoder": {"name": "it"}, "protocol": {"name": "k-NN"}, "accuracy": 1.0}
-    answers = ["a.png", "b.png"], np.arange(2), ["cat", "dog"], np.array([0, 1]), np.ones(2), np.array([0, 1])
+    train, test = (str(make_folder(tmp_path / name, per_class=4)) for name in ("train", "test"))
     monkeypatch.setattr("dinolab.evals.results.draw_confusion", killed)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, result, *answers)
-    assert not (tmp_path / "result.json").exists()
+        dinolab.evaluate("knn", "pixels", train, test, tmp_path / "out", cache="none")
+    assert not (tmp_path / "out" / "result.json").exists()
     monkeypatch.undo()
-    write(tmp_path, result, *answers)
-    assert {file.name for file in tmp_path.iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
+    dinolab.evaluate("knn", "pixels", train, test, tmp_path / "out", cache="none")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
 
 
 def test_file_names():

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dinolab.errors import UserError
-from dinolab.methods.panels import DINO_PANELS
+from dinolab.methods import METHODS
 from dinolab.panels import GRADIENT, KNN, SHARED, Panel
 from dinolab.visuals import curves
 from dinolab.visuals.curves import plot_metrics, plot_schedules, points
 
-PANELS = (*DINO_PANELS, KNN, GRADIENT, *SHARED)
+PANELS = (*METHODS["dinov2"].PANELS, KNN, GRADIENT, *SHARED)
 
 
 def write(path, rows):
