@@ -114,12 +114,13 @@ class Run:
             save_encoder(product, self.folder.path, info)
 
     def evaluate(self, step: int) -> None:
-        """k-NN accuracy on the labelled images, into the log; an alarm where training has made given weights worse."""
+        """k-NN accuracy on the labelled images, into the log; an alarm where training has made given weights worse.
+
+        The processes share the images out among themselves, and each searches the neighbours of all.
+        """
         if not self.monitor:
             return
         product = whole_product(self.state.method, self.cfg)
-        if parallel.rank() > 0:
-            return
         train, test = self.monitor
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
