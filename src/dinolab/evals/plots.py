@@ -62,9 +62,8 @@ def axis_title(figure: Figure) -> str:
 
 def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colours: Mapping[str, str]) -> None:
     """The bars of evaluations with the same kind of figure."""
-    highest = max(
-        (s[2] for row in rows for name, figure in found.items() if (s := shown(row, name, figure))), default=0
-    )
+    drawn = [s for row in rows for name, figure in found.items() if (s := shown(row, name, figure))]
+    highest = max((high for _, _, high in drawn), default=0)
     thick = 0.8 / len(found)
     for n, (name, figure) in enumerate(found.items()):
         bars = [(place, s) for place, row in enumerate(rows) if (s := shown(row, name, figure))]
@@ -81,7 +80,9 @@ def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colo
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * highest or 1)  # with room for the figures
     axes.margins(y=0.02)
-    axes.set_xlabel(f"{axis_title(next(iter(found.values())))}, with its 95 % interval over test images")
+    has_intervals = any(low < high for _, low, high in drawn)
+    interval = ", with its 95 % interval over test images" if has_intervals else ""
+    axes.set_xlabel(axis_title(next(iter(found.values()))) + interval)
     open_frame(axes, "x")
 
 
