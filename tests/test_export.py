@@ -57,7 +57,7 @@ def test_every_target_gives_our_features(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _constants.cache_clear()  # where an exporter's stand-ins for tensors must not stay
-    assert main(["export", str(make_run(tmp_path / "mine", **changes)), "--to", to]) == 0
+    assert main(["export", str(make_run(tmp_path / "mine", **changes)), f"to={to}"]) == 0
     assert f"mine-{to}: largest difference" in capsys.readouterr().out
     images = torch.rand(1, 3, 35, 51)  # with remainders at both borders
     ours = dinolab.load("mine")(images)
@@ -148,7 +148,7 @@ def test_nothing_is_overwritten(run: Path, tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "out").mkdir()
     export(run, "safetensors", tmp_path / "out")  # an empty folder is taken
     before = (tmp_path / "out" / "model.json").stat().st_mtime_ns
-    assert main(["export", str(run), "--to", "safetensors", "--out", str(tmp_path / "out")]) == 2
+    assert main(["export", str(run), "to=safetensors", f"out={tmp_path / 'out'}"]) == 2
     assert "out exists already" in capsys.readouterr().err
     assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == before
 

@@ -278,7 +278,7 @@ def test_two_ranks_read_every_image_once(folder_and_shards):
     halves = []
     for rank in range(2):
         dataset = MicroBatches(shards, cfg)  # a process has its own
-        halves.append([int(i) for step in range(3) for i in dataset[2 * step + rank].index])
+        halves.append([int(i) for step in range(3) for i in dataset[2 * step + rank].indices])
     assert not set(halves[0]) & set(halves[1])
     assert sorted(halves[0] + halves[1]) == list(range(18))
     assert {Path(shards.paths[i].split("\0")[1]).name for i in halves[0]} == {"0.tar", "1.tar"}

@@ -147,7 +147,7 @@ def test_any_piece_alone_is_enough(run, tmp_path, kept):
     (shutil.copytree if (run / kept).is_dir() else shutil.copy)(run / kept, alone / kept)
     shown = Page(report([alone]))
     assert 'class="missing"' in shown.html
-    assert ("No evaluation in this folder yet: dinolab eval knn" in shown.text) == (kept != "eval")
+    assert (f"No evaluation in this folder yet: dinolab eval {next(iter(EVALS))}" in shown.text) == (kept != "eval")
     assert ("dinolab bench attention out=" in shown.text) == (kept != "speed")
 
 

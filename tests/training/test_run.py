@@ -362,10 +362,10 @@ def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp
 
 def test_resume_by_the_runs_folder(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train(pictures, tmp_path / "run")
-    assert main(["train", "--resume", str(run)]) == 0
-    assert main(["train", str(run), "--resume", "optim.lr=0.1"]) == 2
+    assert main(["train", str(run), "resume=true"]) == 0
+    assert main(["train", str(run), "resume=true", "optim.lr=0.1"]) == 2
     assert "optim.lr=0.1 (was 0.0005)" in capsys.readouterr().err
-    assert main(["train", "--resume", f"run.dir={tmp_path / 'typo'}", f"data.path={pictures}"]) == 2
+    assert main(["train", "resume=true", f"run.dir={tmp_path / 'typo'}", f"data.path={pictures}"]) == 2
     assert "no such run to resume" in capsys.readouterr().err and not (tmp_path / "typo").exists()
 
 
@@ -379,7 +379,7 @@ def test_resume_by_the_runs_folder(pictures: Path, tmp_path: Path, capsys: pytes
     (["model.heads=3"], "model.heads"),
     (["run.device=meta"], "run.device=meta"),
     (["run.dir=/proc/none"], "/proc/none"),
-    (["--resume"], "no such run to resume"),
+    (["resume=true"], "no such run to resume"),
 ])  # fmt: skip
 def test_mistakes_on_the_command_line_are_one_line(
     more: list[str], message: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -394,18 +394,16 @@ def test_schedules_and_knn_from_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plot = tmp_path / "schedules.png"
-    assert main(["train", "--show-schedules", *words(pictures, tmp_path / "none")]) == 0
+    assert main(["train", "show_schedules=true", *words(pictures, tmp_path / "none")]) == 0
     assert plot.stat().st_size > 5000 and not (tmp_path / "none").exists()
     run = train(pictures, tmp_path / "run")
     capsys.readouterr()
-    sources = ["--train", str(pictures), "--test", str(pictures), "--cache", str(tmp_path / "cache")]
+    given = [f"train={pictures}", f"test={pictures}", f"cache={tmp_path / 'cache'}", "workers=0", "k=3"]
     for encoder in (str(run), "pixels"):
-        assert (
-            main(["eval", "knn", encoder, *sources, "--workers", "0", "-k", "3", "--out", str(tmp_path / "eval")]) == 0
-        )
-        assert json.loads((tmp_path / "eval" / "result.json").read_text())["accuracy"] > 0.9  # the classes are colours
+        assert main(["eval", "knn", encoder, *given, f"out={tmp_path / 'eval'}"]) == 0
+        assert json.loads((tmp_path / "eval" / "result.json").read_text())["figures"]["accuracy"]["value"] > 0.9  # the classes are colours
     capsys.readouterr()
-    assert main(["eval", "knn", str(tmp_path), *sources]) == 2
+    assert main(["eval", "knn", str(tmp_path), *given]) == 2
     assert "no model.json there" in capsys.readouterr().err
 
 

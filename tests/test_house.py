@@ -1,0 +1,65 @@
+"""The house rules that no linter knows: small files and functions, and shared code that names no method, evaluation or source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import dinolab
+from dinolab.data.sources.kinds import KINDS
+from dinolab.evals import EVALS
+from dinolab.methods import METHODS
+
+ROOT = Path(dinolab.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
+
+# Files that may name one: its own, and the places where a person has made a choice.
+OWN_FILES = {
+    "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
+    "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
+    "data/sources/kinds.py",
+    "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
+}  # fmt: skip
+# Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
+OTHER_MEANINGS = {
+    "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
+    "linear": {"options.py", "training/phases.py"},
+    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
+}  # fmt: skip
+
+
+def names_in(file: Path) -> Iterator[tuple[str, int]]:
+    """The text constants of a file that are the name of a method, an evaluation or a kind of source, with their lines."""
+    known = {*METHODS, *EVALS, *KINDS}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in known:
+            yield node.value, node.lineno
+
+
+def test_shared_code_names_no_method_evaluation_or_source() -> None:
+    found = []
+    for file in FILES:
+        path = str(file.relative_to(ROOT))
+        if path in OWN_FILES:
+            continue
+        for name, line in names_in(file):
+            allowed = OTHER_MEANINGS.get(name, set())
+            if allowed is not None and path not in allowed:
+                found.append(f"{path}:{line}: {name}")
+    assert not found
+
+
+def test_files_are_short() -> None:
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_functions_are_short() -> None:
+    long = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > LONGEST_FUNCTION:
+                    long[f"{file.relative_to(ROOT)}:{node.name}"] = length
+    assert long == {}
