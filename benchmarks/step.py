@@ -39,7 +39,8 @@ from dinolab.losses import koleo
 from dinolab.machine import environment
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.models.encoder import normalise
-from dinolab.models.vit import ViT, draw_kept
+from dinolab.models.layers import draw_kept
+from dinolab.models.vit import ViT
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.runs.build import assemble

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_pixels_are_said_in_full() -> None:
+def test_every_channel_needs_a_mean_and_a_deviation() -> None:
     with pytest.raises(ValueError, match="5 channels, but 3 means and 3 deviations"):
         Pixels(5)
     assert Pixels.from_json(json.loads(json.dumps(FIVE.to_json()))) == FIVE

@@ -12,6 +12,7 @@ from dinolab.errors import UserError
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.pixels import RGB
 from dinolab.weights.huggingface import from_huggingface, to_huggingface
 from dinolab.weights.load import load
 from tests.weights.foreign import SIZE, assert_same, features_of, random_model
@@ -72,3 +73,26 @@ def test_missing_tensors_are_named_and_not_drawn_at_random(tmp_path: Path) -> No
     weights.write_bytes(b"")
     with pytest.raises(UserError, match=r"^hf:"):
         load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "mean", "deviation"),
+    [
+        (None, RGB.mean, RGB.deviation),
+        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}, (0.5,) * 3, (0.25,) * 3),
+        ({"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "do_normalize": False}, (0.0,) * 3, (1.0,) * 3),
+    ],
+)
+def test_pixels_are_normalised_as_the_model_was_trained(
+    content: dict | None, mean: tuple[float, ...], deviation: tuple[float, ...], tmp_path: Path
+) -> None:
+    model = random_model("dino")
+    model.save_pretrained(tmp_path)
+    if content:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    encoder, images = load(f"hf:{tmp_path}"), torch.rand(2, 3, SIZE, SIZE)
+    assert (encoder.pixels.mean, encoder.pixels.deviation) == (mean, deviation)
+    x = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = model(x).last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder(images).cls, expected, atol=1e-5, rtol=0)

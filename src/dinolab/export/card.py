@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.models.vit import SwiGLU
+from dinolab.models.layers import SwiGLU
 from dinolab.panels import KNN
 from dinolab.pixels import RGB, Pixels
 from dinolab.rundir import RunFolder

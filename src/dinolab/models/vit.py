@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.attention import Packing, attention, attention_weights, pack_runs
+from dinolab.models.attention import Packing, attention_weights, pack_runs
+from dinolab.models.layers import Block, LayerNorm, PatchEmbed, draw_kept
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 
@@ -38,124 +39,6 @@ class Features(NamedTuple):
     cls: Tensor  # (B, D)
     registers: Tensor  # (B, R, D)
     patches: Tensor  # (B, h, w, D)
-
-
-class Kept(NamedTuple):
-    """The crops that a block's two residual branches keep under stochastic depth."""
-
-    attn_rows: Tensor  # int64 (rows,), positions of their tokens in the packed sequence
-    mlp_rows: Tensor  # the same for the MLP branch
-    packing: Packing  # of these tokens only
-    scale: Tensor  # (rows, 1), number of crops divided by that of kept crops: the expected output stays the same
-
-
-def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
-    """Draws a random subset of each run's crops for each block and branch (stochastic depth, arXiv 1603.09382).
-
-    The subsets always have the same size, so shapes do not change from step to step.
-
-    Args:
-        packing: of all crops.
-        drop: share of the crops that each branch leaves out.
-        blocks: number of blocks.
-    """
-    device = packing.cu_seqlens.device
-    rows, runs, scales, start = [], [], [], 0
-    for n, length in packing.runs:
-        keep = max(1, round(n * (1 - drop)))
-        crops = torch.rand(2 * blocks, n, device=device).argsort(1)[:, :keep, None]
-        rows.append((start + crops * length + torch.arange(length, device=device)).flatten(1))
-        runs.append((keep, length))
-        scales.append(torch.full((keep * length, 1), n / keep, device=device))
-        start += n * length
-    of_branch = torch.cat(rows, 1).unbind()
-    kept, scale = pack_runs(tuple(runs), device), torch.cat(scales)
-    return [Kept(a, m, kept, scale) for a, m in zip(of_branch[::2], of_branch[1::2])]
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in the input's dtype, also where sharding has made copies of the weights in a lower precision."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
-
-
-class LayerScale(nn.Module):
-    """Multiplies each channel by a trainable factor (arXiv 2103.17239)."""
-
-    def __init__(self, dim: int, init: float):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention within each crop of a packed sequence."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def split_heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys and values of tokens (..., D), each (..., heads, D / heads)."""
-        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-
-    def forward(self, x_TD: Tensor, packing: Packing, backend: str) -> Tensor:
-        q, k, v = self.split_heads(x_TD)
-        return self.proj(attention(q, k, v, packing, backend).flatten(1))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them; the hidden layer is four times as wide."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class SwiGLU(nn.Module):
-    """(silu(x W1) * (x W2)) W3 (arXiv 2002.05202). The hidden width is 2/3 of the MLP's, in multiples of 8, as in DINOv2."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        hidden = (int(4 * dim * 2 / 3) + 7) // 8 * 8
-        self.w12 = nn.Linear(dim, 2 * hidden)
-        self.w3 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block. With stochastic depth each branch computes only the kept crops, and scales its output."""
-
-    def __init__(self, dim: int, heads: int, ffn: str, layerscale: float):
-        super().__init__()
-        self.norm1 = LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
-        self.ls1 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
-        self.norm2 = LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim) if ffn == "mlp" else SwiGLU(dim)
-        self.ls2 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
-
-    def forward(self, x_TD: Tensor, packing: Packing, backend: str, kept: Kept | None = None) -> Tensor:
-        if kept is None:
-            x_TD = x_TD + self.ls1(self.attn(self.norm1(x_TD), packing, backend))
-            return x_TD + self.ls2(self.mlp(self.norm2(x_TD)))
-        # index_select and not x[rows], whose backward is several times slower
-        branch = self.ls1(self.attn(self.norm1(x_TD.index_select(0, kept.attn_rows)), kept.packing, backend))
-        x_TD = x_TD.index_add(0, kept.attn_rows, (branch * kept.scale).to(x_TD.dtype))
-        branch = self.ls2(self.mlp(self.norm2(x_TD.index_select(0, kept.mlp_rows))))
-        return x_TD.index_add(0, kept.mlp_rows, (branch * kept.scale).to(x_TD.dtype))
 
 
 def sine_positions(side: int, dim: int) -> Tensor:
@@ -189,17 +72,6 @@ def resample_positions(pos_embed: Tensor, grid: tuple[int, int], cfg: Model) -> 
     size, scale = (None, [(n + offset) / side for n in grid]) if offset else (grid, None)
     square = F.interpolate(square, size, scale, mode="bicubic", antialias=cfg.antialias)
     return torch.cat([cls, square.flatten(2).transpose(1, 2).to(cls.dtype)], dim=1)
-
-
-class PatchEmbed(nn.Module):
-    """One linear layer on the pixels of each patch: (B, C, H, W) -> (B, h, w, D)."""
-
-    def __init__(self, channels: int, patch_size: int, dim: int):
-        super().__init__()
-        self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).permute(0, 2, 3, 1)
 
 
 class ViT(nn.Module):

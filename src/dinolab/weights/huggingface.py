@@ -7,7 +7,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.vit import SwiGLU, ViT
+from dinolab.models.layers import SwiGLU
+from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 from dinolab.weights.meta import LAYERSCALE, size_or_shape

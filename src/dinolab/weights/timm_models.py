@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dinolab.errors import UserError
 from dinolab.models.encoder import Features, check_images, normalise
-from dinolab.models.vit import SwiGLU, ViT
+from dinolab.models.layers import SwiGLU
+from dinolab.models.vit import ViT
 from dinolab.pixels import Pixels
 from dinolab.weights.tensors import fit, read_backbone
 
