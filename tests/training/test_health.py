@@ -10,7 +10,7 @@ from dinolab.training.health import WINDOW, Alarms
 LOG_K = math.log(100)
 WELL = {
     "teacher_entropy": 2.0,
-    "dino": 2.5,
+    "kl": 0.5,
     "marginal_entropy": 4.0,
     "effective_rank": 20.0,
     "koleo": 0.5,
@@ -26,7 +26,7 @@ def alarms_after(**changes: float) -> list[str]:
 
 
 @pytest.mark.parametrize(("changes", "start"), [
-    ({"dino": LOG_K}, "flat"),
+    ({"kl": LOG_K - 2.0}, "flat"),
     ({"marginal_entropy": 0.01}, "collapse"),
     ({"effective_rank": 1.1}, "rank one"),
     ({"koleo": math.inf}, "KoLeo is infinite"),

@@ -48,7 +48,7 @@ def test_profile_leaves_the_run_as_it_is(pictures: Path, tmp_path: Path, monkeyp
     table = (watched / "profile" / "table.txt").read_text()
     assert table.startswith("4 steps, ") and all(f"\n{part} " in table for part in [*PARTS, "rest"])
     operators = table[table.index("By operator") :]
-    assert "aten::addmm" in operators and "EMA" not in operators and "ProfilerStep" not in operators
+    assert "aten::addmm" in operators and "after step" not in operators and "ProfilerStep" not in operators
     assert f"profile: {watched}/profile/table.txt" in (watched / "log.txt").read_text()
 
 
@@ -65,7 +65,7 @@ def test_a_resumed_run_profiles_its_own_first_steps(pictures: Path, tmp_path: Pa
     train(pictures, run, "run.profile=3", "run.save_every=4 steps")
     steps = sorted({name for name in names(run) if name.startswith("ProfilerStep#")})
     # four steps were left: the first ones are warm-up, and fewer than asked remain
-    assert names(run).count("EMA") == 12 - 8 - WARM_UP
+    assert names(run).count("after step") == 12 - 8 - WARM_UP
     assert steps[0] == f"ProfilerStep#{WARM_UP}"
 
 
@@ -95,7 +95,7 @@ def test_kernels_count_for_the_part_that_launched_them() -> None:
         ]
         events += [
             event("backward", t + 300, t + 700, annotation=True),
-            event("EMA", t + 700, t + 800, annotation=True),
+            event("after step", t + 700, t + 800, annotation=True),
         ]
         events += [event("aten::mm", t + 150, t + 160, (100.0, 20.0)), event("MmBackward", t + 400, t + 410, (300.0,))]
         events += [event("aten::item", t + 900, t + 950, (60.0,))]
@@ -103,7 +103,7 @@ def test_kernels_count_for_the_part_that_launched_them() -> None:
     assert rows["By part of the step"[:19]][-3:] == ["CUDA", "ms", "share"]
     assert rows["loss"] == ["0.20", "20.0%", "0.12", "25.0%"]
     assert rows["backward"] == ["0.40", "40.0%", "0.30", "62.5%"]
-    assert rows["EMA"] == ["0.10", "10.0%", "0.00", "0.0%"]
+    assert rows["after step"] == ["0.10", "10.0%", "0.00", "0.0%"]
     assert rows["rest"] == ["0.30", "30.0%", "0.06", "12.5%"]
     assert rows["data wait"] == ["0.00", "0.0%", "0.00", "0.0%"]
 

@@ -401,7 +401,9 @@ def test_schedules_and_knn_from_the_command_line(
     given = [f"train={pictures}", f"test={pictures}", f"cache={tmp_path / 'cache'}", "workers=0", "k=3"]
     for encoder in (str(run), "pixels"):
         assert main(["eval", "knn", encoder, *given, f"out={tmp_path / 'eval'}"]) == 0
-        assert json.loads((tmp_path / "eval" / "result.json").read_text())["figures"]["accuracy"]["value"] > 0.9  # the classes are colours
+        assert (
+            json.loads((tmp_path / "eval" / "result.json").read_text())["figures"]["accuracy"]["value"] > 0.9
+        )  # the classes are colours
     capsys.readouterr()
     assert main(["eval", "knn", str(tmp_path), *given]) == 2
     assert "no model.json there" in capsys.readouterr().err

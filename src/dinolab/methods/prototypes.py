@@ -96,7 +96,7 @@ TEMPERATURE_PANEL = Panel(SCHEDULES, "teacher temperature", {"teacher_temperatur
 ALARMS = (
     Alarm(
         "flat",
-        lambda line: line["dino"] > 0.98 * line["log_k"],
+        lambda line: line["kl"] + line["teacher_entropy"] > 0.98 * line["log_k"],  # the cross-entropy with the targets
         "the loss stays at log K: the student predicts nothing about the teacher's targets. Remedy: model.init=scaled, a lower "
         "ema.start (0.9 or less for runs of a few thousand steps), a lower loss.teacher_temperature, head.batch_norm=true; "
         "see docs/small-runs.md",

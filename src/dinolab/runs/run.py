@@ -23,7 +23,7 @@ from dinolab.runs.state import State, enter
 from dinolab.training import checkpoint
 from dinolab.training.health import Alarms
 from dinolab.training.log import NoLog, RunLog
-from dinolab.training.loop import Interrupted, StopSignals, train_loop
+from dinolab.training.loop import Hooks, Interrupted, StopSignals, train_loop
 from dinolab.training.phases import Phase
 from dinolab.weights.load import save_encoder
 
@@ -58,6 +58,7 @@ class Run:
     def go_on(self, signals: StopSignals) -> None:
         """Train to the end of the last phase."""
         state, device, say = self.state, self.device, self.log.say
+        hooks = Hooks(self.log_step, self.save, self.evaluate, self.end_step)
         try:
             for phase in self.phases[self.phases.index(state.phase) :]:
                 cfg = phase.cfg
@@ -71,12 +72,9 @@ class Run:
                     open_batches(cfg, self.source, state.step, phase.last, device, say),
                     state.step,
                     signals,
-                    device=device,
-                    compute=choose_precision(cfg.run.precision, device),
-                    log=self.log_step,
-                    save=self.save,
-                    evaluate=self.evaluate,
-                    end_step=self.end_step,
+                    hooks,
+                    device,
+                    choose_precision(cfg.run.precision, device),
                 )
                 state.step = phase.last
         except Interrupted:

@@ -4,7 +4,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from dinolab.training.phases import Phase, StepValues
 from dinolab.training.profile import span
 
 MOST_SKIPPED = 10  # steps in a row, with optim.nan=skip
+BrokenImage = tuple[int, str]  # position in the source, and why it cannot be read
 
 
 class Interrupted(Exception):
@@ -51,6 +53,60 @@ class StopSignals:
             signal.signal(signum, handler)
 
 
+@dataclass
+class Hooks:
+    """What the loop calls while it trains. With several processes, all ranks call these at once."""
+
+    log: Callable[
+        [dict[str, float], list[Any], list[BrokenImage]], None
+    ]  # figures, last targets, broken images since the last call
+    save: Callable[[int], None]  # the number of finished steps
+    evaluate: Callable[[int], None]  # the number of finished steps
+    end_step: Callable[[], object]  # at the end of each step
+
+
+class Meter:
+    """What is counted and timed between two lines of the log."""
+
+    def __init__(self, device: torch.device):
+        # On the device: reading them back in every step would make the host wait for it.
+        self.skipped, self.in_a_row = torch.zeros(2, device=device)
+        self.broken: list[BrokenImage] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin to measure anew, after a line."""
+        self.waited, self.steps, self.broken, self.since = 0.0, 0, [], time.perf_counter()
+        self.skipped.zero_()
+
+    def next(self, batches: Iterator[list[Views] | list[Photos]]) -> list[Views] | list[Photos]:
+        """The next batch; the time spent waiting for it counts."""
+        before = time.perf_counter()
+        with span("data wait"):
+            batch = next(batches)
+        self.waited += time.perf_counter() - before
+        self.broken += [image for part in batch for image in part.broken]
+        return batch
+
+    def count(self, grad_norm: Tensor) -> None:
+        """A step is done; it was skipped if the gradient's norm is not finite."""
+        self.steps += 1
+        bad = ~grad_norm.isfinite()
+        self.skipped += bad
+        self.in_a_row.add_(1).mul_(bad)
+
+    def speed(self, batch_size: int) -> dict[str, float]:
+        seconds = time.perf_counter() - self.since
+        return {"images_per_s": self.steps * batch_size / seconds, "data_wait": self.waited / seconds}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time of the block does not count."""
+        before = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - before
+
+
 def train_loop(
     method: Method,
     optimizer: torch.optim.Optimizer,
@@ -58,84 +114,70 @@ def train_loop(
     batches: Iterator[list[Views] | list[Photos]],
     start: int,
     signals: StopSignals,
-    *,
+    hooks: Hooks,
     device: torch.device,
     compute: torch.dtype | None,
-    log: Callable[[dict[str, float], list[Any], list[tuple[int, str]]], None],
-    save: Callable[[int], None],
-    evaluate: Callable[[int], None],
-    end_step: Callable[[], object],
 ) -> None:
     """Train from step `start` to the end of the phase.
-
-    With several processes, all ranks call this, and `log`, `save` and `evaluate` are called on all of them at once.
 
     Args:
         batches: each step's micro-batches, from step `start` on; their `to(device)` makes Views on the device.
         signals: entered by the caller.
         compute: the lower precision to compute in; None for fp32.
-        log: called with the figures, the last targets, and the broken images met since the last call.
-        save, evaluate: called with the number of finished steps.
-        end_step: called at the end of each step.
 
     Raises:
         Interrupted: after a signal; the state is saved.
         UserError: the loss or the gradient is not finite; nothing bad is saved.
     """
-    cfg, last = phase.cfg, phase.last
+    cfg = phase.cfg
     save_every = phase.steps(cfg.run.save_every, "run.save_every") or phase.total
     eval_every = phase.steps(cfg.eval.every, "eval.every")
-    skip = cfg.optim.nan == "skip"
-    precision = autocast(device, compute)
-    waited, since, steps = 0.0, time.perf_counter(), 0
-    skipped, in_a_row = torch.zeros(2, device=device)
-    broken: list[tuple[int, str]] = []
+    precision, meter = autocast(device, compute), Meter(device)
     method.train()
-    for step in range(start, last):
-        before = time.perf_counter()
-        with span("data wait"):
-            batch = next(batches)
-        waited += time.perf_counter() - before
-        broken += [b for part in batch for b in part.broken]
+    for step in range(start, phase.last):
+        batch = meter.next(batches)
         with span("to device"):
             views = [part.to(device) for part in batch]
-
         torch.manual_seed(draws.seed(cfg.seed, step) + rank())  # stochastic depth: a function of seed and step too
-        s = phase(step)
         if phase.begins_epoch(step):
             method.begin_epoch(int(phase.epoch(step)))
-        parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim.clip, precision, skip)
+        s = phase(step)
+        parts, targets, grad_norm = train_step(
+            method, optimizer, views, s, cfg.optim.clip, precision, cfg.optim.nan == "skip"
+        )
+        meter.count(grad_norm)
 
-        done, steps = step + 1, steps + 1
-        bad = ~grad_norm.isfinite()
-        skipped += bad
-        in_a_row.add_(1).mul_(bad)
-        ends, stop = done == last, agree(signals.seen)
+        done = step + 1
+        ends, stop = done == phase.last, agree(signals.seen)
         saves = done % save_every == 0 or ends or stop
         if done % cfg.run.log_every == 0 or saves:
-            figures = mean_over_parts(parts) | {"step": done, "epoch": phase.epoch(done)}
-            figures |= {"grad_norm": grad_norm.item()} | ({"skipped": skipped.item()} if skipped else {})
-            if in_a_row > MOST_SKIPPED or not (skip or math.isfinite(figures["loss"] + figures["grad_norm"])):
-                raise UserError(
-                    f"NaN: at step {done} the loss is {figures['loss']}, the gradient norm {figures['grad_norm']}. "
-                    "Remedy, in a new run.dir: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
-                )
-            seconds = time.perf_counter() - since
-            figures |= {"images_per_s": steps * cfg.optim.batch_size / seconds, "data_wait": waited / seconds}
-            log(figures | s.figures, targets, broken)
-            waited, since, steps, broken = 0.0, time.perf_counter(), 0, []
-            skipped.zero_()
+            figures = step_figures(phase, done, parts, grad_norm, meter)
+            hooks.log(figures | meter.speed(cfg.optim.batch_size) | s.figures, targets, meter.broken)
+            meter.start()
         if saves:
-            save(done)
+            hooks.save(done)
         if stop and not ends:
             raise Interrupted(stop)
         if eval_every and (done % eval_every == 0 or ends):
-            paused = time.perf_counter()
-            evaluate(done)
-            method.train()
-            since += time.perf_counter() - paused
+            with meter.paused():
+                hooks.evaluate(done)
+                method.train()
         del parts, targets  # the targets would take memory through the whole next step
-        end_step()
+        hooks.end_step()
+
+
+def step_figures(phase: Phase, done: int, parts: list[Logs], grad_norm: Tensor, meter: Meter) -> dict[str, float]:
+    """The last step's loss and gradient for the log. Raises UserError where they are not finite and may not be skipped."""
+    figures = mean_over_parts(parts) | {"step": done, "epoch": phase.epoch(done), "grad_norm": grad_norm.item()}
+    if meter.skipped:
+        figures["skipped"] = meter.skipped.item()
+    finite = phase.cfg.optim.nan == "skip" or math.isfinite(figures["loss"] + figures["grad_norm"])
+    if not finite or meter.in_a_row > MOST_SKIPPED:
+        raise UserError(
+            f"NaN: at step {done} the loss is {figures['loss']}, the gradient norm {figures['grad_norm']}. "
+            "Remedy, in a new run.dir: a lower optim.lr, a longer optim.warmup, run.precision=fp32"
+        )
+    return figures
 
 
 def mean_over_parts(parts: list[Logs]) -> dict[str, float]:
@@ -168,6 +210,6 @@ def train_step(
         parts.append(logs)
     with span("optimizer"):
         grad_norm = optimizer_step(optimizer, s, clip, skip_nan)
-    with span("EMA"):
+    with span("after step"):
         method.after_step(s)
     return parts, targets, grad_norm

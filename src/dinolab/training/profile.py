@@ -11,7 +11,15 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 WARM_UP = 3  # steps that pass before the profile begins
 OPERATORS = 25  # that the table names
-PARTS = ("data wait", "to device", "targets", "loss", "backward", "optimizer", "EMA")  # of a step, in their order
+PARTS = (
+    "data wait",
+    "to device",
+    "targets",
+    "loss",
+    "backward",
+    "optimizer",
+    "after step",
+)  # of a step, in their order
 
 
 def span(name: str) -> AbstractContextManager:
