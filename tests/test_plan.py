@@ -68,7 +68,7 @@ def test_nothing_is_left_behind_and_every_figure_is_printed(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}", "eval.every=0 steps"]
-    assert main(["plan", *options, "--steps", "2", "run.micro_batch=4", "--json", str(tmp_path / "plan.json")]) == 0
+    assert main(["plan", *options, "steps=2", "run.micro_batch=4", f"json={tmp_path / 'plan.json'}"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
     figures = json.loads((tmp_path / "plan.json").read_text())
     assert figures["pace"]["measured_steps"] == 2 and figures["cfg"]["run"]["micro_batch"] == 4
@@ -367,7 +367,7 @@ def test_large_photos_are_measured_upright(tmp_path: Path) -> None:
     (["optim.lrr=1"], "did you mean optim.lr?"),
     (["eval.train=somewhere"], "eval.train and eval.test go together"),
     (["highres.length=4 steps", "highres.global_size=30"], "in the phase of highres.length=4 steps: views.global_size=30"),
-    (["--json", "/no/such/folder/plan.json"], "there is no folder /no/such/folder"),
+    (["json=/no/such/folder/plan.json"], "there is no folder /no/such/folder"),
     (["run.dir=/proc/none"], "/proc"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(
@@ -379,9 +379,8 @@ def test_mistakes_are_one_line(
 
 
 def test_no_steps_are_refused(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["plan", f"data.path={pictures}", "--steps", "0"])
-    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
+    assert main(["plan", f"data.path={pictures}", "steps=0"]) == 2
+    assert capsys.readouterr().err == "dinolab: steps=0: out of range, 1 or more\n"
     with pytest.raises(UserError, match="steps=0: a plan needs 1 step or more"):
         plan(config(pictures, tmp_path), steps=0)
 
