@@ -122,7 +122,7 @@ def test_what_is_due_in_each_phase() -> None:
 
 def test_work_that_is_not_timed_is_named(made: Plan) -> None:
     distilled = replace(made, cfg=replace(made.cfg, method="distill"))
-    assert "clusters the teacher's features, which no time here includes" in words(distilled)
+    assert "clusters the teacher's features, which this forecast does not include" in words(distilled)
     assert "clusters" not in words(made) and "Total" not in words(made)
 
 
@@ -283,7 +283,7 @@ def test_loading_for_a_trial_must_not_take_long(fake_memory: list[tuple[int, int
 def test_with_micro_batches_their_size_is_what_fits(fake_memory: list[tuple[int, int]]) -> None:
     options = ("optim.batch_size=128", "run.micro_batch=16")
     found = memory.measure_memory(stand_in("cpu", *options), load_seconds=1e-3)
-    # whole steps of growing size first, then the whole batch in smaller parts, which says what a part costs
+    # whole steps of growing size first, then the whole batch in smaller parts, which gives the cost of a part
     assert fake_memory == [(64, 8), (128, 8), (128, 16)]
     assert found == Memory(372, 1000, 1200, "run.micro_batch", 228, 9, 64, tried=False)
 

@@ -119,7 +119,7 @@ def test_the_parts_do_what_the_loader_does(tmp_path, monkeypatch):
     source = open_source(str(make_folder(tmp_path, per_class=4)))
     read, decoded, cropped = [], [], []
     monkeypatch.setattr(data, "read_file", lambda path: read.append(path) or read_file(path))
-    monkeypatch.setattr(data, "decode", lambda *given: decoded.append(decode(*given)))
+    monkeypatch.setattr(data, "decode", lambda *args: decoded.append(decode(*args)))
     monkeypatch.setattr(data, "make_views", lambda image, crops, out: cropped.append((image, crops, out)))
     parts, images, _ = data.take_apart(source, cfg)
     read.clear()
