@@ -68,7 +68,7 @@ def test_nothing_is_left_behind_and_every_figure_is_printed(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [*TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}", "eval.every=0 steps"]
-    assert main(["plan", *options, "--steps", "2", "run.micro_batch=4", "--json", str(tmp_path / "plan.json")]) == 0
+    assert main(["plan", *options, "steps=2", "run.micro_batch=4", f"json={tmp_path / 'plan.json'}"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
     figures = json.loads((tmp_path / "plan.json").read_text())
     assert figures["pace"]["measured_steps"] == 2 and figures["cfg"]["run"]["micro_batch"] == 4
@@ -122,7 +122,7 @@ def test_what_is_due_in_each_phase() -> None:
 
 def test_work_that_is_not_timed_is_named(made: Plan) -> None:
     distilled = replace(made, cfg=replace(made.cfg, method="distill"))
-    assert "clusters the teacher's features, which no time here includes" in words(distilled)
+    assert "clusters the teacher's features, which this forecast does not include" in words(distilled)
     assert "clusters" not in words(made) and "Total" not in words(made)
 
 
@@ -283,7 +283,7 @@ def test_loading_for_a_trial_must_not_take_long(fake_memory: list[tuple[int, int
 def test_with_micro_batches_their_size_is_what_fits(fake_memory: list[tuple[int, int]]) -> None:
     options = ("optim.batch_size=128", "run.micro_batch=16")
     found = memory.measure_memory(stand_in("cpu", *options), load_seconds=1e-3)
-    # whole steps of growing size first, then the whole batch in smaller parts, which says what a part costs
+    # whole steps of growing size first, then the whole batch in smaller parts, which gives the cost of a part
     assert fake_memory == [(64, 8), (128, 8), (128, 16)]
     assert found == Memory(372, 1000, 1200, "run.micro_batch", 228, 9, 64, tried=False)
 
@@ -367,7 +367,7 @@ def test_large_photos_are_measured_upright(tmp_path: Path) -> None:
     (["optim.lrr=1"], "did you mean optim.lr?"),
     (["eval.train=somewhere"], "eval.train and eval.test go together"),
     (["highres.length=4 steps", "highres.global_size=30"], "in the phase of highres.length=4 steps: views.global_size=30"),
-    (["--json", "/no/such/folder/plan.json"], "there is no folder /no/such/folder"),
+    (["json=/no/such/folder/plan.json"], "there is no folder /no/such/folder"),
     (["run.dir=/proc/none"], "/proc"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(
@@ -379,9 +379,8 @@ def test_mistakes_are_one_line(
 
 
 def test_no_steps_are_refused(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["plan", f"data.path={pictures}", "--steps", "0"])
-    assert "'0' is not a whole number of 1 or more" in capsys.readouterr().err
+    assert main(["plan", f"data.path={pictures}", "steps=0"]) == 2
+    assert capsys.readouterr().err == "dinolab: steps=0: out of range, 1 or more\n"
     with pytest.raises(UserError, match="steps=0: a plan needs 1 step or more"):
         plan(config(pictures, tmp_path), steps=0)
 

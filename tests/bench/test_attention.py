@@ -94,24 +94,26 @@ def test_models_by_name():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attention", "--backends", "flsh"], "backends=flsh: must be one of flash, sdpa, math"),
-        (["attention", "--device", "cpux"], "device=cpux"),
-        (
-            ["attention", "--device", "cpu", "--sizes", "100"],
-            "sizes=100 is not a multiple of the patch of tiny/16; 96 is",
-        ),
+        (["backends=flsh"], "backends=flsh: must be one of flash, sdpa, math"),
+        (["device=cpux"], "device=cpux"),
+        (["device=cpu", "models=tiny/16", "sizes=100"], "sizes=100 is not a multiple of the patch of tiny/16; 96 is"),
+        (["seconds=-1"], "seconds=-1.0: out of range, 0 or more"),
+        (["seconds=nan"], "seconds=nan: out of range"),
+        (["batch=-1"], "batch=-1: out of range"),
+        (["sizes=0"], "sizes=0: out of range"),
+        (["sizes=x"], "sizes: takes"),
+        (["odd"], "'odd' is one word too many for `dinolab bench attention`"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(words, message, tmp_path, capsys):
-    assert main(["bench", *words, "--out", str(tmp_path)]) == 2
+    assert main(["bench", "attention", *words, f"out={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "words", [["--seconds", "-1"], ["--seconds", "nan"], ["--batch", "0"], ["--sizes", "x"], ["odd"]]
-)
-def test_the_command_line_shows_its_usage(words):
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "attention", *words])
-    assert stop.value.code == 2
+def test_the_command_line(tmp_path, ticking):
+    words = ["models=tiny/16,tiny/8", "sizes=32", "batch=3", "backends=sdpa", "device=cpu", "seconds=0"]
+    assert main(["bench", "attention", *words, f"out={tmp_path}"]) == 0
+    assert [(row["model"], row["batch"], row["backend"]) for row in rows_of(tmp_path)] == [
+        (model, 3, "sdpa") for model in ("tiny/16", "tiny/8") for _ in ("inference", "training")
+    ]

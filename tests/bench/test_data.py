@@ -16,6 +16,7 @@ from dinolab.data.decode import decode, read_file
 from dinolab.data.samples import MicroBatches
 from dinolab.data.sources import open_source
 from dinolab.recipes import load_config
+from dinolab.runs.build import needs_of
 from tests.pictures import TINY, make_folder
 
 PARTS = ["read files", "read and decode", "multi-crop", "loader, run.workers=0"]
@@ -30,7 +31,7 @@ def test_every_part_has_its_row(tmp_path):
     threads = cv2.getNumThreads()
     make_folder(tmp_path / "images", per_class=4, side=20)
     (tmp_path / "images" / "class0" / "000.png").write_bytes(b"broken")
-    words = ["bench", "data", str(tmp_path / "images"), *TINY, "--seconds", "0", "--out", str(tmp_path / "out")]
+    words = ["bench", "data", str(tmp_path / "images"), *TINY, "seconds=0", f"out={tmp_path / 'out'}"]
     assert main(words) == 0
     written = json.loads((tmp_path / "out" / "data.json").read_text())
     rows = written["rows"]
@@ -91,8 +92,8 @@ def test_the_loader_warms_up_and_then_keeps_its_pace(processes, expected, monkey
     clock = iter(range(100))
     counted = []
 
-    def fake(source, cfg, start, stop, workers):
-        assert workers == processes
+    def fake(source, cfg, start, stop, workers, needs):
+        assert workers == processes and needs == needs_of(cfg) and needs.masks is not None
         for _ in range(start, stop):
             counted.append(1)
             yield None
@@ -118,7 +119,7 @@ def test_the_parts_do_what_the_loader_does(tmp_path, monkeypatch):
     source = open_source(str(make_folder(tmp_path, per_class=4)))
     read, decoded, cropped = [], [], []
     monkeypatch.setattr(data, "read_file", lambda path: read.append(path) or read_file(path))
-    monkeypatch.setattr(data, "decode", lambda *given: decoded.append(decode(*given)))
+    monkeypatch.setattr(data, "decode", lambda *args: decoded.append(decode(*args)))
     monkeypatch.setattr(data, "make_views", lambda image, crops, out: cropped.append((image, crops, out)))
     parts, images, _ = data.take_apart(source, cfg)
     read.clear()
@@ -144,6 +145,6 @@ def test_the_parts_do_what_the_loader_does(tmp_path, monkeypatch):
 )
 def test_sources_without_images(make, message, tmp_path, capsys):
     make(tmp_path / "images")
-    assert main(["bench", "data", str(tmp_path / "images"), "--out", str(tmp_path / "out")]) == 2
+    assert main(["bench", "data", str(tmp_path / "images"), f"out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and "images" in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Reports: a table, a JSON file that says how it came about, a picture; interrupted runs keep what they have."""
+"""Reports: a table, a JSON file with command and machine, a picture; interrupted runs keep what they have."""
 
 import json
 import sys

@@ -167,6 +167,6 @@ def test_operations_of_a_step():
     ],
 )
 def test_the_command_line_refuses_in_one_line(words, message, tmp_path, capsys):
-    assert main(["bench", "step", *words, "--out", str(tmp_path / "out")]) == 2
+    assert main(["bench", "step", *words, f"out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -42,5 +42,5 @@ def test_rows(tmp_path, ticking):
 def test_bad_input(tmp_path, capsys):
     with pytest.raises(UserError, match="size=225 is not a multiple of the patch of small/14; 224 is"):
         bench(["small/14"], 225, 1, FP32, tmp_path)
-    assert main(["bench", "throughput", "--models", "bas/16", "--out", str(tmp_path)]) == 2
+    assert main(["bench", "throughput", "models=bas/16", f"out={tmp_path}"]) == 2
     assert "for example base/16" in capsys.readouterr().err

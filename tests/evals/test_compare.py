@@ -21,7 +21,7 @@ from dinolab.evals.plots import draw_figures, draw_speeds
 from dinolab.evals.result import Measured, Result
 from dinolab.evals.throughput import throughput
 from dinolab.features.pixels import PixelEncoder
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import load, save_encoder
@@ -87,13 +87,13 @@ def test_what_fails_gets_its_reason_and_loses_nothing_else(folders, run, tmp_pat
     mine, nowhere, timm, pixels = found.encoders
     assert "nowhere" in nowhere.failure and "no_such_model" in timm.failure and not mine.failure
     assert pixels.results["knn"].result.main.value == 1 and pixels.results["logreg"] == Entry(failure="out of memory")
-    said = notes(found)
-    assert f"Failed: nowhere: {nowhere.failure}" in said and "Failed: pixels, logreg: out of memory" in said
+    written = notes(found)
+    assert f"Failed: nowhere: {nowhere.failure}" in written and "Failed: pixels, logreg: out of memory" in written
     assert cells(found)[2] == ["nowhere", "-", "-", "-"]
     assert "timm:no_such_model" in caplog.text
 
 
-def test_a_leak_is_told_once(folders, tmp_path, caplog):
+def test_a_leak_is_reported_once(folders, tmp_path, caplog):
     shutil.copy(f"{folders[0]}/class0/000.png", f"{folders[1]}/class0/leak.png")
     options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
     for _ in range(2):
@@ -108,10 +108,10 @@ def test_encoders_themselves_are_compared_and_nothing_is_written(folders, run, t
     other = PixelEncoder()
     against = [other, load(run), "untrained", "pixels", other]
     found = compare(load(run), against, *folders, evaluations=["knn"], size=32, cache="none")
-    names = ["Encoder 1", "PixelEncoder", "Encoder 2", "untrained", "pixels"]
+    names = ["BackboneEncoder 1", "PixelEncoder", "BackboneEncoder 2", "untrained", "pixels"]
     assert [row.name for row in found.encoders] == [row.encoder for row in found.encoders] == names
     results = {row.name: row.results["knn"].result for row in found.encoders}
-    assert results["Encoder 1"].main == results["Encoder 2"].main
+    assert results["BackboneEncoder 1"].main == results["BackboneEncoder 2"].main
     assert results["PixelEncoder"].main.value == results["pixels"].main.value == 1
     assert sorted(tmp_path.rglob("*")) == before
     again = compare(
@@ -162,7 +162,11 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
 
 def test_untrained_is_the_architecture_with_other_weights(run):
     fresh, trained = untrained(run, seed=0), load(run)
-    assert isinstance(fresh, Encoder) and fresh.vit.cfg == trained.vit.cfg and fresh.image_size == trained.image_size
+    assert (
+        isinstance(fresh, BackboneEncoder)
+        and fresh.vit.cfg == trained.vit.cfg
+        and fresh.image_size == trained.image_size
+    )
     assert not torch.equal(fresh.vit.patch_embed.proj.weight, trained.vit.patch_embed.proj.weight)
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     state = torch.get_rng_state()
@@ -184,7 +188,7 @@ def test_images_without_labels_are_refused(folders, tmp_path):
 def test_throughput_is_of_the_bare_forward():
     calls = []
 
-    class Counted(Encoder):
+    class Counted(BackboneEncoder):
         def forward(self, images):
             calls.append((images.shape, torch.is_inference_mode_enabled(), self.training))
             return super().forward(images)

@@ -1,5 +1,6 @@
 """What every evaluation keeps to, and that a new one needs one file and one line."""
 
+import ast
 import json
 import re
 from dataclasses import fields
@@ -28,7 +29,7 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", EVALS)
-def test_every_evaluation_says_what_it_is(name):
+def test_every_evaluation_describes_itself(name):
     evaluation = EVALS[name]
     assert evaluation.title and evaluation.about.endswith(".") and evaluation.FIGURES
     assert issubclass(evaluation.Options, EvaluationOptions) and issubclass(
@@ -73,11 +74,18 @@ def test_shared_files_name_no_evaluation():
     assert len(own) >= len(EVALS) + 1
     shared = [file for room in ("evals", "features") for file in (SOURCE / room).glob("*.py") if file not in own]
     assert len(shared) > 15
-    words = [re.escape(f'"{name}"') for name in EVALS] + [re.escape(one.title) for one in EVALS.values()]
-    found = [(file.name, hit) for file in shared for hit in re.findall("|".join(words), code_of(file))]
+    words = re.compile("|".join(rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words_of_evaluations()))
+    found = [(file.name, text) for file in shared for text in texts_of(file) if words.search(text)]
     assert not found
 
 
-def code_of(file):
-    """Without docstrings: examples there may name evaluations."""
-    return re.sub(r'""".*?"""', "", file.read_text(), flags=re.DOTALL)
+def words_of_evaluations():
+    return {word for name, evaluation in EVALS.items() for word in (name, evaluation.title)}
+
+
+def texts_of(file):
+    """String literals in the code, without docstrings: examples there may name evaluations."""
+    tree = ast.parse(file.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [node.value for node in strings if id(node) not in docstrings]

@@ -124,15 +124,15 @@ def test_a_class_that_train_lacks_counts_as_wrong(folders, tmp_path, caplog):
 
 
 def test_without_a_test_set_a_fifth_is_held_out_the_same_for_every_protocol(folders, tmp_path):
-    asked = []
+    test_files = []
     for protocol in ("knn", "logreg"):
         found = dinolab.evaluate(protocol, "pixels", folders[0], out=tmp_path / protocol, size=32, cache="none")
         data = found.data
         assert (data["train_images"], data["test_images"]) == (24, 6)
         assert data["split"] == f"20% held out, {folders[0]}.split-0.json"
-        asked.append([row["filename"] for row in csv.DictReader((tmp_path / protocol / "predictions.csv").open())])
-    assert asked[0] == asked[1] and len(asked[0]) == 6
-    assert asked[0] == sorted(json.loads((tmp_path / "train.split-0.json").read_text())["test"])
+        test_files.append([row["filename"] for row in csv.DictReader((tmp_path / protocol / "predictions.csv").open())])
+    assert test_files[0] == test_files[1] and len(test_files[0]) == 6
+    assert test_files[0] == sorted(json.loads((tmp_path / "train.split-0.json").read_text())["test"])
 
 
 def test_several_seeds_draw_several_splits(folders, tmp_path):
@@ -159,12 +159,12 @@ def test_poisoned_test_labels_change_no_prediction(folders, tmp_path, run, monke
     train, test = (open_source(path) for path in folders)
     poisoned = Source("poisoned", test.paths, (test.labels + 1) % 3, test.classes)
     for protocol in ("knn", "logreg", "linear"):
-        said = []
-        for asked in (test, poisoned):
-            found = dinolab.evaluate(protocol, dinolab.load(run), train, asked, tmp_path, cache="none")
+        written = []
+        for labelled in (test, poisoned):
+            found = dinolab.evaluate(protocol, dinolab.load(run), train, labelled, tmp_path, cache="none")
             rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
-            said.append((found.settings, [(row["filename"], row["predicted"], row["probability"]) for row in rows]))
-        assert said[0] == said[1]
+            written.append((found.settings, [(row["filename"], row["predicted"], row["probability"]) for row in rows]))
+        assert written[0] == written[1]
 
 
 def test_features_of_a_diverged_model_are_never_right(folders, run, tmp_path, monkeypatch):
@@ -194,30 +194,30 @@ def test_folders_may_be_paths(folders):
     assert len(dinolab.embed("pixels", test, size=32, cache="none")["cls"]) == 12
 
 
-class Asked(Exception):
-    """The device that features were asked for on."""
+class Extracted(Exception):
+    """Raised in place of extraction, with the device on which features are to be computed."""
 
 
 def test_an_encoder_stays_where_it_is_unless_a_device_is_named(folders, run, monkeypatch):
-    def ask(*args, **options):
-        raise Asked(options["device"])
+    def stand_in(*args, **options):
+        raise Extracted(options["device"])
 
-    monkeypatch.setattr("dinolab.features.inputs.extract", ask)
+    monkeypatch.setattr("dinolab.features.inputs.extract", stand_in)
     encoder = dinolab.load(run).to("meta")
     for verb in (dinolab.embed, partial(dinolab.evaluate, "knn")):
-        with pytest.raises(Asked, match="meta"):
+        with pytest.raises(Extracted, match="meta"):
             verb(encoder, folders[0])
         for named in (run, "pixels", PixelEncoder()):
-            with pytest.raises(Asked, match="cpu"):
+            with pytest.raises(Extracted, match="cpu"):
                 verb(named, folders[0])
-        with pytest.raises(Asked, match=r"cpu|cuda|mps"):
+        with pytest.raises(Extracted, match=r"cpu|cuda|mps"):
             verb(encoder, folders[0], device="auto")
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused_in_python_too(device, folders):
     for verb in (dinolab.embed, partial(dinolab.evaluate, "knn"), partial(dinolab.compare, against=[])):
-        with pytest.raises(UserError, match=f"^device={device}: not to be had here"):
+        with pytest.raises(UserError, match=f"^device={device}: not available here"):
             verb("pixels", **{"data" if verb is dinolab.embed else "train": folders[0]}, device=device)
 
 

@@ -14,7 +14,7 @@ from dinolab.errors import UserError
 from dinolab.evals import finetune_training as finetune
 from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.features.extract import extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
 from dinolab.options import Model
@@ -32,7 +32,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def encoder():
-    return Encoder(ViT(Model(dim=16, **ViTS), 16)).requires_grad_(False).eval()
+    return BackboneEncoder(ViT(Model(dim=16, **ViTS), 16)).requires_grad_(False).eval()
 
 
 def timm_vit():
@@ -86,7 +86,7 @@ def test_each_layer_has_its_factor(encoder, kind):
 def test_layers_of_a_resnet_have_theirs_too(kind):
     """Ours and timm's."""
     theirs = TimmEncoder(timm.create_model("resnet50", num_classes=0), {"source": "timm:resnet50"})
-    resnet = theirs if kind == "model" else Encoder(ResNet50(Model(size="resnet50"), 64))
+    resnet = theirs if kind == "model" else BackboneEncoder(ResNet50(Model(size="resnet50"), 64))
     model = finetune.Classifier(resnet, 2048, 3)
     of = {name: model.group_matcher(False)(name) for name, _ in model.named_parameters()}
     assert of[f"encoder.{kind}.conv1.weight"] == 0 and of[f"encoder.{kind}.layer1.0.conv1.weight"] == 1
@@ -117,18 +117,18 @@ def test_the_learning_rate_rises_and_falls():
 
 
 @pytest.mark.parametrize("kind", ["ours", "timm"])
-def test_the_caller_s_encoder_stays_and_a_seed_says_it_all(folders, encoder, kind, tmp_path):
-    given = encoder if kind == "ours" else timm_vit().requires_grad_(False).eval()
-    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+def test_the_caller_s_encoder_stays_and_a_seed_decides_everything(folders, encoder, kind, tmp_path):
+    network = encoder if kind == "ours" else timm_vit().requires_grad_(False).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     how = {"epochs": 2, "batch_size": 10, "cache": "none", "size": 16}
     first, again, other = (
-        dinolab.evaluate("finetune", given, *folders, tmp_path / str(n), seed=seed, **how)
+        dinolab.evaluate("finetune", network, *folders, tmp_path / str(n), seed=seed, **how)
         for n, seed in enumerate((0, 0, 1))
     )
-    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in given.parameters()) and not given.training
-    said = [(tmp_path / str(n) / "predictions.csv").read_text() for n in range(3)]
-    assert first == again and said[0] == said[1] != said[2]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in network.parameters()) and not network.training
+    written = [(tmp_path / str(n) / "predictions.csv").read_text() for n in range(3)]
+    assert first == again and written[0] == written[1] != written[2]
     assert {"epochs": 2, "steps": 6, "batch_size": 10, "rate": 5e-4}.items() <= first.settings.items()
     assert (tmp_path / "0" / "confusion.png").is_file() and (tmp_path / "0" / "result.json").is_file()
     assert first.main.interval and first.per_class and first.leaks == [] and other.seed == 1

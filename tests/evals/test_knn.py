@@ -26,7 +26,7 @@ def clusters(seed, n, m, classes=5, dim=8, noise=1.5):
 
 
 def reference(train, train_labels, test, k, temperature):
-    """The vote, written as the paper says it."""
+    """The weighted vote of the k nearest neighbours, written as in the paper."""
     train, test = train.double().tolist(), test.double().tolist()
     predicted = []
     for x in test:
@@ -34,10 +34,10 @@ def reference(train, train_labels, test, k, temperature):
         for y, label in zip(train, train_labels.tolist()):
             dot = sum(a * b for a, b in zip(x, y))
             similar.append((dot / math.sqrt(sum(a * a for a in x) * sum(b * b for b in y)), label))
-        votes = {}
+        weights = {}
         for similarity, label in sorted(similar, reverse=True)[:k]:
-            votes[label] = votes.get(label, 0.0) + math.exp(similarity / temperature)
-        predicted.append(max(votes, key=votes.__getitem__))
+            weights[label] = weights.get(label, 0.0) + math.exp(similarity / temperature)
+        predicted.append(max(weights, key=weights.__getitem__))
     return predicted
 
 

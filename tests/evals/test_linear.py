@@ -11,7 +11,7 @@ from dinolab.evals.heads import Input, hold_out, logits
 from dinolab.evals.linear import linear, train_heads
 from tests.evals.planted import cluster, feature_set
 
-RATES = (1e-9, 1e-2, 1e5)  # learns nothing, right, thrown about
+RATES = (1e-9, 1e-2, 1e5)  # too small to learn, right, unstable
 
 
 def planted(seed, where, images=150):
@@ -95,8 +95,8 @@ def test_a_head_trained_to_the_end_is_scikit_learn_s_regression():
 
 def test_one_product_gives_every_head_s_logits():
     group, x = [nn.Linear(5, 3) for _ in range(4)], torch.randn(7, 5)
-    for head, said in zip(group, logits(group, x)):
-        torch.testing.assert_close(said, head(x))
+    for head, found in zip(group, logits(group, x)):
+        torch.testing.assert_close(found, head(x))
 
 
 def test_an_encoder_with_one_block_has_the_smaller_grid():

@@ -1,4 +1,4 @@
-"""DINO's linear evaluation on planted images: colours, which pixels tell apart at once."""
+"""DINO's linear evaluation on planted images: colours, which raw pixels separate."""
 
 import csv
 
@@ -23,7 +23,7 @@ from dinolab.models.vit import ViT
 from dinolab.options import Model
 from tests.pictures import make_folder
 
-RATES = (1e-7, 0.5, 1e30)  # learns nothing, learns, runs away
+RATES = (1e-7, 0.5, 1e30)  # too small to learn, right, diverges
 
 
 @pytest.fixture
@@ -38,17 +38,17 @@ def encoder():
     return BackboneEncoder(vit).requires_grad_(False).eval()
 
 
-def asked_of_pixels(folders, **options):
-    learn, ask = (open_source(path) for path in folders)
+def evaluate_pixels(folders, **options):
+    train_images, test_images = (open_source(path) for path in folders)
     encoder = PixelEncoder()
-    train, test = (extract(encoder, source, 16, patches=True, progress=False) for source in (learn, ask))
+    train, test = (extract(encoder, source, 16, patches=True, progress=False) for source in (train_images, test_images))
     training = Training(8, 12, options.pop("rates", RATES))
-    found = linear_dino(encoder, learn, train, test, (16, 16), training, progress=False, **options)
+    found = linear_dino(encoder, train_images, train, test, (16, 16), training, progress=False, **options)
     return *found, train, test
 
 
-def test_the_rate_that_learns_is_chosen_and_tells_colours_apart(folders):
-    probabilities, found, _, test = asked_of_pixels(folders)
+def test_the_rate_that_learns_is_chosen_and_classifies_colours(folders):
+    probabilities, found, _, test = evaluate_pixels(folders)
     assert found["chosen"]["rate"] == 0.5
     assert [head["rate"] for head in found["grid"]] == list(RATES)
     assert found["chosen"]["rate"] == max(found["grid"], key=lambda head: head["accuracy"])["rate"]
@@ -58,41 +58,48 @@ def test_the_rate_that_learns_is_chosen_and_tells_colours_apart(folders):
 
 
 def test_held_out_training_images_choose_and_test_images_do_not(folders, monkeypatch):
-    """With the wrong labels for the held-out images, what learns is the worst choice; labels of test images change nothing."""
-    learn, ask = (open_source(path) for path in folders)
-    held = hold_out(torch.from_numpy(learn.labels), 0.1, seed=0).numpy()
-    wrong = Source("wrong", learn.paths, np.where(held, (learn.labels + 1) % 3, learn.labels), learn.classes)
+    """With the wrong labels for the held-out images, the rate that learns is the worst choice; labels of test images change nothing."""
+    train_images, test_images = (open_source(path) for path in folders)
+    held = hold_out(torch.from_numpy(train_images.labels), 0.1, seed=0).numpy()
+    wrong = Source(
+        "wrong",
+        train_images.paths,
+        np.where(held, (train_images.labels + 1) % 3, train_images.labels),
+        train_images.classes,
+    )
     monkeypatch.setattr(protocol, "hold_out", lambda *_: torch.from_numpy(held))  # the same, whatever the labels
-    features = [extract(PixelEncoder(), s, 16, patches=True, progress=False) for s in (learn, wrong, ask)]
+    features = [
+        extract(PixelEncoder(), s, 16, patches=True, progress=False) for s in (train_images, wrong, test_images)
+    ]
     training = Training(8, 12, (1e-7, 0.5))
 
     def run(train, test):
-        return linear_dino(PixelEncoder(), learn, train, test, (16, 16), training, progress=False)
+        return linear_dino(PixelEncoder(), train_images, train, test, (16, 16), training, progress=False)
 
     assert run(features[0], features[2])[1]["chosen"]["rate"] == 0.5
     assert run(features[1], features[2])[1]["grid"][1]["accuracy"] == 0
-    poisoned = Source("poisoned", ask.paths, (ask.labels + 1) % 3, ask.classes)
+    poisoned = Source("poisoned", test_images.paths, (test_images.labels + 1) % 3, test_images.classes)
     again = run(features[0], extract(PixelEncoder(), poisoned, 16, patches=True, progress=False))
     right = run(features[0], features[2])
     assert torch.equal(right[0], again[0]) and right[1] == again[1]
 
 
 def test_one_rate_holds_nothing_out(folders):
-    found = asked_of_pixels(folders, rates=(0.5,))[1]
+    found = evaluate_pixels(folders, rates=(0.5,))[1]
     assert found["held_out_images"] == 0 and found["grid"] == [] and found["steps"] == 8 * 30 // 12
 
 
 def test_layers_side_by_side_are_layers_one_by_one(folders, encoder, monkeypatch):
     """The second of two rates, against a plain loop with a layer of its own."""
-    learn, ask = (open_source(path) for path in folders)
-    train, test = (extract(encoder, source, 16, blocks=4, progress=False) for source in (learn, ask))
+    train_images, test_images = (open_source(path) for path in folders)
+    train, test = (extract(encoder, source, 16, blocks=4, progress=False) for source in (train_images, test_images))
     seen = []
     monkeypatch.setattr(protocol, "hold_out", lambda labels, *_: torch.arange(len(labels)) < 3)
     loaded = protocol.batches
     monkeypatch.setattr(protocol, "batches", lambda *a: (seen.append(batch) or batch for batch in loaded(*a)))
     rates = (1e-9, 64.0)
     probabilities, found = linear_dino(
-        encoder, learn, train, test, (16, 16), Training(3, 9, rates), seed=4, progress=False
+        encoder, train_images, train, test, (16, 16), Training(3, 9, rates), seed=4, progress=False
     )
     assert found["chosen"]["rate"] == rates[1]
 
@@ -136,7 +143,7 @@ def test_crops_are_those_of_torchvision_and_flips_are_half_of_them():
     assert abs(width.abs().mean() - expected.mean()) < 6 and abs(width.abs().std() - expected.std()) < 6
 
 
-def test_the_encoder_stays_as_it_is_and_a_seed_says_it_all(folders, encoder, tmp_path):
+def test_the_encoder_stays_as_it_is_and_a_seed_decides_everything(folders, encoder, tmp_path):
     encoder.train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     how = {"epochs": 2, "batch_size": 10, "cache": "none"}
@@ -146,8 +153,8 @@ def test_the_encoder_stays_as_it_is_and_a_seed_says_it_all(folders, encoder, tmp
     )
     assert encoder.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
-    said = [(tmp_path / str(n) / "predictions.csv").read_text() for n in range(3)]
-    assert first == again and said[0] == said[1] != said[2]
+    written = [(tmp_path / str(n) / "predictions.csv").read_text() for n in range(3)]
+    assert first == again and written[0] == written[1] != written[2]
     assert {"epochs": 2, "batch_size": 10, "steps": 5}.items() <= first.settings.items()
     assert first.settings["chosen"]["blocks"] == 4 and first.main.interval and first.per_class
     assert other.seed == 1

@@ -15,7 +15,6 @@ from dinolab.evals.scores import (
     over_seeds,
     warn_of_leaks,
 )
-from dinolab.features.inputs import names
 from tests.evals.planted import feature_set
 
 
@@ -57,32 +56,14 @@ def test_leaks_are_counted_and_named(caplog):
         [torch.zeros(3, 1)], torch.zeros(3).long(), digests=digest[[1, 2, 0]] + torch.tensor([[0], [50], [0]]).byte()
     )
     assert find_leaks(train, test) == [(0, 1), (2, 0)]
-    learn = Source("learn", [f"/a/train/{i}.png" for i in range(4)], None, [])
-    ask = Source("ask", [f"/a/test/{i}.png" for i in "xyz"], None, [])
-    named = warn_of_leaks(find_leaks(train, test), learn, train, ask, test)
+    train_source = Source("train", [f"/a/train/{i}.png" for i in range(4)], None, [])
+    test_source = Source("test", [f"/a/test/{i}.png" for i in "xyz"], None, [])
+    named = warn_of_leaks(find_leaks(train, test), train_source, train, test_source, test)
     assert named == [["x.png", "1.png"], ["z.png", "0.png"]]
-    assert "LEAK: 2 of 3 test images (ask)" in caplog.text and "x.png = 1.png" in caplog.text
+    assert "LEAK: 2 of 3 test images (test)" in caplog.text and "x.png = 1.png" in caplog.text
     caplog.clear()
-    assert warn_of_leaks([], learn, train, ask, test) == []
+    assert warn_of_leaks([], train_source, train, test_source, test) == []
     assert not caplog.text
-
-
-@pytest.mark.parametrize(
-    ("paths", "expected"),
-    [
-        (["/d/test/1.jpg"], ["1.jpg"]),
-        (["/d/test/1.jpg", "/d/test/2.jpg"], ["1.jpg", "2.jpg"]),
-        (["/d/test/cat/1.jpg", "/d/test/dog/1.jpg"], ["cat/1.jpg", "dog/1.jpg"]),
-        (
-            ["/d/a.tar\x00512+10\x00cat/1.jpg", "/d/b.tar\x00512+10\x00cat/1.jpg"],
-            ["a.tar/cat/1.jpg", "b.tar/cat/1.jpg"],
-        ),
-        (["s3://b/x/a.tar\x000+1\x001.jpg", "s3://b/y/a.tar\x000+1\x001.jpg"], ["x/a.tar/1.jpg", "y/a.tar/1.jpg"]),
-        (["/d/t.parquet\x000", "/d/t.parquet\x001"], ["t.parquet/0", "t.parquet/1"]),
-    ],
-)
-def test_names_of_images(paths, expected):
-    assert names(Source("s", paths, None, [])) == expected
 
 
 @pytest.mark.parametrize("classes", [1, 3, 31, 101])

@@ -64,9 +64,9 @@ def test_copies_lie_on_one_side(folder):
 
 def test_the_file_decides_the_next_time(folder, tmp_path):
     source = open_source(str(folder))
-    held, said = held_out(source, 0, None, progress=False)
+    held, described = held_out(source, 0, None, progress=False)
     place = tmp_path / "photos.split-0.json"
-    assert said == f"20% held out, {place}" and held.sum() == 4
+    assert described == f"20% held out, {place}" and held.sum() == 4
     kept = json.loads(place.read_text())
     assert kept["test"] == [p.split("photos/")[1] for p, out in zip(source.paths, held) if out]
     place.write_text(json.dumps(kept | {"test": ["class0/003.png"]}))
@@ -111,8 +111,10 @@ def test_where_the_data_s_place_cannot_be_written_it_is_kept_with_the_results(fo
 
     monkeypatch.setattr(splits, "write_whole", refuse)
     source, out = open_source(str(folder)), tmp_path / "out"
-    held, said = held_out(source, 0, out, progress=False)
-    assert said.endswith(str(out / "split-0.json")) and "photos.split-0.json: the split cannot be kept" in caplog.text
+    held, described = held_out(source, 0, out, progress=False)
+    assert (
+        described.endswith(str(out / "split-0.json")) and "photos.split-0.json: the split cannot be kept" in caplog.text
+    )
     caplog.clear()
     assert (held_out(source, 0, out, progress=False)[0] == held).all() and not caplog.text
 

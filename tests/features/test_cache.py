@@ -40,7 +40,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def count(source, tmp_path):
-    """A call that extracts and says how many images went through the encoder, and the features."""
+    """A function that extracts; it returns the number of images that went through the encoder, and the features."""
 
     def call(encoder, source=source, size=16, **options):
         Counted.seen = 0
@@ -83,7 +83,7 @@ def test_features_with_more_blocks_serve_for_fewer(count, source):
         (4, False, 0),
         (1, False, 0),
     ]
-    for blocks, patches, expected in calls:  # what is there is never lost when more is asked for
+    for blocks, patches, expected in calls:  # a larger extraction keeps what the file already has
         seen, found = count(encoder, blocks=blocks, patches=patches)
         assert (blocks, patches, seen) == (blocks, patches, expected)
         fresh = extract(encoder, source, 16, progress=False, blocks=blocks, patches=patches)

@@ -43,7 +43,7 @@ class MeanColour(nn.Module):
 
 @pytest.fixture
 def source(tmp_path):
-    """Seven plain images of colours that tell their position: R = 10 x position, G = 100, B = 200."""
+    """Seven plain images whose colours encode their position: R = 10 x position, G = 100, B = 200."""
     for i in range(7):
         rgb = np.full((12, 20, 3), (10 * i, 100, 200), np.uint8)
         cv2.imwrite(str(tmp_path / f"{i}.png"), rgb[..., ::-1])

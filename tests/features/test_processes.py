@@ -8,7 +8,7 @@ import torch
 
 from dinolab.data.types import Source
 from dinolab.features.extract import extract
-from dinolab.models.encoder import Encoder
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.parallel import processes, rank
@@ -19,7 +19,7 @@ from tests.processes import launch
 def features(folder: Path, batch_size: int):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    encoder = Encoder(ViT(Model(dim=12, depth=2, heads=2, patch_size=4, init="scaled"), 16))
+    encoder = BackboneEncoder(ViT(Model(dim=12, depth=2, heads=2, patch_size=4, init="scaled"), 16))
     paths = sorted(map(str, folder.rglob("*.png")))
     how = {"batch_size": batch_size, "progress": False, "blocks": 2, "patches": True, "cache": folder.parent / "kept"}
     found = extract(encoder, Source("s", paths, None, []), 16, **how)

@@ -28,7 +28,7 @@ from dinolab.data.views import make_views
 from dinolab.machine import cores
 from dinolab.options import Config
 from dinolab.recipes import load_config
-from dinolab.runs.build import open_data
+from dinolab.runs.build import needs_of, open_data
 
 RECIPE = "dinov2_vits16"
 SAMPLE = 32  # images on which the parts are measured
@@ -79,9 +79,7 @@ def bench(path: str, recipe: str | None, words: Sequence[str], seconds: float, o
         jobs |= {f"loader, run.workers={n}": loader_job(source, cfg, n, expected) for n in numbers_of_workers()}
         found = collect(take_turns(jobs, seconds), ("part",))
     title = f"Loading {Path(path).name}: {len(source):,} images, {sizes}; {cores()} cores"
-    shown = found[
-        1:
-    ]  # without reading files: it is hundreds of times faster, and the other bars would vanish beside it
+    shown = found[1:]  # reading files is hundreds of times faster; beside it the other bars would vanish
     panels = {key: COLUMNS[key] for key in ("core_ms", "images_per_s")}
     bars(shown, [row["part"] for row in shown], panels, title, out / "data.png")
     setting = Setting(torch.device("cpu"), None, seconds)
@@ -111,7 +109,8 @@ def take_apart(source: Source, cfg: Config) -> tuple[dict[str, Callable[[], None
     items = [dataset.read(n, rng(), []) for n, rng in zip(numbers, rngs)]
     paths = [dataset.path(index) for index, _, _ in items]
     views = cfg.views
-    out = [np.empty((3, side, side), np.uint8) for side in [views.global_size] * 2 + [views.local_size] * views.locals]
+    sizes = [views.global_size] * 2 + [views.local_size] * views.locals
+    out = [np.empty((source.pixels.channels, side, side), np.uint8) for side in sizes]
 
     def read_files() -> None:
         for path in paths:
@@ -129,8 +128,8 @@ def take_apart(source: Source, cfg: Config) -> tuple[dict[str, Callable[[], None
 
     height, width = (statistics.median(sides) for sides in zip(*(crops.size for _, _, crops in items)))
     length = statistics.median(len(read_file(path)) for path in paths)
-    sizes = f"{width:.0f} x {height:.0f} pixels and {length / 1e3:,.0f} kB (medians of {len(numbers)})"
-    return {READING: read_files, READ_AND_DECODE: read_and_decode, CROPPING: crop}, len(numbers), sizes
+    about = f"{width:.0f} x {height:.0f} pixels and {length / 1e3:,.0f} kB (medians of {len(numbers)})"
+    return {READING: read_files, READ_AND_DECODE: read_and_decode, CROPPING: crop}, len(numbers), about
 
 
 def part_job(run: Callable[[], None], images: int) -> Job:
@@ -158,8 +157,8 @@ def loader_job(source: Source, cfg: Config, processes: int, expected: float) -> 
     def job(seconds: float) -> Speeds:
         size, lanes = cfg.optim.batch_size, max(1, processes)
         each = 1 + max(2, math.ceil(seconds / (size * expected)))  # batches of each process; the first is a warm-up
-        cores = core_seconds()
-        came = [time.perf_counter() for _ in batches(source, cfg, 0, each * lanes, processes)]
+        cores, needs = core_seconds(), needs_of(cfg)
+        came = [time.perf_counter() for _ in batches(source, cfg, 0, each * lanes, processes, needs=needs)]
         elapsed = came[-1] - came[lanes - 1]
         return Speeds((each - 1) * lanes * size / elapsed, each * lanes * size / (core_seconds() - cores))
 

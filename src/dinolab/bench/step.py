@@ -183,7 +183,7 @@ class CropByCrop(nn.Module):
 
     def __init__(self, vit: nn.Module, images: int):
         super().__init__()
-        self.vit, self.images = vit, images
+        self.vit, self.images, self.pixels = vit, images, vit.pixels
 
     def forward(self, crops: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Features]:
         return [self.one_size(c, m) for c, m in zip(crops, masks or [None] * len(crops))]
