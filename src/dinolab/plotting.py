@@ -1,4 +1,4 @@
-"""What all matplotlib figures share: colours, line styles, frames, and how a figure is saved.
+"""The one style of all matplotlib figures: colours, line styles, frames, and how a figure is saved.
 
 Figures are made from matplotlib's Figure, not pyplot: nothing global is touched, no window is opened.
 """

@@ -102,7 +102,7 @@ class RunFolder:
 
     @property
     def job(self) -> Path:
-        """What the reference job was asked to do; recipe.json where an earlier version wrote it."""
+        """The settings of the reference job; recipe.json where an earlier version wrote it."""
         earlier = self.path / "recipe.json"
         return earlier if earlier.is_file() else self.path / "job.json"
 

@@ -62,7 +62,7 @@ class Photos(NamedTuple):
 
 
 def tabulate(crops: Sequence[Crops], sizes: np.ndarray) -> np.ndarray:
-    """What the device needs of B images' draws, once they are decoded at `sizes` (B, 2): float32 (B, V, 27).
+    """The draws of B images as one table for the device, once they are decoded at `sizes` (B, 2): float32 (B, V, 27).
 
     Columns: 0-3 top, left, bottom and right of the box in the decoded image's pixels; 4-12 the three colour maps before the turn
     of hue, 13 that turn, 14-22 the three after it (see `colour_maps`); 23 grey, 24 flip, 25 sigma of the blur, 26 solarisation.

@@ -1,4 +1,4 @@
-"""What the data side hands on. B images, C channels, N patches, L local crops, S and s sides of crops in pixels."""
+"""The types that pass between the data and the rest: sources and views. B images, C channels, N patches, L local crops, S and s sides of crops in pixels."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from dinolab.pixels import RGB, Pixels
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method needs of each image beside its crops; the loader makes it and puts it into Views."""
+    """The things beside its crops that a method needs of each image; the loader puts them into Views."""
 
     masks: Masks | None = None  # block-wise masks of the global crops' patches
     grid: int = 0  # patches along a side of a global crop, for the masks

@@ -1,4 +1,4 @@
-"""What evaluations share that predict a class for each test image.
+"""The parts that evaluations share which predict a class for each test image.
 
 M test images, C classes.
 """
@@ -30,7 +30,7 @@ WITHOUT_LEAKS = Figure("without_leaks", "without leaks")  # over test images tha
 
 @dataclass(frozen=True)
 class Classified:
-    """What a classifier predicts for the test images, and how it was made."""
+    """The predictions of a classifier for the test images, and how it was made."""
 
     probabilities: Tensor  # float32 (M, C)
     settings: Json  # for the result: what was set, and what was chosen

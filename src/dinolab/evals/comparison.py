@@ -1,4 +1,4 @@
-"""What a comparison of encoders found: typed, to and from all.json, also as earlier versions of dinolab wrote it."""
+"""The result of a comparison of encoders, to and from all.json, also as earlier versions of dinolab wrote it."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def failures(self) -> list[str]:
-        """What went wrong, each with the encoder's and the evaluation's name."""
+        """Everything that went wrong, each with the names of the encoder and of the evaluation."""
         found = {"": self.failure} | {name: entry.failure for name, entry in self.results.items()}
         return [f"{self.name}{name and f', {name}'}: {failure}" for name, failure in found.items() if failure]
 

@@ -27,7 +27,7 @@ def untrained(like: Encodes, seed: int) -> BackboneEncoder:
 
 
 def names(encoders: Sequence[Encodes]) -> list[str]:
-    """What the encoders were named; networks by their class, with a number where there are several of it."""
+    """The names that the encoders were given; networks are named by their class, with a number where there are several."""
     plain = [type(one).__name__ if isinstance(one, nn.Module) else str(one) for one in encoders]
     return [name if plain.count(name) == 1 else f"{name} {plain[: n + 1].count(name)}" for n, name in enumerate(plain)]
 

@@ -1,4 +1,4 @@
-"""What an evaluation is: its options, the data it needs, its figures, and `run`.
+"""The base class of all evaluations: options, the data that is needed, figures, and `run`.
 
 A new evaluation is one file with a subclass of `Evaluation`, and a line in `EVALS`. A new kind of data is one file with a class
 like `labelled_images.LabelledImages`.

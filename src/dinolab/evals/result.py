@@ -1,4 +1,4 @@
-"""What an evaluation found: one class for every kind of evaluation, to and from JSON."""
+"""The result of an evaluation: one class for every kind of evaluation, to and from JSON."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""What evaluations and `embed` begin with: an encoder, a device, and how features are extracted."""
+"""The start of every evaluation and of `embed`: open an encoder, choose a device, decide how features are extracted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""What every method is: its options, its networks, its targets and its loss; how to read and show its figures.
+"""The base class of all methods: options, networks, targets, loss, and how the figures are read and shown.
 
-Adding a method is one file with a subclass of `Method`, and a line in METHODS. What methods with a momentum teacher have in common
-is in momentum.py; what those with prototypes have in common in prototypes.py. A method may stand on both, one or none.
+Adding a method is one file with a subclass of `Method`, and a line in METHODS. The parts that methods with a
+momentum teacher share are in momentum.py, those that methods with prototypes share in prototypes.py. A method may use both, one or
+none of them.
 
 Shapes: B images, D width of a feature; m runs over the micro-batches of a step.
 """
@@ -65,7 +66,7 @@ class Method(nn.Module):
 
     @classmethod
     def needs(cls, cfg: Config) -> Needs:
-        """What the loader must make of each image beside its crops."""
+        """Name what the loader must make of each image beside its crops."""
         return Needs()
 
     @classmethod
@@ -108,7 +109,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def after_step(self, s: StepValues) -> None:
-        """What follows the optimizer's step: a momentum teacher, a queue."""
+        """Update whatever follows the optimizer's step, such as a momentum teacher or a queue."""
 
     def figures(self, targets: list[Any], parts: Mapping[str, float]) -> dict[str, float]:
         """Figures for the log beside the parts of the loss; called on all processes, only when a line is written.

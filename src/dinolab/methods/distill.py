@@ -137,7 +137,7 @@ class Distillation(dinov2.DINOv2):
         return self._frozen[0]
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "Distillation":
-        """What `to`, `double` and the like do to a module; the frozen encoder goes along."""
+        """Make `to`, `double` and the like change the frozen encoder too."""
         cast(nn.Module, self.encoder)._apply(fn)
         return cast("Distillation", super()._apply(fn, recurse))
 

@@ -1,4 +1,4 @@
-"""What methods that compare features with prototypes have in common: options, targets, the multi-crop loss, figures and alarms.
+"""The parts that methods with prototypes share: options, targets, the multi-crop loss, figures and alarms.
 
 Shapes: B images, L local crops, V = 2 + L crops of an image, D width of a feature, K prototypes.
 """

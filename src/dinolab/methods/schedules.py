@@ -8,7 +8,7 @@ Schedule = Callable[[int], float]
 
 
 class Phase(Protocol):
-    """What a schedule depends on of the phase it belongs to."""
+    """The parts of a phase that its schedules depend on."""
 
     @property
     def total(self) -> int:

@@ -45,6 +45,6 @@ class Rig:
         return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[:2]
 
     def log_figures(self, parts: list[Logs], targets: list[Any]) -> dict[str, float]:
-        """What training computes for a line of the log."""
+        """Compute the figures of a line of the log, as training does."""
         means = mean_over_parts(parts)
         return means | self.method.figures(targets, means)

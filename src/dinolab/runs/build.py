@@ -62,7 +62,7 @@ def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> 
 
 
 def needs_of(cfg: Config) -> Needs:
-    """What the method needs of each image beside its crops."""
+    """The things that the method needs of each image beside its crops."""
     return METHODS[cfg.method].needs(cfg)
 
 
@@ -131,7 +131,7 @@ def micro_batch_sizes(batch_size: int) -> list[int]:
 
 
 def out_of_memory(cfg: Config) -> UserError:
-    """What to set after a step that did not fit."""
+    """The error for a step that did not fit, with the option to change."""
     now = micro_batch(cfg, parallel.world())
     smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size // parallel.world()) if 2 <= n <= now / 2]
     way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size, or smaller heads"

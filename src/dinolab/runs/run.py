@@ -32,7 +32,7 @@ WORSE = 0.02  # of k-NN accuracy, below that of the weights a run started from: 
 
 @dataclass
 class Run:
-    """What the loop is handed: how this run logs, saves and evaluates."""
+    """How this run logs, saves and evaluates."""
 
     whole_cfg: Config
     folder: RunFolder

@@ -1,4 +1,4 @@
-"""What a run's training changes: made anew, restored from a checkpoint, or carried into the next phase."""
+"""The state of a training: made anew, restored from a checkpoint, or carried into the next phase."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from dinolab.weights.initial import resized
 
 @dataclass
 class State:
-    """What training changes, and the step it has reached."""
+    """Everything that training changes, and the step it has reached."""
 
     phase: Phase  # the one it is in
     method: Method

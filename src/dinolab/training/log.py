@@ -16,7 +16,7 @@ from dinolab.rundir import RunFolder
 
 
 class NoLog:
-    """What the ranks but the first one log to."""
+    """A log that drops everything: only the first process writes one."""
 
     def line(self, figures: dict[str, float]) -> None: ...
 

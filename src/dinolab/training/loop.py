@@ -55,7 +55,7 @@ class StopSignals:
 
 @dataclass
 class Hooks:
-    """What the loop calls while it trains. With several processes, all ranks call these at once."""
+    """The functions that the loop calls while it trains. With several processes, all ranks call them at once."""
 
     log: Callable[
         [dict[str, float], list[Any], list[BrokenImage]], None
@@ -66,7 +66,7 @@ class Hooks:
 
 
 class Meter:
-    """What is counted and timed between two lines of the log."""
+    """Counts and times between two lines of the log."""
 
     def __init__(self, device: torch.device):
         # On the device: reading them back in every step would make the host wait for it.

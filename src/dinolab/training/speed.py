@@ -1,4 +1,4 @@
-"""What makes steps faster without changing what they compute; applied from outside, before the first step."""
+"""Ways to make steps faster that do not change their results. They are applied to the networks before the first step."""
 
 import ctypes
 import platform

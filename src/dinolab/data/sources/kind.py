@@ -1,4 +1,4 @@
-"""What a kind of source is: how it finds its images, and how it reads one of them."""
+"""The base class of all kinds of sources: how a kind finds its images, and how it reads one of them."""
 
 import os
 from collections.abc import Callable, Sequence
