@@ -220,8 +220,8 @@ class Eval:
 
 @dataclass
 class Run:
-    """What changes speed or comfort; results up to rounding (and, for micro_batch, KoLeo's neighbours, batch norm and the draws
-    of stochastic depth; for device_views, interpolation)."""
+    """Options that change speed or comfort. They change results by no more than rounding, with two exceptions: micro_batch also changes
+    the neighbours of KoLeo, the statistics of batch norm and the draws of stochastic depth, and device_views the interpolation."""
 
     dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")

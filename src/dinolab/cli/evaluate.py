@@ -9,6 +9,7 @@ from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError
 from dinolab.files import file_name
 from dinolab.options import options
+from dinolab.rundir import RunFolder
 
 ENCODER = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME or timm:NAME; or `pixels`, the baseline")
 
@@ -87,7 +88,7 @@ def choose_out(encoder: str, own: Any, name: str) -> Path:
 def default_out(encoder: str) -> Path:
     """Results of a run go into its folder; others into a folder of their name."""
     run = Path(encoder)
-    return run / "eval" if run.is_dir() else Path("runs/eval") / file_name(run.name)
+    return RunFolder(run).evaluations if run.is_dir() else Path("runs/eval") / file_name(run.name)
 
 
 def embed_options() -> tuple[type, ...]:

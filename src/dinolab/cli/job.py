@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.cli.train import run_until_stopped
 from dinolab.options import option
+from dinolab.rundir import COMPARISON, RunFolder
 
 STAGES = ("train", "baselines", "evaluate", "speed", "video", "report")  # of dinolab.jobs, which imports torch
 
@@ -37,9 +38,10 @@ def run_har(stages: list[str], own: Har, words: Sequence[str]) -> int:
             own.data, own.out, own.scale, stages, official=own.official, clip=own.clip, options=words,
             progress=sys.stderr.isatty(),
         )  # fmt: skip
-        if (out / "eval" / "all" / "all.json").is_file():
+        folder = RunFolder(out)
+        if (folder.evaluations / "all" / COMPARISON).is_file():
             print_table(out)
-        made = [str(out / name) for name in ("report.html", "video.mp4") if (out / name).is_file()]
+        made = [str(file) for file in (folder.report, folder.video) if file.is_file()]
         print(", ".join(made) or out)
 
     try:

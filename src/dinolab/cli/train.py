@@ -8,6 +8,7 @@ from pathlib import Path
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError
 from dinolab.options import Config, option
+from dinolab.rundir import RunFolder
 
 CONFIG = Positional("CONFIG", "a recipe: a YAML file, or one of dinolab's own by name", required=False)
 
@@ -44,7 +45,7 @@ def read_config(config: str | None, resume: bool, words: Sequence[str]) -> Confi
         raise UserError(
             f"{config}: CONFIG is a YAML file; write data.path={config} to train on its images, or resume=true to continue a run"
         )
-    return load_saved_config(Path(config) / "config.yaml", [*words, f"run.dir={config}"])
+    return load_saved_config(RunFolder(Path(config)).config, [*words, f"run.dir={config}"])
 
 
 def run_until_stopped(work: Callable[[], object]) -> int:

@@ -1,4 +1,7 @@
-"""The types that pass between the data and the rest: sources and views. B images, C channels, N patches, L local crops, S and s sides of crops in pixels."""
+"""The types that pass between the data and the rest: sources and views.
+
+B images, C channels, N patches, L local crops, S and s sides of crops in pixels.
+"""
 
 import hashlib
 import os

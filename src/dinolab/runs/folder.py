@@ -23,7 +23,7 @@ def hold(folder: Path) -> IO:
     """Keep other processes from training in the same folder until the file is closed or the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return lock(folder / "lock")
+        return lock(RunFolder(folder).lock)
     except BlockingIOError as error:
         raise UserError(
             f"{folder}: another process trains in this folder; wait for it, or use another run.dir"
