@@ -1,11 +1,14 @@
-"""Multi-crop on the CPU: its speed and its crops beside the published augmentation of DINOv2, and beside torchvision v2.
+"""Compare multi-crop on the CPU with DINOv2's published augmentation and with torchvision v2: speed, and how crops are distributed.
 
-    python benchmarks/augment.py --photos DIR [--seconds 30] [--draws 4000] [--out docs/results/augment.json]
+    python benchmarks/augment.py --photos DIR [--seconds 30] [--draws 3000] [--out docs/results/augment.json]
 
-Images per core-second, one process, one thread; the pipelines take turns image by image, so a drifting clock hits all alike.
-dinolab's ends in uint8 crops (they are normalised on the device), so does that of torchvision v2, on tensors; the published one,
-on Pillow images, ends in normalised floats. Both decode with Pillow. Then, draw by draw, how crops are distributed, and each
-known deviation by itself with the same parameters for both. Under five minutes on one core; needs torchvision.
+Speed is measured in images per core-second, with one process and one thread. The pipelines take turns image by image, so that a clock
+that drifts affects all of them alike. dinolab's pipeline and torchvision v2's, which works on tensors, end in uint8 crops, since these
+are normalised on the device. The published one works on Pillow images and ends in normalised floats. Both of torchvision's decode with
+Pillow.
+
+Then the script compares the distributions of crops, and measures each known deviation by itself, with the same parameters for both.
+It takes less than five minutes on one core, and needs torchvision.
 """
 
 import argparse
@@ -48,14 +51,14 @@ except ImportError as error:
 from likeness import blank, compare_crops, compare_draws, deviations, torchvisions
 
 RECIPE = "dinov2_vits16"  # 2 x 224 and 8 x 96 px, all as published
-SETS = {  # photos, goal: times as fast as the published pipeline, share of the draws whose crops are compared
+SETS = {  # number of photos, goal for the speed over the published pipeline's, share of the draws whose crops are compared
     "as they are": (200, 6, 0.45),
     "500 x 375": (32, 6, 0.45),
     "4000 x 3000": (6, 12, 0.1),
 }
-NOISE = 4.0  # levels, on the enlarged photos: their files come to the size of a camera's
+NOISE = 4.0  # levels of 255, added to the enlarged photos, which makes their files as large as a camera's
 QUALITY = 90
-ROUND = 4  # images
+ROUND = 4  # images in a round
 PARTS = {"read": ("read_file", "jpeg_size"), "draws": ("draw_crops",), "decode": ("decode",), "views": ("make_views",)}
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -70,7 +73,7 @@ def main() -> None:
     args.add_argument("--out", type=Path, default=Path("docs/results/augment.json"))
     options = args.parse_args()
     if options.draws < 100:
-        args.error("--draws: 100 or more, or there is nothing to compare")
+        args.error("--draws: 100 or more, else there is nothing to compare")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -96,7 +99,7 @@ def main() -> None:
 
 
 def make_sets(photos: str, folder: Path) -> dict[str, Source]:
-    """The photos as they are, and small and large ones made of them: enlarged, with a camera's noise, as JPEG."""
+    """Return the photos as they are, and two sets made from them: resized, with noise as from a camera, saved as JPEG."""
     source = open_source(photos, option="--photos")
     rng = np.random.default_rng(0)
     sets = {}
@@ -126,7 +129,7 @@ def describe(source: Source) -> dict[str, Any]:
 
 
 def speed(source: Source, cfg: Config, seconds: float, goal: float) -> dict[str, Any]:
-    """Images per core-second of the three pipelines, the ratios round by round, and where dinolab's time goes."""
+    """Measure images per core-second of the three pipelines, their ratios round by round, and the time of dinolab's parts."""
     published = torchvisions(v1, cfg.views, [v1.ToTensor(), v1.Normalize(RGB.mean, RGB.deviation)])
     on_tensors = torchvisions(v2, cfg.views, [])
     dataset, numbers = samples.MicroBatches(source, cfg), count()
@@ -147,7 +150,7 @@ def speed(source: Source, cfg: Config, seconds: float, goal: float) -> dict[str,
 
     pipelines = {"dinolab": ours, "published": theirs, "torchvision v2": theirs_on_tensors}
     for run in pipelines.values():
-        run(0)  # the first of each is not timed
+        run(0)  # the first image of each is not timed
     rounds: list[dict[str, float]] = []
     with timed_parts() as parts:
         while len(rounds) < 3 or sum(sum(r.values()) for r in rounds) < seconds:
@@ -171,7 +174,7 @@ def speed(source: Source, cfg: Config, seconds: float, goal: float) -> dict[str,
 
 @contextmanager
 def timed_parts() -> Iterator[dict[str, float]]:
-    """While it is open, the loader's parts add up the core-seconds they take."""
+    """While the block runs, add up the core-seconds of each of the loader's parts."""
     spent = dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, run: Callable) -> Callable:

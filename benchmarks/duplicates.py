@@ -1,10 +1,11 @@
-"""Which copies of a photo pass for near-duplicates, and how many pairs of different photos do.
+"""Which changed copies of a photo are found as near-duplicates, and how many pairs of different photos are?
 
     python benchmarks/duplicates.py --photos DIR [--out docs/results/duplicates.json]
 
-Every photo is copied in each way of COPIES: the share of the copies that evaluations without test images would keep on their
-photo's side, whose hashes differ in no more bits than evals/duplicates.py allows. Then every pair of two photos: the number that
-would be taken for copies; real ones in the folder count too. 5,700 photos of 128 pixels: half a minute of one core.
+Every photo is copied in each way of COPIES. The first figure is the share of the copies whose hashes differ from the photo's in no
+more bits than features/duplicates.py allows: an evaluation that splits the images itself keeps these on the side of their photo. The
+second figure is the number of pairs of photos that would be taken for copies; real copies in the folder count too. 5,700 photos of
+128 pixels take half a minute on one core.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def brighter(image: np.ndarray) -> np.ndarray:
 
 
 def cut(image: np.ndarray, pixels: int) -> np.ndarray:
-    """Without so many pixels on each of the four sides, in an image whose short side is 128; in others in proportion."""
+    """Remove pixels from each of the four sides: this number for an image whose short side is 128, in proportion for others."""
     height, width = image.shape[:2]
     edge = round(pixels * min(height, width) / 128)
     return image[edge : height - edge, edge : width - edge]
@@ -79,15 +80,13 @@ def main() -> None:
     options.out.write_text(json.dumps(found, indent=2) + "\n")
     for name, row in found["copies"].items():
         print(f"{name}: {row['found']:.1%} within {NEAR} bits")
-    print(
-        "pairs of photos: {within:,} of {pairs:,}; mean {mean_bits:.1f} bits, fewest {fewest_bits}".format(
-            **found["pairs"]
-        )
-    )
+    pairs = found["pairs"]
+    print(f"pairs of photos: {pairs['within']:,} of {pairs['pairs']:,} within {NEAR} bits", end="; ")
+    print(f"mean {pairs['mean_bits']:.1f} bits, fewest {pairs['fewest_bits']}")
 
 
 def compare_copies(hashes: dict[str, np.uint64]) -> dict[str, dict[str, float]]:
-    """By kind: the share of copies that are found, and in how many bits they differ from their photo."""
+    """Return, for each kind of copy, the share that is found, and the median number of bits in which copies differ from their photo."""
     differ = np.empty((len(hashes), len(COPIES)), int)
     for row, (path, own) in zip(differ, hashes.items()):
         image = read_image(path)
@@ -99,12 +98,12 @@ def compare_copies(hashes: dict[str, np.uint64]) -> dict[str, dict[str, float]]:
 
 
 def compare_pairs(hashes: np.ndarray) -> dict[str, float]:
-    """Of all pairs of two of the hashes, uint64 (N,): how many are within the threshold, and in how many bits they differ."""
+    """Compare all pairs of hashes, uint64 (N,): how many are within the threshold, and in how many bits pairs differ."""
     histogram = np.zeros(65, int)
     for start in range(0, len(hashes), ROWS):
-        some, rest = hashes[start : start + ROWS], hashes[start:]
-        differ = np.bitwise_count(some[:, None] ^ rest)
-        histogram += np.bincount(differ[np.triu_indices(len(some), 1, len(rest))], minlength=65)
+        block, rest = hashes[start : start + ROWS], hashes[start:]
+        differ = np.bitwise_count(block[:, None] ^ rest)
+        histogram += np.bincount(differ[np.triu_indices(len(block), 1, len(rest))], minlength=65)
     return {
         "pairs": int(histogram.sum()),
         "within": int(histogram[: NEAR + 1].sum()),

@@ -1,11 +1,12 @@
-"""Training end to end, from JPEGs to checkpoints' brink: images/s, share of time spent waiting for data, memory, use of the device.
+"""Measure whole trainings on JPEGs: images per second, share of the time spent waiting for data, memory, use of the device.
 
     python benchmarks/end_to_end.py data.path=DIR [--models dinov2_vits16 dinov2_vits8] [--steps 200] [--out FILE.json] [key=value ...]
 
-Each row is a run of `dinolab train` with the recipe and one thing changed: FlashAttention off (`run.attention=math`), compiled
-blocks, crops made on the device. The first half of the steps warms up; figures are medians over the log lines of the second. "Use" is the
-model's floating-point operations a second, without stochastic depth's savings, over those of a large matrix product in the same
-precision, measured just before. `dinolab bench step` has what needs no data: packed against crop by crop, stochastic depth.
+Each row is a run of `dinolab train` with the recipe and one thing changed: FlashAttention off (run.attention=math), compiled blocks,
+or crops made on the device. The first half of the steps warms up; figures are medians over the log lines of the second half.
+
+"Use" is the model's floating-point operations per second, counted without stochastic depth, divided by those of a large matrix
+product in the same precision, measured just before. `dinolab bench step` measures what needs no data, such as stochastic depth.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from dinolab.machine import environment
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
+from dinolab.rundir import RunFolder
 
 CHANGES: dict[str, list[str]] = {
     "as configured, crops on the CPU": ["run.device_views=never"],
@@ -42,26 +44,22 @@ CHANGES: dict[str, list[str]] = {
 def run(recipe: str, words: list[str], steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         every = max(1, steps // 20)
-        fixed = [
-            f"run.dir={folder}/run",
-            f"optim.length={steps} steps",
-            f"run.log_every={every}",
-            "run.save_every=100%",
-        ]
+        length = [f"optim.length={steps} steps", f"run.log_every={every}", "run.save_every=100%"]
+        fixed = [f"run.dir={folder}/run", *length]
         cfg = load_config(recipe, [*words, *fixed, "eval.every=0 steps", "run.pictures=false"])
         device = choose_device(cfg.run.device)
         dtype = choose_precision(cfg.run.precision, device) or torch.float32
         product, operations = matmul(device, dtype)
         per_second = operations / measure({"matmul": product}, device, 1.0)["matmul"].median
-        del product  # its matrices are no memory of the run
+        del product  # its matrices would count as memory of the run
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-        dinolab.train(cfg)
+        run_folder = RunFolder(dinolab.train(cfg))
         peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
-        lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
-        lines = [line for line in lines if steps / 2 < line["step"] < steps]  # the last line's step also saves
+        lines, _ = run_folder.read_metrics()
+        lines = [line for line in lines if steps / 2 < line["step"] < steps]  # the last step also saves
         images_per_s = statistics.median(line["images_per_s"] for line in lines)
         return {
             "batch": cfg.optim.batch_size,
@@ -79,14 +77,14 @@ def main() -> None:
     args.add_argument("--models", nargs="+", default=["dinov2_vits16", "dinov2_vits8"], metavar="RECIPE")
     args.add_argument("--steps", type=int, default=200)
     args.add_argument("--out", type=Path, default=Path("docs/results/end_to_end.json"))
-    options = args.parse_args()
+    options = args.parse_intermixed_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for recipe in options.models:
         for name, words in CHANGES.items():
             try:
                 figures = run(recipe, [*options.options, *words], options.steps)
-            except UserError as error:  # out of memory, most likely: the other rows still count
+            except UserError as error:  # most likely out of memory; the other rows can still be measured
                 figures = {"failed": str(error)}
             rows.append({"recipe": recipe, "change": name, "options": words, **figures})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -104,7 +102,7 @@ def main() -> None:
             memory,
         )
         table.add_row(row["recipe"], row["change"], *figures)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     command = " ".join(["python benchmarks/end_to_end.py", *(w for w in sys.argv[1:] if not w.startswith("data.path"))])
     options.out.write_text(
         json.dumps({"command": command, "environment": environment(), "rows": rows}, indent=2) + "\n"
@@ -112,4 +110,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from error

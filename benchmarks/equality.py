@@ -1,11 +1,11 @@
-"""Whether two commits compute the same, bit for bit, on one machine: short trainings and evaluations on generated images.
+"""Do two commits compute the same, bit for bit, on one machine? Compare short trainings and evaluations on generated images.
 
-    python benchmarks/equality.py record before.json      # on the one commit
-    python benchmarks/equality.py compare before.json     # on the other: exit status 1, and what differs, if anything does
+    python benchmarks/equality.py record before.json      # on the first commit
+    python benchmarks/equality.py compare before.json     # on the second; prints what differs, and exits with status 1 if anything does
 
-Trainings are DINO, DINOv2, distillation, and DINO on a ResNet-50: twenty steps each, their losses and a hash of the weights they
-end with. Evaluations are run on the DINOv2 network: a hash of every prediction with its probability, and the accuracy.
-It takes about two minutes on two CPU cores.
+The trainings are DINO, DINOv2, distillation, and DINO with a ResNet-50. Each has twenty steps; their losses and a hash of the final
+weights are recorded. The evaluations use the DINOv2 network; the accuracy and a hash of all predictions with their probabilities are
+recorded. It takes about two minutes on two CPU cores.
 """
 
 import csv
@@ -61,7 +61,7 @@ EVALUATIONS: dict[str, dict] = {
 
 
 def make_images(folder: Path, seed: int) -> Path:
-    """Photograph-like noise whose hue and texture depend on the class, as PNG files in a folder for each class."""
+    """Write images of noise whose hue and texture depend on the class, as PNG files in a folder for each class."""
     rng = np.random.default_rng(seed)
     for label in range(CLASSES):
         (folder / f"class{label}").mkdir(parents=True)
@@ -75,7 +75,7 @@ def make_images(folder: Path, seed: int) -> Path:
 
 
 def record(work: Path) -> dict[str, dict]:
-    """What each training and each evaluation gave: figures, and hashes of what they made."""
+    """Run all trainings and evaluations; return their figures, and hashes of weights and predictions."""
     train, test = make_images(work / "train", 0), make_images(work / "test", 1)
     found: dict[str, dict] = {}
     for name, (recipe, words) in TRAININGS.items():

@@ -1,12 +1,12 @@
-"""Does feature extraction keep the device busy? Its images/s over those of the bare forward.
+"""Does feature extraction keep the device busy? Compare its images per second with those of the forward pass alone.
 
     python benchmarks/extract.py --photos DIR [--images 1024] [--rounds 3] [--device auto] [--workers N] [--size 224]
                                  [--model small/16 | --encoder RUN_OR_MODEL] [--precision fp32] [--out docs/results/extract.json]
 
-In each round, in one process: the forward alone, in the batches that extraction makes, of images that lie on the device already;
-then `dinolab.features.extract.extract` of as many photos, with everything that belongs to it: starting the loading processes,
-reading, decoding, resizing, copying, digests. The ratio is taken within the round; 1 would be a device that never waits. With
-random weights unless an encoder is named. ViT-S/16 at 224 pixels on 2 cores: about 4 minutes.
+Each round first measures the forward pass alone, on images that are on the device already, in batches as large as extraction makes
+them. Then it measures `dinolab.features.extract.extract` on as many photos, with everything that belongs to it: starting the loading
+processes, reading, decoding, resizing, copying and hashing. The ratio is computed within the round; 1 would be a device that never
+waits. The weights are random unless an encoder is named. ViT-S/16 at 224 pixels takes about 4 minutes on 2 cores.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 
 from dinolab.bench.attention import parse_model
 from dinolab.data.sources import open_source, subset
+from dinolab.errors import UserError
 from dinolab.features.extract import extract
 from dinolab.features.inputs import extraction_arguments
 from dinolab.features.options import FeatureOptions
@@ -31,7 +32,7 @@ from dinolab.precision import autocast, choose_precision
 from dinolab.timing import describe, seconds_of
 from dinolab.weights.load import load
 
-BATCH = 64  # as `extract` has it
+BATCH = 64  # the default of `extract`
 
 
 def forward_all(encoder: Encoder, images: torch.Tensor, count: int, precision: str) -> None:
@@ -52,22 +53,22 @@ def main() -> None:
     args.add_argument("--device", default="auto")
     args.add_argument("--workers", type=int, default=-1)
     args.add_argument("--out", type=Path, default=Path("docs/results/extract.json"))
-    given = args.parse_args()
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    encoder = load(given.encoder) if given.encoder else BackboneEncoder(ViT(parse_model(given.model), 224))
-    how = FeatureOptions(given.size, given.precision, given.device, given.workers, cache="none")
-    options = extraction_arguments(encoder, how, progress=False)  # by default as many workers as `dinolab eval`
-    device, (height, width) = options["device"], options["size"]
+    options = args.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    encoder = load(options.encoder) if options.encoder else BackboneEncoder(ViT(parse_model(options.model), 224))
+    how = FeatureOptions(options.size, options.precision, options.device, options.workers, cache="none")
+    arguments = extraction_arguments(encoder, how, progress=False)  # by default as many workers as `dinolab eval`
+    device, (height, width) = arguments["device"], arguments["size"]
     encoder.to(device)
-    photos = subset(open_source(given.photos, option="--photos"), given.images, seed=0)
+    photos = subset(open_source(options.photos, option="--photos"), options.images, seed=0)
     images = torch.randint(0, 256, (BATCH, 3, height, width), dtype=torch.uint8, device=device)
-    bare = partial(forward_all, encoder, images, len(photos), given.precision)
-    whole = partial(extract, encoder, photos, **options)
+    bare = partial(forward_all, encoder, images, len(photos), options.precision)
+    whole = partial(extract, encoder, photos, **arguments)
 
-    forward_all(encoder, images, BATCH, given.precision)
-    extract(encoder, subset(photos, BATCH, seed=0), **options)  # warm: what is loaded at the first call
+    forward_all(encoder, images, BATCH, options.precision)
+    extract(encoder, subset(photos, BATCH, seed=0), **arguments)  # warms up: the first call loads libraries
     rounds: list[dict[str, float]] = []
-    for _ in range(given.rounds):
+    for _ in range(options.rounds):
         alone, extraction = seconds_of(bare, device), seconds_of(whole, device)
         rounds.append({
             "forward_images_per_s": len(photos) / alone, "extract_images_per_s": len(photos) / extraction, "ratio": alone / extraction
@@ -75,23 +76,25 @@ def main() -> None:
     middle = {key: statistics.median(found[key] for found in rounds) for key in rounds[0]}
     facts: dict[str, Any] = {
         "command": " ".join(["python benchmarks/extract.py", *sys.argv[1:]]),
-        "encoder": given.encoder or given.model,
+        "encoder": options.encoder or options.model,
         "size": [height, width],
         "images": len(photos),
         "batch_size": BATCH,
-        "precision": given.precision,
+        "precision": options.precision,
         "device": describe(device),
-        "workers": options["workers"],
+        "workers": arguments["workers"],
         "median": middle,
         "rounds": rounds,
         "environment": environment(),
     }
-    given.out.write_text(json.dumps(facts, indent=2) + "\n")
-    print(
-        f"{describe(device)}, {options['workers']} workers, {given.precision}: forward {middle['forward_images_per_s']:,.1f} images/s"
-    )
+    options.out.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{describe(device)}, {arguments['workers']} workers, {options.precision}", end=": ")
+    print(f"forward {middle['forward_images_per_s']:,.1f} images/s")
     print(f"extraction {middle['extract_images_per_s']:,.1f} images/s, {middle['ratio']:.0%} of the forward")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from error

@@ -1,4 +1,4 @@
-"""Whether dinolab's crops are distributed like torchvision's, and how far known deviations go; used by augment.py."""
+"""Compare dinolab's crops with torchvision's: their distributions, and the size of known deviations. Used by augment.py."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ STATISTICS = (
 
 
 def torchvisions(transforms: Any, views: Views, ending: list[Any]) -> list[Callable]:
-    """The published augmentation, one callable a view, by either of torchvision's generations."""
+    """Return the published augmentation, a callable for each view, with either version of torchvision's transforms."""
     made = []
     for n in range(2 + views.locals):
         size, scale = (views.global_size, views.global_scale) if n < 2 else (views.local_size, views.local_scale)
@@ -56,13 +56,13 @@ def torchvisions(transforms: Any, views: Views, ending: list[Any]) -> list[Calla
 
 
 def blank(views: Views) -> list[np.ndarray]:
-    """Memory for the views of one image, as the loader has it."""
+    """Allocate memory for the views of one image, as the loader does."""
     sizes = [(2, views.global_size), (views.locals, views.local_size)]
     return [view for number, size in sizes for view in np.empty((number, 3, size, size), np.uint8)]
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """Means, their difference with its standard error, draw n of ours less draw n of theirs, and Kolmogorov-Smirnov's test."""
+    """Compare two samples: means, the mean of ours minus theirs with its standard error, and the Kolmogorov-Smirnov test."""
     difference = np.asarray(ours, float) - theirs
     test = ks_2samp(ours, theirs, method="asymp")
     return {
@@ -72,7 +72,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 
 def compare_draws(views: Views, number: int, height: int = 375, width: int = 500) -> dict[str, Any]:
-    """What is drawn for an image of that size, beside what torchvision's transforms draw; and our shares of distortions."""
+    """Compare the random draws for an image of this size with those of torchvision's transforms; also count our distortions."""
     rng = np.random.default_rng(0)
     crops = Crops(*map(np.stack, zip(*(draw_crops(height, width, views, rng) for _ in range(number)))))
 
@@ -111,7 +111,7 @@ def compare_draws(views: Views, number: int, height: int = 375, width: int = 500
 
 
 def statistics_of(view: np.ndarray) -> np.ndarray:
-    """Of uint8 (H, W, 3), all in levels of 255: see STATISTICS; the Laplacian's is a variance."""
+    """Compute STATISTICS of an image, uint8 (H, W, 3), in levels of 255; that of the Laplacian is its variance."""
     view = np.ascontiguousarray(view)
     grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).astype(np.float32)
     gradient = (np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
@@ -120,10 +120,10 @@ def statistics_of(view: np.ndarray) -> np.ndarray:
 
 
 def compare_crops(source: Source, views: Views, number: int) -> dict[str, Any]:
-    """Finished crops, a global and a local one a draw: ours beside the published pipeline's, with draws of its own.
+    """Compare finished crops, a global and a local one for each draw, with those of the published pipeline.
 
-    And, of every fourth draw, beside the published operations carried out with our draws: what these do not share is due to
-    pixels alone, that is to the deviations below.
+    That pipeline has random draws of its own. For every fourth draw, our crops are also compared with those of the published operations
+    with our draws: these differ only in pixels, by the deviations below.
     """
     published = torchvisions(T, views, [])
     found = defaultdict(list)
@@ -150,7 +150,7 @@ def compare_crops(source: Source, views: Views, number: int) -> dict[str, Any]:
 
 
 def published_view(image: Image.Image, crops: Crops, v: int, size: int) -> np.ndarray:
-    """View v by torchvision on Pillow images, uint8 (size, size, 3)."""
+    """Make view v with torchvision on Pillow images, uint8 (size, size, 3)."""
     view = F.resized_crop(image, *crops.boxes[v].tolist(), [size, size], BICUBIC)
     view = F.hflip(view) if crops.flip[v] else view
     for kind in crops.order[v] if crops.jitter[v] else ():
@@ -161,7 +161,7 @@ def published_view(image: Image.Image, crops: Crops, v: int, size: int) -> np.nd
 
 
 def deviations(source: Source, views: Views) -> dict[str, dict[str, float]]:
-    """Ours and theirs with the same parameters, on the photos as they are: differences in levels, and sharpness ours / theirs."""
+    """Compare single operations with the same parameters, on the photos as they are: differences in levels, ratio of sharpness."""
     plain = replace(views, flip=0.0, jitter=0.0, grey=0.0, blur=[0.0] * 3, solarize=0.0)
     found: dict[str, list[Pair]] = defaultdict(list)
     for n, path in enumerate(source.paths[:40]):
@@ -201,10 +201,12 @@ def resampling(photo: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]
 
 
 def reduced_decoding(data: bytes, photo: np.ndarray, crops: Crops) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Views from a reduced decode beside those from the full one, at the largest size that it is allowed for."""
+    """Compare views of an image decoded at reduced size with views of the whole image, at the largest size that allows it."""
     for factor in (2, 4, 8):
         reduced = decode(data, "", factor)
-        on_grid = crops._replace(boxes=crops.boxes // factor * factor)  # of the reduced pixels: no box need be rounded
+        on_grid = crops._replace(
+            boxes=crops.boxes // factor * factor
+        )  # of the reduced pixels, so that no box is rounded
         for name, boxed in (("", crops), (", boxes on its grid", on_grid)):
             sizes = np.maximum(4, boxed.boxes[:, 2:].min(axis=1) // factor)
             for ours, theirs in zip(views_of(reduced, boxed, sizes), views_of(photo, boxed, sizes)):
@@ -218,7 +220,7 @@ def views_of(image: np.ndarray, crops: Crops, sizes: np.ndarray) -> list[np.ndar
 
 
 def gap(pairs: list[Pair]) -> dict[str, float]:
-    """Mean and 99th percentile of the absolute difference, the mean difference, and the ratio of mean gradients."""
+    """Compute mean and 99th percentile of the absolute difference, the mean difference, and the ratio of mean gradients."""
     difference = np.concatenate([(a.astype(np.int16) - b).ravel() for a, b in pairs])
     ours, theirs = (sum(statistics_of(pair[k])[-1] for pair in pairs) for k in (0, 1))
     size = np.abs(difference)

@@ -1,10 +1,10 @@
-"""What sharding costs where it gains nothing: one device, the same step with plain parameters and with fully_shard (FSDP2).
+"""Measure what sharding costs on one device, where it gains nothing: a step with plain parameters and with fully_shard (FSDP2).
 
     python benchmarks/sharding.py dinov2_vits14 --out docs/results/sharding.json
     python benchmarks/sharding.py dinov2_vits16 model.size=large optim.batch_size=32 --out docs/results/sharding_large.json
     python benchmarks/sharding.py demo --device cpu --seconds 5                    (a trial without a GPU)
 
-Memory with recomputed activations: `dinolab bench step CONFIG model.size=large`, its rows run.checkpoint_activations=true.
+`dinolab bench step CONFIG model.size=large` measures memory with recomputed activations, run.checkpoint_activations=true.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from dinolab import parallel
 from dinolab.bench.common import measure, memory_in_use, setting
 from dinolab.bench.step import random_batch, values
+from dinolab.errors import UserError
 from dinolab.machine import environment
 from dinolab.precision import autocast
 from dinolab.recipes import load_config
@@ -69,4 +70,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from error

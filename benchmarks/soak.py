@@ -1,11 +1,11 @@
-"""A small run, killed at random moments over and over, against the same run left alone: are the final weights the same?
+"""Kill a small run at random moments, again and again, and compare its final weights with those of an undisturbed run.
 
     python benchmarks/soak.py --out docs/results/soak.json
     python benchmarks/soak.py --processes 2 --kills 10
 
-Each time the command is started again and one of its processes is killed (SIGKILL) at a random moment: while it starts, steps,
-writes a checkpoint or evaluates. Alone, weights must be equal bit for bit; so must they with several processes, whose sums have a
-fixed order.
+Each time the same command is started again, and one of its processes is killed (SIGKILL) at a random moment: while it starts, trains,
+writes a checkpoint or evaluates. The final weights must be equal bit for bit, with one process and with several: sums over several
+processes have a fixed order.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from dinolab.data.digits import make_scenes
 from dinolab.machine import environment
+from dinolab.rundir import RunFolder
 from dinolab.training import checkpoint
 
 WORDS = ["demo", "optim.length=800 steps", "optim.batch_size=16", "optim.warmup=50 steps", "run.save_every=10 steps"]
@@ -37,14 +38,15 @@ def start(processes: int, words: list[str]) -> subprocess.Popen:
 
 
 def trainers(process: subprocess.Popen, processes: int) -> list[int]:
-    """The processes that train: the one started, or torchrun's children."""
+    """Return the processes that train: the one that was started, or torchrun's children."""
     if processes == 1:
         return [process.pid]
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def newest(run: Path) -> int:
-    found = checkpoint.checkpoints(run / "checkpoints")
+    """Return the step of the newest checkpoint; 0 without one."""
+    found = checkpoint.checkpoints(RunFolder(run).checkpoints)
     return checkpoint.step_of(found[-1]) if found else 0
 
 
@@ -61,8 +63,8 @@ def main() -> None:
 
     began = time.monotonic()
     whole = start(args.processes, [*words, f"run.dir={folder / 'whole'}"])
-    _, said = whole.communicate()
-    assert whole.returncode == 0, said
+    _, errors = whole.communicate()
+    assert whole.returncode == 0, errors
     alone = time.monotonic() - began
     print(f"undisturbed: {alone:.0f} s", flush=True)
 
@@ -71,7 +73,7 @@ def main() -> None:
     while True:
         process, starts, since = start(args.processes, [*words, f"run.dir={run}"]), starts + 1, time.monotonic()
         before = newest(run)
-        # now and then while it starts; else soon after a new checkpoint, or the run would never end
+        # Now and then the kill comes early, while the run starts; else soon after a new checkpoint, or the run would never end.
         early, deadline = chance.random() < 0.2, chance.uniform(0, 40 * pace)
         while len(kills) < args.kills and process.poll() is None and (early or newest(run) == before):
             if early and time.monotonic() - since > deadline:
@@ -83,15 +85,15 @@ def main() -> None:
             victims = trainers(process, args.processes)
             if killed := bool(victims):
                 subprocess.run(["kill", "-KILL", str(chance.choice(victims))], check=False)
-        _, said = process.communicate()
+        _, errors = process.communicate()
         if process.returncode == 0:
             break
-        assert killed and (args.processes > 1 or process.returncode == -signal.SIGKILL), said
-        half = len(list((run / "checkpoints").glob("*.tmp")))
+        assert killed and (args.processes > 1 or process.returncode == -signal.SIGKILL), errors
+        half = len(list(RunFolder(run).checkpoints.glob("*.tmp")))
         kills.append({"after_s": round(time.monotonic() - since, 2), "checkpoint": newest(run), "half_written": half})
         print(f"kill {len(kills)}: {kills[-1]}", flush=True)
 
-    one, other = (load_file(place / "model.safetensors") for place in (folder / "whole", run))
+    one, other = (load_file(RunFolder(place).weights) for place in (folder / "whole", run))
     equal = all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     result = {
         "kills": len(kills), "starts": starts, "processes": args.processes, "weights_equal": equal,

@@ -1,15 +1,23 @@
-"""dinolab's DINOv2 step against a plain one: images/s, and that losses and gradients are the same.
+"""Compare dinolab's DINOv2 step with a plain one: images per second, and how far losses and gradients differ.
 
     python benchmarks/step.py [--rounds 3] [--config NAME] [--out docs/results/step.json] [key=value ...]
 
-The plain step is what is most easily written. Every view of the batch goes through the student in a forward of its own;
-stochastic depth computes every branch and multiplies it by 0, or by one over the share kept; every pair of views has its own
-cross-entropy, by log_softmax; Sinkhorn-Knopp rewrites its matrix; clipping, AdamW and the teacher go parameter by parameter.
-"plain" runs iBOT's head on every patch and multiplies by the mask; "plain, masked patches picked" on the masked ones alone.
-Attention is PyTorch's fused kernel in all of them.
+The plain step is the one that is easiest to write:
 
-The steps take turns, round by round, in one process, each on the same weights, views and draws. Default: DINOv2 ViT-S/14, batch
-8, 2 x 224 + 8 x 98 pixels, 65,536 prototypes, fp32, on the CPU; without and with stochastic depth. About 5 minutes on 2 cores.
+- Every view of the batch goes through the student in a forward of its own.
+- Stochastic depth computes every branch, and multiplies it by 0 or by one over the share that is kept.
+- Every pair of views has its own cross-entropy, by log_softmax.
+- Sinkhorn-Knopp computes a new matrix in every iteration.
+- Clipping, AdamW and the teacher's update loop over the parameters.
+
+"plain" runs iBOT's head on every patch and multiplies by the mask; "plain, masked patches picked" runs it on the masked patches only.
+All of them use PyTorch's fused attention kernel.
+
+The steps take turns, round by round, in one process, with the same weights, views and random draws. The default is DINOv2 with a
+ViT-S/14, batch 8, 2 x 224 + 8 x 98 pixels, 65,536 prototypes, fp32, on the CPU, without and with stochastic depth. That takes about
+5 minutes on 2 cores.
+
+Shapes: B images, N patches, D width of a feature, K prototypes.
 """
 
 import argparse
@@ -25,7 +33,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from dinolab.training.schedules import Values
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -35,6 +42,7 @@ from dinolab.data.digits import make_scenes
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
 from dinolab.data.types import Views
+from dinolab.errors import UserError
 from dinolab.losses import koleo
 from dinolab.machine import environment
 from dinolab.methods.dinov2 import DINOv2
@@ -43,14 +51,22 @@ from dinolab.models.layers import draw_kept
 from dinolab.models.vit import ViT
 from dinolab.options import Config
 from dinolab.recipes import load_config
-from dinolab.runs.build import assemble
+from dinolab.runs.build import assemble, needs_of
 from dinolab.training.optim import optimizer_step
+from dinolab.training.phases import StepValues
 
-SEED = 7  # of what a step draws
+SEED = 7  # of the random draws of a step
 
 
 def plain_vit(vit: ViT, images: Tensor, mask: Tensor | None, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Class tokens (B, D) and patch tokens (B, N, D); factors: for each of 2 x depth branches (B,), what it is multiplied by."""
+    """Compute class tokens (B, D) and patch tokens (B, N, D).
+
+    Args:
+        vit: the network.
+        images: (B, 3, H, W), normalised.
+        mask: bool (B, N), True where a patch is replaced by the mask token.
+        factors: for each of the 2 x depth branches the factor of each image, (B,).
+    """
     x, _ = vit.embed(images, mask)
     for block, a, m in zip(vit.blocks, factors[::2], factors[1::2]):
         q, k, v = (t.transpose(1, 2) for t in block.attn.split_heads(block.norm1(x)))
@@ -62,7 +78,7 @@ def plain_vit(vit: ViT, images: Tensor, mask: Tensor | None, factors: list[Tenso
 
 
 def plain_sinkhorn(logits: Tensor, counts: Tensor, temperature: float, iterations: int) -> Tensor:
-    """Targets (n, K); samples whose count is 0 take no part."""
+    """Compute targets (n, K) from logits (n, K); samples whose count is 0 are left out."""
     q = ((logits - logits.max()) / temperature).exp() * counts[:, None]
     for _ in range(iterations):
         q = q / (q.sum(0, keepdim=True) * q.shape[1])
@@ -71,7 +87,7 @@ def plain_sinkhorn(logits: Tensor, counts: Tensor, temperature: float, iteration
 
 
 def depth_factors(vit: ViT, views: Views) -> list[list[Tensor]]:
-    """For each view, for each branch, the factor of each image: the crops that dinolab's step keeps with the same seed."""
+    """Return the factor of each image, for each view and each branch, from the draws of dinolab's step with the same seed."""
     b, drop = len(views.indices), vit.cfg.drop_path
     number = 2 + len(views.local_crops)
     if not drop:
@@ -90,8 +106,9 @@ def depth_factors(vit: ViT, views: Views) -> list[list[Tensor]]:
     return out
 
 
-def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, factors: list[list[Tensor]]) -> Tensor:
-    student, teacher, cfg = method.student, method.teacher, method.cfg
+def plain_loss(method: DINOv2, views: Views, s: StepValues, every_patch: bool, factors: list[list[Tensor]]) -> Tensor:
+    student, teacher, options = method.student, method.teacher, method.loss_options
+    assert views.masks is not None
     images = [normalise(x) for x in (*views.global_crops, *views.local_crops)]
     masks = list(views.masks)
     b, pairs = len(views.indices), 2 + 2 * len(views.local_crops)
@@ -103,7 +120,7 @@ def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, facto
     with torch.no_grad():
         always = [torch.ones(b)] * len(factors[0])
         seen = [plain_vit(teacher["backbone"], image, None, always) for image in images[:2]]
-        sinkhorn = partial(plain_sinkhorn, temperature=s["teacher_temperature"], iterations=cfg.sinkhorn_iterations)
+        sinkhorn = partial(plain_sinkhorn, temperature=s["teacher_temperature"], iterations=options.sinkhorn_iterations)
         t_cls = sinkhorn(teacher["head"](torch.cat([cls for cls, _ in seen])), torch.ones(2 * b)).chunk(2)
         t_patch = teacher["ibot_head"](torch.cat([patches(p, m) for (_, p), m in zip(seen, masks)]))
         taken = torch.cat([patches(m[..., None], m)[:, 0] for m in masks])
@@ -113,27 +130,28 @@ def plain_loss(method: DINOv2, views: Views, s: Values, every_patch: bool, facto
         plain_vit(student["backbone"], *view)
         for view in zip(images, [*masks, *[None] * len(views.local_crops)], factors)
     ]
-    said = [(student["head"](cls) / cfg.student_temperature).log_softmax(-1) for cls, _ in outs]
-    dino = sum(-(t_cls[t] * said[v]).sum(-1).mean() for t in range(2) for v in range(len(said)) if v != t) / pairs
+    log_p = [(student["head"](cls) / options.student_temperature).log_softmax(-1) for cls, _ in outs]
+    dino = sum(-(t_cls[t] * log_p[v]).sum(-1).mean() for t in range(2) for v in range(len(log_p)) if v != t) / pairs
 
     logits = student["ibot_head"](torch.cat([patches(p, m) for (_, p), m in zip(outs, masks)]))
-    each = -(targets * (logits / cfg.student_temperature).log_softmax(-1)).sum(-1)
+    each = -(targets * (logits / options.student_temperature).log_softmax(-1)).sum(-1)
     weight = torch.cat(
         [patches((m / m.sum(1, keepdim=True).clamp_min(1)).expand_as(picked)[..., None], m)[:, 0] for m in masks]
     )
     ibot = (each * weight).sum() / (2 * b)
-    return dino + cfg.ibot * ibot + cfg.koleo * (koleo(outs[0][0]) + koleo(outs[1][0]))
+    return dino + options.ibot * ibot + options.koleo * (koleo(outs[0][0]) + koleo(outs[1][0]))
 
 
 class Rig:
-    """A method, its optimiser and one batch."""
+    """A method, its optimizer and one batch."""
 
     def __init__(self, cfg: Config, scenes: Path):
         source = open_source(str(scenes / "train"))
-        self.cfg, (self.schedules, self.device, self.method, self.optimizer) = cfg, assemble(cfg, source)
-        (self.views,) = next(batches(source, cfg, 0, 1, workers=0))
+        self.cfg = cfg
+        phase, _, self.method, self.optimizer = assemble(cfg, source)
+        (self.views,) = next(batches(source, cfg, 0, 1, workers=0, needs=needs_of(cfg)))
         self.method.train()
-        self.s = self.schedules(self.schedules.total // 2)
+        self.s = phase(phase.total // 2)
         self.factors = depth_factors(self.method.student["backbone"], self.views)
 
     def ours(self) -> Tensor:
@@ -145,7 +163,7 @@ class Rig:
         return plain_loss(self.method, self.views, self.s, every_patch, self.factors)
 
     def step(self, loss: Callable[[], Tensor], slow_updates: bool) -> float:
-        """Seconds of a whole step."""
+        """Measure a whole step, in seconds."""
         began = time.perf_counter()
         loss().backward()
         if not slow_updates:
@@ -170,7 +188,7 @@ class Rig:
 
 
 def compare(rig: Rig, every_patch: bool) -> dict[str, float]:
-    """Relative differences of loss and gradient between dinolab's step and the plain one."""
+    """Compute the relative differences of loss and gradient between dinolab's step and the plain one."""
     found = []
     for loss in (rig.ours, partial(rig.plain, every_patch)):
         rig.method.zero_grad()
@@ -192,7 +210,7 @@ def main() -> None:
     args.add_argument("options", nargs="*", metavar="key=value")
     args.add_argument("--rounds", type=int, default=3)
     args.add_argument("--out", type=Path, default=Path("docs/results/step.json"))
-    options = args.parse_args()
+    options = args.parse_intermixed_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     words = ["run.device=cpu", "run.precision=fp32", "optim.batch_size=8", "optim.length=100 steps", *options.options]
 
@@ -230,7 +248,7 @@ def main() -> None:
         table.add_row(
             str(row["drop_path"]), row["step"], f"{row['seconds']:.2f}", f"{row['images_per_s']:.3f}", ratio, *differs
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     command = " ".join(["python benchmarks/step.py", *sys.argv[1:]])
     options.out.write_text(
         json.dumps({"command": command, "environment": environment(), "rows": rows}, indent=2) + "\n"
@@ -238,4 +256,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from error

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Training on a SLURM cluster, by torchrun on every node; goes on by itself after preemption and after the time limit.
+# Train on a SLURM cluster, with torchrun on every node. The job continues by itself after preemption and after the time limit.
 #
 #   sbatch --nodes 4 --gpus-per-node 8 scripts/slurm.sh dinov2_vits14 data.path=/data/images run.dir=/runs/first
 #
-# The words are those of `dinolab train`. run.dir must be on a file system that all nodes see.
+# The arguments are those of `dinolab train`. run.dir must be on a file system that all nodes see.
 #SBATCH --job-name=dinolab
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=64
@@ -21,11 +21,11 @@ srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_N
     --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
 step=$!
 
-# The time is nearly up (USR1), or the job is preempted or cancelled (TERM): every rank saves and ends. In the first case the job
-# puts itself into the queue again; what is preempted SLURM puts there by itself.
+# USR1 comes when the time is nearly up, TERM when the job is preempted or cancelled. In both cases every rank saves and ends.
+# After USR1 the job puts itself into the queue again; a preempted job is requeued by SLURM.
 again=0
 stop() {
-    scancel --signal=TERM "$SLURM_JOB_ID" # to the steps, not to this script; srun itself would kill them at once
+    scancel --signal=TERM "$SLURM_JOB_ID" # signals the steps, not this script; srun would kill the ranks at once
 }
 trap 'again=1; stop' USR1
 trap stop TERM
