@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on a SLURM cluster, by torchrun on every node. The job continues by itself after a preemption
-# and after the time limit.
+# Trains on a SLURM cluster, by torchrun on every node. The job continues by itself after a
+# preemption and after the time limit.
 #
 #   sbatch --nodes 4 --gpus-per-node 8 scripts/slurm.sh dinov2_vits14 data.path=/data/images run.dir=/runs/first
 #
@@ -22,12 +22,12 @@ srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_N
     --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
 step=$!
 
-# Shortly before the time limit SLURM sends USR1; it sends TERM when it preempts or cancels the job. In
-# both cases every process saves and ends. After USR1 this script puts the job back into the queue;
+# Shortly before the time limit SLURM sends USR1; it sends TERM when it preempts or cancels the job.
+# In both cases every process saves and ends. After USR1 this script puts the job back into the queue;
 # after a preemption SLURM does that itself.
 again=0
 stop() {
-    scancel --signal=TERM "$SLURM_JOB_ID" # to the job's steps, not to this script; a TERM to srun would kill them at once
+    scancel --signal=TERM "$SLURM_JOB_ID" # to the steps; a TERM to srun itself would kill them at once
 }
 trap 'again=1; stop' USR1
 trap stop TERM
