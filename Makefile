@@ -1,26 +1,31 @@
-# `make demo` and `make test` work on a fresh machine: each sets up .venv by itself.
+# Every target works on a fresh machine: it first sets up .venv, if it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
+# for `make har`: where the data set is, and how large the job is (smoke, small, full)
 DATA ?=
 SCALE ?= full
 
 .PHONY: demo har test test-fast check format clean
 
+# train on small built-in images, about four minutes on 2 CPU cores
 demo: $(READY)
 	$(BIN)/dinolab demo runs/demo
 
+# the job on Human Action Recognition: make har DATA=archive.zip SCALE=smoke
 har: $(READY)
-	$(BIN)/dinolab recipe har data='$(DATA)' out=runs/har scale=$(SCALE)
+	$(BIN)/dinolab job har data='$(DATA)' out=runs/har scale=$(SCALE)
 
-# two processes of one thread each: most tests are small
+# all tests, in two processes of one thread each because most tests are small
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
+# without the slow tests
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
+# style, types, and the rules of imports
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Train on a SLURM cluster, with torchrun on every node. The job continues by itself after preemption and after the time limit.
+# Trains on a SLURM cluster, by torchrun on every node. The job continues by itself after a
+# preemption and after the time limit.
 #
 #   sbatch --nodes 4 --gpus-per-node 8 scripts/slurm.sh dinov2_vits14 data.path=/data/images run.dir=/runs/first
 #
-# The arguments are those of `dinolab train`. run.dir must be on a file system that all nodes see.
+# The words after the script are those of `dinolab train`. All nodes must see the folder run.dir.
 #SBATCH --job-name=dinolab
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=64
@@ -16,16 +17,17 @@ set -u
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-1}
 
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that torchrun gives the ranks to save
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that the processes have to save
 srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
     --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
 step=$!
 
-# USR1 comes when the time is nearly up, TERM when the job is preempted or cancelled. In both cases every rank saves and ends.
-# After USR1 the job puts itself into the queue again; a preempted job is requeued by SLURM.
+# Shortly before the time limit SLURM sends USR1; it sends TERM when it preempts or cancels the job.
+# In both cases every process saves and ends. After USR1 this script puts the job back into the queue;
+# after a preemption SLURM does that itself.
 again=0
 stop() {
-    scancel --signal=TERM "$SLURM_JOB_ID" # signals the steps, not this script; srun would kill the ranks at once
+    scancel --signal=TERM "$SLURM_JOB_ID" # to the steps; a TERM to srun itself would kill them at once
 }
 trap 'again=1; stop' USR1
 trap stop TERM
