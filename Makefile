@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/dinolab demo runs/demo
 
 har: $(READY)
-	$(BIN)/dinolab recipe har data='$(DATA)' out=runs/har scale=$(SCALE)
+	$(BIN)/dinolab job har data='$(DATA)' out=runs/har scale=$(SCALE)
 
 # two processes of one thread each: most tests are small
 test: $(READY)
