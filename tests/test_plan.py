@@ -139,7 +139,7 @@ def test_a_planted_slow_loader_is_the_limit(pictures: Path, tmp_path: Path, monk
     read = MicroBatches.read
 
     def slowly(self: MicroBatches, *args: object) -> object:
-        time.sleep(0.2)
+        time.sleep(0.06)
         return read(self, *args)
 
     monkeypatch.setattr(MicroBatches, "read", slowly)

@@ -22,10 +22,12 @@ def rows_of(folder):
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """Two blocks are enough."""
-    monkeypatch.setattr(
-        attention, "parse_model", lambda text: Model(size="tiny", depth=2, patch_size=parse_model(text).patch_size)
-    )
+    """Two narrow blocks are enough."""
+
+    def parse(text):
+        return Model(size="tiny", dim=24, heads=2, depth=2, patch_size=parse_model(text).patch_size)
+
+    monkeypatch.setattr(attention, "parse_model", parse)
 
 
 def test_every_combination_has_its_row(tmp_path, ticking):

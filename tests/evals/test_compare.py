@@ -135,6 +135,8 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
         return evaluate(protocol, *args, **options)
 
     monkeypatch.setattr(module, "run_evaluation", noted)
+    for picture in ("compare.draw_figures", "compare.draw_speeds", "results.draw_confusion"):  # drawn in other tests
+        monkeypatch.setattr(f"dinolab.evals.{picture}", lambda *_: None)
     options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
 
     def again(encoder=run, against=("pixels",), train=folders[0], **changed):

@@ -1,9 +1,9 @@
 """Extraction by several processes: each computes a share, and each gets the whole, the same as with one process."""
 
+import shutil
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from dinolab.data.types import Source
@@ -21,26 +21,31 @@ def features(folder: Path, batch_size: int):
     torch.manual_seed(0)
     encoder = BackboneEncoder(ViT(Model(dim=12, depth=2, heads=2, patch_size=4, init="scaled"), 16))
     paths = sorted(map(str, folder.rglob("*.png")))
-    how = {"batch_size": batch_size, "progress": False, "blocks": 2, "patches": True, "cache": folder.parent / "kept"}
-    found = extract(encoder, Source("s", paths, None, []), 16, **how)
+    how = {"batch_size": batch_size, "progress": False, "blocks": 2, "patches": True}
+    found = extract(encoder, Source("s", paths, None, []), 16, **how, cache=folder.parent / f"kept_{batch_size}")
     return found.matrix("both", 2), found.kept, found.digests
 
 
-@pytest.mark.parametrize(("world", "batch_size"), [(2, 3), (3, 16)])
-def test_shares_make_the_whole(tmp_path, world, batch_size):
+WORLD, BATCH_SIZES = 3, (3, 16)  # many batches for each process, and fewer batches than processes
+
+
+def test_shares_make_the_whole(tmp_path):
     folder = make_folder(tmp_path / "images", per_class=10)
     (folder / "class1" / "003.png").write_bytes(b"broken")
-    started = launch(world, [__file__, str(folder), str(batch_size)])
-    assert [process.wait(100) for process in started] == [0] * world
-    assert len(list((tmp_path / "kept").iterdir())) == 1
-    for file in (tmp_path / "kept").iterdir():
-        file.unlink()
-    alone = features(folder, batch_size)
-    for n in range(world):
-        together = torch.load(tmp_path / f"{n}.pt")
-        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)) and len(alone[1]) == 19
+    started = launch(WORLD, [__file__, str(folder)])
+    assert [process.wait(100) for process in started] == [0] * WORLD
+    for batch_size in BATCH_SIZES:
+        cache = tmp_path / f"kept_{batch_size}"
+        assert len(list(cache.iterdir())) == 1
+        shutil.rmtree(cache)
+        alone = features(folder, batch_size)
+        for n in range(WORLD):
+            together = torch.load(tmp_path / f"{batch_size}_{n}.pt")
+            assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True)) and len(alone[1]) == 19
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1])
     with processes(torch.device("cpu")):
-        torch.save(features(Path(sys.argv[1]), int(sys.argv[2])), Path(sys.argv[1]).parent / f"{rank()}.pt")
+        for batch_size in BATCH_SIZES:
+            torch.save(features(folder, batch_size), folder.parent / f"{batch_size}_{rank()}.pt")
