@@ -32,7 +32,7 @@ WORLD, BATCH_SIZES = 3, (3, 16)  # many batches for each process, and fewer batc
 def test_shares_make_the_whole(tmp_path):
     folder = make_folder(tmp_path / "images", per_class=10)
     (folder / "class1" / "003.png").write_bytes(b"broken")
-    started = launch(WORLD, [__file__, str(folder)])
+    started = launch(WORLD, ["-m", "tests.features.test_processes", str(folder)])
     assert [process.wait(100) for process in started] == [0] * WORLD
     for batch_size in BATCH_SIZES:
         cache = tmp_path / f"kept_{batch_size}"

@@ -66,7 +66,7 @@ def test_stopped_and_resumed_by_other_numbers_of_processes(pictures: Path, tmp_p
         ends = [p.wait(timeout=120) for p in processes]
         said = [p.stderr.read() for p in processes]
         assert ends == [143 if until < 46 else 0] * world, said
-        assert sum("saved. The same command goes on" in text for text in said) == (until < 46)
+        assert sum("saved. The same command continues" in text for text in said) == (until < 46)
     assert "2 processes" in (parts / "log.txt").read_text() and "4 processes" in (parts / "log.txt").read_text()
     assert losses(parts).keys() == losses(whole).keys() == set(range(1, 47))
     assert losses(parts) == pytest.approx(losses(whole), rel=2e-3)

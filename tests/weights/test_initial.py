@@ -78,7 +78,8 @@ def test_the_options_to_set_are_told_and_do_it(given: dict, words: str, tmp_path
     with pytest.raises(UserError) as error:
         start_from(ViT(load_config(None, own).model, SIZE), source)
     said = str(error.value)
-    assert said.startswith(f"init.weights={source} is a ViT of ") and said.endswith(f" set {words}")
+    assert said.startswith(f"init.weights={source} has another architecture (ViT of ")
+    assert said.endswith(f" set {words}")
     start_from(ViT(load_config(None, [*own, *words.split()]).model, SIZE), source)
 
 

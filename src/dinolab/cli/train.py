@@ -40,6 +40,8 @@ def read_config(config: str | None, resume: bool, words: Sequence[str]) -> Confi
     from dinolab.recipes import load_config, load_saved_config
 
     if not config or not Path(config).is_dir():
+        if resume and config and len(Path(config).parts) > 1 and not Path(config).exists():
+            raise UserError(f"{config}: no such run to resume")
         return load_config(config, words)
     if not resume:
         raise UserError(
@@ -77,9 +79,7 @@ def show_schedules(cfg: Config, out: Path) -> int:
         if step % every == 0 or step == phase.last - 1
     ]
     plot_schedules(lines, out, panels_of(cfg))
-    print(
-        f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
-    )
+    print(f"{out}: {steps:,} steps; an epoch is {phases[0].steps_per_epoch:.1f} steps of {cfg.optim.batch_size} images")
     return 0
 
 

@@ -22,7 +22,7 @@ def do_stage(job: Job, name: str, title: str) -> None:
     if is_done(job, name):
         took = in_words(read_json(file)["seconds"])
         print(
-            f"{title}: finished before, in {took}; to repeat it, remove {file} and those of its results that are to be made anew"
+            f"{title}: finished before, in {took}; to repeat it, remove {file} and the results that should be made again"
         )
         return
     for needed in stage.needs:

@@ -86,7 +86,7 @@ def loader_advice(plan: Plan) -> list[str]:
     shares = plan.device == "cpu" and pace.together_seconds > (1 + WAITING) * pace.step_seconds
     slower = pace.loader_seconds / pace.step_seconds
     enough = min(plan.cores, max(plan.workers + 1, math.ceil(plan.workers * slower)))
-    if waits and enough > plan.workers:
+    if waits and slower > 1 and enough > plan.workers:
         found.append(
             f"run.workers={enough}: with run.workers={plan.workers} on {plan.cores} cores, the loader takes {slower:.2g} times as long "
             "as the step"

@@ -75,7 +75,8 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
         run.export(state.step)  # again: an earlier process may have died between the last checkpoint and the product
         if parallel.rank() == 0 and cfg.run.pictures:
             draw_pictures(folder, run.cfg, run.monitor[1] if run.monitor else source)
-        log.say(f"done: {folder.path} ({folder.weights.name}, {folder.metrics.name}, pictures)")
+        made = f"{folder.weights.name}, {folder.metrics.name}" + (", pictures" if cfg.run.pictures else "")
+        log.say(f"done: {folder.path} ({made})")
     except (UserError, torch.OutOfMemoryError) as caught:
         error = out_of_memory(run.cfg) if isinstance(caught, torch.OutOfMemoryError) else caught
         with suppress(UserError):

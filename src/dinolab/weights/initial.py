@@ -31,7 +31,7 @@ def start_from(backbone: Backbone, source: str) -> None:
     theirs = given.backbone
     words = options_to_change(backbone.cfg, theirs.cfg)
     if words:
-        what = f"init.weights={source} is a {theirs.describe()} of another architecture"
+        what = f"init.weights={source} has another architecture ({theirs.describe()})"
         raise UserError(f"{what}; to start from it, set {words}")
     if theirs.pixels.channels != backbone.pixels.channels:
         channels = f"{theirs.pixels.channels} channels, the images have {backbone.pixels.channels}"
