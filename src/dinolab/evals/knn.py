@@ -37,7 +37,7 @@ class KNN(Classification):
 
     @dataclass
     class Options(LabelledImages.Options):
-        k: int = option(20, "number of neighbours that vote", 1, 1 << 30)
+        k: int = option(20, "number of nearest neighbours", 1, 1 << 30)
         tokens: str = option("cls", "features: class token, mean of the patches, or both", choices=TOKENS)
         blocks: int = option(1, "number of last blocks whose class tokens are used", 1, 1000)
 
