@@ -10,6 +10,7 @@ from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.rundir import RunFolder
 from dinolab.runs.folder import describe_run
+from dinolab.runs.train import train
 from tests.pictures import TINY, make_folder
 
 
@@ -34,3 +35,18 @@ def test_a_refused_call_leaves_the_configuration_as_it_was(tmp_path: Path) -> No
     with pytest.raises(UserError, match="has 6 images"):
         describe_run(RunFolder(tmp_path), config(other), open_source(str(other)), resumed=True)
     assert load_config(tmp_path / "config.yaml") == cfg
+
+
+def test_a_refused_training_leaves_no_folder(tmp_path: Path) -> None:
+    words = [*TINY, f"data.path={make_folder(tmp_path / 'data', per_class=2)}", "init.weights=nowhere.pth"]
+    with pytest.raises(UserError, match="nowhere.pth"):
+        train(None, *words, f"run.dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_training_leaves_a_folder_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="data.path is not set"):
+        train(None, *TINY, f"run.dir={tmp_path / 'run'}")
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"

@@ -1,6 +1,9 @@
 """A run's folder: held by one run at a time, and never by another configuration or other images."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +33,19 @@ def hold(folder: Path) -> IO:
         ) from error
     except OSError as error:
         raise UserError(f"{folder}: cannot be locked ({error}); put run.dir on a file system that has locks") from error
+
+
+@contextmanager
+def held_for_training(path: Path) -> Iterator[None]:
+    """Hold the folder; a folder that did not exist before is removed again if the run is refused before it has results."""
+    new, folder = not path.exists(), RunFolder(path)
+    with hold(path):
+        try:
+            yield
+        except UserError:
+            if new and not folder.checkpoints.exists() and not folder.read_metrics()[0]:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:

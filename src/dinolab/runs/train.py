@@ -13,7 +13,7 @@ from dinolab.options import Config
 from dinolab.recipes import load_config, validate
 from dinolab.rundir import RunFolder
 from dinolab.runs.build import describe, monitor_sources, open_data, out_of_memory
-from dinolab.runs.folder import check_run, describe_run, hold
+from dinolab.runs.folder import check_run, describe_run, held_for_training
 from dinolab.runs.pictures import draw_pictures
 from dinolab.runs.run import Run
 from dinolab.runs.state import begin, restore
@@ -47,7 +47,7 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
     if resume and not folder.is_dir():
         raise UserError(f"{folder}: no such run to resume")
     device = parallel.choose_device(cfg.run.device)
-    with parallel.processes(device), hold(folder) if parallel.rank() == 0 else nullcontext():
+    with parallel.processes(device), held_for_training(folder) if parallel.rank() == 0 else nullcontext():
         carry_out(cfg, RunFolder(folder), device, resume)
     return folder
 
