@@ -1,4 +1,4 @@
-"""Which options matter in a small run? Train with the demo's recipe, and with one option changed at a time.
+"""Measure which options matter in a small run: train with the demo's recipe, and with one option changed at a time.
 
     python benchmarks/small_runs.py [--steps 500] [--seed 0] [--out docs/results/small_runs.json]
 

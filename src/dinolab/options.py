@@ -146,7 +146,7 @@ class Model:
     antialias: bool = option(True, "filter position embeddings when they are shrunk to a smaller grid")
     interpolate_offset: float = option(
         0.0,
-        "patches by which that grid is taken for larger, unfiltered: 0.1 in DINO and in DINOv2 without registers",
+        "added to the grid's size, in patches, when it is resized; 0.1 for DINO's weights and for DINOv2's without registers",
         0,
         0.9,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dinolab import report
 from dinolab.cli import main
 from dinolab.config import read_options
 from dinolab.errors import UserError
@@ -16,6 +17,7 @@ from dinolab.evals.result import Measured, Result
 from dinolab.jobs import SCALES, STAGES, checks, plan, run_job, stages
 from dinolab.jobs.plan import Scale
 from dinolab.training import loop
+from dinolab.visuals import action_video
 from tests.jobs.conftest import make_har, read_sheet
 from tests.pictures import TINY
 
@@ -65,57 +67,61 @@ def words(har: Path, out: Path, *more: str) -> list[str]:
     return ["job", "har", f"data={har}", f"out={out}", "scale=smoke", *OPTIONS, *more]
 
 
-@pytest.mark.slow
-def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, monkeypatch, benchmarks, capsys):
-    har, out = make_har(tmp_path / "har", labels=False, train=12), tmp_path / "out"
-    steps, evaluated, made = [], [], []
-    stop_at_step, stop_at_evaluation = [5, 20], [1, 5]  # of the run, of DINO; of the baselines', of the evaluations'
+class Stops:
+    """Counts the job's work, and interrupts it once in each of its stages."""
 
-    def step(*args, **options):
-        steps.append(1)
-        if len(steps) in stop_at_step:
+    def __init__(self, monkeypatch, benchmarks):
+        self.steps, self.evaluated, self.made = 0, [], []
+        self.at_step, self.at_evaluation = (
+            [5, 20],
+            [1, 5],
+        )  # of the run, of DINO; of the baselines', of the evaluations'
+        self.train_step, self.evaluate = loop.train_step, evaluate.run_evaluation
+        benchmarks.stop_at = "throughput"
+        monkeypatch.setattr(loop, "train_step", self.step)
+        for module in (evaluate, compare):
+            monkeypatch.setattr(module, "run_evaluation", self.one)
+        for module, name in ((action_video, "action_video"), (report, "report")):
+            monkeypatch.setattr(module, name, self.stopping_once(name, getattr(module, name)))
+
+    def step(self, *args, **options):
+        self.steps += 1
+        if self.steps in self.at_step:
             os.kill(os.getpid(), signal.SIGINT)
-        return train_step(*args, **options)
+        return self.train_step(*args, **options)
 
-    def one(*args, **options):
-        if stop_at_evaluation and len(evaluated) + 1 == stop_at_evaluation[0]:
-            del stop_at_evaluation[0]
+    def one(self, *args, **options):
+        if self.at_evaluation and len(self.evaluated) + 1 == self.at_evaluation[0]:
+            del self.at_evaluation[0]
             raise KeyboardInterrupt
-        found = evaluate_one(*args, **options)
-        evaluated.append(args[2].out)
+        found = self.evaluate(*args, **options)
+        self.evaluated.append(args[2].out)
         return found
 
-    def stopping_once(name, make):
+    def stopping_once(self, name, make):
         def work(*args, **options):
-            made.append(name)
-            if made.count(name) == 1:
+            self.made.append(name)
+            if self.made.count(name) == 1:
                 raise KeyboardInterrupt
             return make(*args, **options)
 
         return work
 
-    train_step, evaluate_one = loop.train_step, evaluate.run_evaluation
-    monkeypatch.setattr(loop, "train_step", step)
-    for module in (evaluate, compare):
-        monkeypatch.setattr(module, "run_evaluation", one)
-    from dinolab import report
-    from dinolab.visuals import action_video
 
-    for module, name in ((action_video, "action_video"), (report, "report")):
-        monkeypatch.setattr(module, name, stopping_once(name, getattr(module, name)))
-    benchmarks.stop_at = "throughput"
-
+@pytest.mark.slow
+def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, monkeypatch, benchmarks, capsys):
+    har, out = make_har(tmp_path / "har", labels=False, train=12), tmp_path / "out"
+    stops = Stops(monkeypatch, benchmarks)
     starts = 0
     while main(words(har, out)) != 0:
         starts += 1
         assert starts < 10
     assert starts == 7  # training, DINO, supervised, an evaluation, a benchmark, video, report
-    assert len(steps) == 2 * STEPS
-    assert (
-        len(evaluated) == len(set(evaluated)) == 1 + 4 * 3 + 1 + 1
-    )  # supervised; four encoders; fine-tuned; submission
+    assert stops.steps == 2 * STEPS
+    assert len(stops.evaluated) == len(set(stops.evaluated))
+    assert len(stops.evaluated) == 1 + 4 * 3 + 1 + 1  # supervised; four encoders; fine-tuned; submission
     assert benchmarks.done == ["attention", "throughput"]
-    assert made == ["action_video"] * 2 + ["report"] * 2
+    assert stops.made == ["action_video"] * 2 + ["report"] * 2
     for name in ("report.html", "video.mp4", "table.md", "model.safetensors", "speed/stages.json"):
         assert (out / name).stat().st_size > 0
     names = [row["filename"] for row in read_sheet(har / "Testing_set.csv")]
@@ -128,7 +134,7 @@ def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, mon
     capsys.readouterr()
     assert main(words(har, out)) == 0
     shown = capsys.readouterr().out
-    assert shown.count("finished before") == len(STAGES) and len(steps) == 2 * STEPS and len(evaluated) == 15
+    assert shown.count("finished before") == len(STAGES) and stops.steps == 2 * STEPS and len(stops.evaluated) == 15
     rows = [line.split()[0] for line in shown.splitlines() if "(" in line and "│" in line]
     assert rows == ["out", "dino", "untrained", "pixels", "supervised"]
     assert shown.splitlines()[-1] == f"{out}/report.html, {out}/video.mp4"
@@ -136,8 +142,8 @@ def test_stopped_in_every_stage_it_finishes_and_does_nothing_twice(tmp_path, mon
     # what has changed is repeated, with what was made from it; nothing else
     (out / "stages" / "evaluate.json").unlink()
     assert main(words(har, out)) == 0
-    assert made == ["action_video"] * 2 + ["report"] * 3
-    assert len(steps) == 2 * STEPS and len(evaluated) == 15 and benchmarks.done == ["attention", "throughput"]
+    assert stops.made == ["action_video"] * 2 + ["report"] * 3
+    assert stops.steps == 2 * STEPS and len(stops.evaluated) == 15 and benchmarks.done == ["attention", "throughput"]
 
 
 def test_a_stage_alone(small_har, tmp_path, benchmarks, capsys):

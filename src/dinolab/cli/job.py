@@ -22,7 +22,8 @@ class Har:
     out: str = option("runs/har", "the job's folder")
     scale: str = option(
         "full",
-        "smoke: 8 minutes on 2 CPU cores; full: ViT-S/8 at 224 pixels on a GPU",
+        "smoke: 8 minutes on 2 CPU cores, only to see that it works; small: 4 blocks at 64 pixels, hours on 2 CPU cores; "
+        "full: ViT-S/8 at 224 pixels on a GPU",
         choices=("smoke", "small", "full"),
     )
     official: str = option("", "file of DINOv2 weights as published, evaluated beside the run")

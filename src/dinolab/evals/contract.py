@@ -45,7 +45,10 @@ class Figure:
 class EvaluationOptions(FeatureOptions):
     """Options that all evaluations have."""
 
-    out: str = option("", "folder for the results (empty: RUN/eval/NAME or runs/eval/ENCODER/NAME; in Python: none)")
+    out: str = option(
+        "",
+        "folder for the results (empty: RUN/eval/NAME, or runs/eval/ENCODER/NAME; calls from Python then write none)",
+    )
     seed: int = option(0, "seed of every random draw: of splits, folds and initial weights", 0, 1 << 30)
 
 

@@ -28,5 +28,5 @@ class EmbedOptions(FeatureOptions):
     """Options of `dinolab embed`."""
 
     data: str = option("", "images: a folder, a CSV, shards or a dataset, as data.path takes them", required=True)
-    out: str = option("", "file to write, NAME.npz (empty, in Python: write nothing)")
+    out: str = option("", "file to write, NAME.npz; a call from Python may leave it empty and writes no file then")
     patches: bool = option(False, "also write the mean of each image's patches")

@@ -141,7 +141,7 @@ class DINOv2(dino.DINO):
         return masked_patches(features, views)
 
     def patch_loss(self, patches_MD: Tensor, targets: Targets) -> Tensor:
-        """iBOT: cross-entropy of the student's masked patches with the teacher's targets for them, which it sees unmasked."""
+        """iBOT: cross-entropy of the student's masked patches with targets that the teacher computes from the same patches, unmasked."""
         assert targets.patches_MK is not None and targets.patch_weights_M is not None
         compared = cast(DINOHead, self.student["ibot_head"]).compare(patches_MD)
         temperature = self.loss_options.student_temperature
