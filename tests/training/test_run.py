@@ -466,3 +466,16 @@ def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stay
     assert "The last good checkpoint is" in full.stderr and "step_00000030" in full.stderr
     train(pictures, run, *more)  # with room again
     assert checkpoint.step_of(checkpoint.checkpoints(run / "checkpoints")[-1]) == 60
+
+
+@pytest.mark.slow
+def test_a_script_may_train_in_a_thread_and_without_a_main_guard(pictures: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}", "optim.length=1 steps", "run.workers=1"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\nfrom concurrent.futures import ThreadPoolExecutor\nimport dinolab\n"
+        "multiprocessing.set_start_method('spawn', force=True)\n"  # as on other systems; it runs the script again
+        f"with ThreadPoolExecutor(1) as pool:\n    pool.submit(dinolab.train, None, *{words!r}).result()\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=120)
+    assert (tmp_path / "run" / "model.safetensors").is_file()

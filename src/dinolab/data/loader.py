@@ -4,13 +4,14 @@ import atexit
 import math
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from time import perf_counter
 from typing import Any
 
 import cv2
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dinolab import options
 from dinolab.data.device_views import Photos
@@ -100,15 +101,8 @@ def photo_batches(
 def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool) -> Generator[list, None, None]:
     """The items of the data set, made by the loading processes, in lists of one step each."""
     numbers = range(start * dataset.per_step, stop * dataset.per_step)
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        prefetch_factor=kept_ready(dataset.per_step, workers) or None,
-        pin_memory=pin,
-        worker_init_fn=start_worker,
-    )
+    ahead = kept_ready(dataset.per_step, workers) or None
+    loader = make_loader(dataset, workers, batch_size=None, sampler=numbers, prefetch_factor=ahead, pin_memory=pin)
     micro: list = []
     try:
         for item in loaded(loader, f"a smaller run.workers (now {workers}) or run.micro_batch"):
@@ -126,6 +120,16 @@ def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool
             f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
             "make it larger, raise the limit (ulimit -n), or set run.workers=0"
         ) from error
+
+
+def make_loader(dataset: Dataset, workers: int, **how: Any) -> DataLoader:
+    """A DataLoader with `workers` processes, whose further arguments are `how`.
+
+    On Linux the processes are forked, whichever way Python would choose: others run the user's script again, which ends badly where it
+    calls dinolab outside of `if __name__ == "__main__":`.
+    """
+    forks = "fork" if workers and sys.platform == "linux" else None
+    return DataLoader(dataset, num_workers=workers, worker_init_fn=start_worker, multiprocessing_context=forks, **how)
 
 
 def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:

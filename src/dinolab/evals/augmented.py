@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dinolab.data import draws
 from dinolab.data.decode import BrokenImage, read_image
-from dinolab.data.loader import loaded, start_worker
+from dinolab.data.loader import loaded, make_loader
 from dinolab.errors import UserError
 
 # an image, uint8 (H, W, 3), and its draws -> uint8 (3, h, w)
@@ -70,14 +70,9 @@ def batches(
     A batch may span two epochs. Raises UserError where an image can no longer be read, or a process that loads images has died.
     """
     on_cuda = torch.device(device).type == "cuda"
-    loader = DataLoader(
-        images,
-        batch_size,
-        sampler=range(start * batch_size, steps * batch_size),
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=start_worker,
-        pin_memory=on_cuda,
+    numbers = range(start * batch_size, steps * batch_size)
+    loader = make_loader(
+        images, workers, batch_size=batch_size, sampler=numbers, collate_fn=collate, pin_memory=on_cuda
     )
     for batch in loaded(loader, f"fewer workers (now {workers}) or a smaller batch size"):
         if isinstance(batch, str):

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dinolab.data.decode import BrokenImage, decode, read_file
-from dinolab.data.loader import loaded, start_worker
+from dinolab.data.loader import loaded, make_loader
 from dinolab.data.types import Source
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError, some
@@ -171,12 +171,11 @@ class Views:
         digests: list[bytes] = []
         broken: list[str] = []
         on_cuda = self.device.type == "cuda"
-        loader = DataLoader(
+        loader = make_loader(
             Images(self.source.paths, self.size, range(first, stop)),
-            self.batch_size,
-            num_workers=self.workers if first < stop else 0,
+            self.workers if first < stop else 0,
+            batch_size=self.batch_size,
             collate_fn=collate,
-            worker_init_fn=start_worker,
             pin_memory=on_cuda,
         )
         title = f"features of {self.source.name}"

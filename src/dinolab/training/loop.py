@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -36,11 +37,15 @@ class Interrupted(Exception):
 
 
 class StopSignals:
-    """Inside the block, SIGTERM and Ctrl-C are only noted, so that the loop can finish its step and save."""
+    """Inside the block, SIGTERM and Ctrl-C are only noted, so that the loop can finish its step and save.
+
+    In any thread but the main one nothing changes: Python lets only the main thread handle signals.
+    """
 
     def __enter__(self) -> "StopSignals":
         self.seen = 0
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        self._before = {s: signal.signal(s, self._note) for s in handled}
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
