@@ -2,18 +2,17 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
 from dinolab.rundir import RunFolder
+from dinolab.weights.checksums import check_files
+from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
 PREFIXES = (
     "method.teacher.backbone.",
@@ -23,7 +22,7 @@ PREFIXES = (
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint."""
-    return (folder / ".metadata").is_file()
+    return (folder / METADATA).is_file()
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -49,16 +48,16 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of the trained backbone by their names in it. Raises ValueError where there are none."""
-    saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    check_files(folder)
+    reader = CheckpointReader(folder)
+    saved = reader.metadata.state_dict_metadata
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in saved)), None)
     if prefix is None:
         raise ValueError("it holds no backbone")
     tensors = {
-        name: torch.empty(found.size, dtype=found.properties.dtype)
+        name: torch.empty(found.size, dtype=found.properties.dtype)  # type: ignore[union-attr]
         for name, found in saved.items()
-        if name.startswith(prefix) and isinstance(found, TensorStorageMetadata)
+        if name.startswith(prefix)
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns that there is only one process, which is intended
-        dcp.load(tensors, checkpoint_id=folder)
+    load_tensors(tensors, reader)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

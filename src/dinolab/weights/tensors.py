@@ -80,6 +80,6 @@ def _pickled(path: Path) -> Any:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: truncated or not a PyTorch file ({reason})") from error
         raise UserError(
-            f"{path}: holds more than tensors ({foreign[1]}), and opening that can run code. If you trust the file, write its "
-            f"tensors to another: torch.save(torch.load(FILE, weights_only=False)['teacher'], 'tensors.pth')"
+            f"{path}: holds more than tensors ({foreign[1]}), which is not opened: that could run code of a stranger. Ask those who wrote "
+            f"the file for the tensors alone, as a .safetensors file"
         ) from error
