@@ -73,8 +73,7 @@ def show_schedules(cfg: Config, out: Path) -> int:
     lines = [
         {"step": step, **phase(step).figures}
         for phase in phases
-        for step in range(phase.first, phase.last)
-        if step % every == 0 or step == phase.last - 1
+        for step in sorted({*range(-(-phase.first // every) * every, phase.last, every), phase.last - 1})
     ]
     plot_schedules(lines, out, panels_of(cfg))
     print(

@@ -75,11 +75,17 @@ def _pickled(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, AttributeError) as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        if foreign is None:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: truncated or not a PyTorch file ({reason})") from error
-        raise UserError(
-            f"{path}: holds more than tensors ({foreign[1]}), which is not opened: that could run code of a stranger. Ask those who wrote "
-            f"the file for the tensors alone, as a .safetensors file"
-        ) from error
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: {refused(error) or f'truncated or not a PyTorch file ({first})'}") from error
+
+
+def refused(error: Exception) -> str:
+    """Why PyTorch did not open a pickle; empty for other errors. Its own messages advise what is not safe, so they are not repeated."""
+    found = re.search(r"GLOBAL (\S+)|global: (\S+)", str(error))
+    if found:
+        return (
+            f"holds more than tensors ({found[1] or found[2]}) and is not opened, because that could run code of a stranger; "
+            "ask those who wrote it for the tensors alone, as a .safetensors file"
+        )
+    pickled = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    return "truncated or not a PyTorch file" if pickled else ""
