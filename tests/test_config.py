@@ -14,9 +14,28 @@ ODD = [
     "", "[]", "{}", "???", "null", "~", "[[[[1]]]]", "[" * 3000, "{" * 3000, "!!int x", "!!int ''", "!!float z", "!!binary =",
     "!!python/object/apply:os.system [ls]", "!!timestamp 2001-99-99", "{1: 2}", "{[1]: 2}", "&a [1, *a]", "*a", "<<", "a: b: c",
     "9" * 309, DIGITS, f"-{DIGITS}", f"1e{DIGITS}", "1e999", ".inf", ".nan", "nan", "-1", "0x" + "f" * 400, "1:2:3", "2001-01-01",
-    "${", "${oc.env:HOME}", "${optim.lr}", "%", "\t", "\x00", "\x1b[1m", "a, b", "[1, 2", "'", '"', "- 1", "? 1", "|", ">", "@", "`", "true",
+    "${", "${oc.env:HOME}", "${optim.lr}", "%", "\t", "\x00", "\x1b[1m", "a, b", "[1, 2", "'", '"', "- 1", "? 1", "|", ">", "@", "`",
+    "true",
 ]  # fmt: skip
-KEYS = ["optim.lr", "optim.batch_size", "optim.length", "views.flip", "views.global_scale", "model.size", "run.compile", "data.path"]
+KEYS = [
+    "optim.lr",
+    "optim.batch_size",
+    "optim.length",
+    "views.flip",
+    "views.global_scale",
+    "model.size",
+    "run.compile",
+    "data.path",
+]
+
+
+def refusal(recipe: Path | None, words: list[str]) -> str:
+    """The message if the configuration is refused, else empty."""
+    try:
+        load_config(recipe, words)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("value", ODD, ids=[f"{n}" for n in range(len(ODD))])
@@ -26,20 +45,16 @@ def test_odd_values_are_taken_or_named(value: str, tmp_path: Path) -> None:
         section, name = key.split(".")
         recipe.write_text(f"{section}:\n  {name}: {value}\n")
         for config, words, named in ((None, [f"{key}={value}"], name), (recipe, [], "")):
-            try:
-                load_config(config, words)
-            except UserError as error:
-                assert named in str(error) and len(str(error)) < 1000
+            message = refusal(config, words)
+            assert not message or (named in message and len(message) < 1000)
 
 
 @pytest.mark.parametrize("content", ODD, ids=[f"{n}" for n in range(len(ODD))])
 def test_odd_files_are_taken_or_named(content: str, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(content)
-    try:
-        load_config(recipe)
-    except UserError as error:
-        assert str(error).startswith(str(recipe))
+    message = refusal(recipe, [])
+    assert not message or message.startswith(str(recipe))
 
 
 def test_nothing_is_looked_up_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 import dinolab
 from dinolab.cli import main
-from dinolab.errors import UserError
+from dinolab.errors import UserError, mask, masked
 from dinolab.rundir import RunFolder
 from dinolab.training import checkpoint
+from tests.pictures import TINY, fit_words, make_folder
 
 
 class Marker:
@@ -103,12 +104,12 @@ def test_a_checkpoint_runs_no_code(
     attack(place, marker)
     for folder in (run.weights, run.path):  # the product itself opens
         dinolab.load(folder)
-    with pytest.raises(UserError, match="this checkpoint cannot be read|does not fit its model.json"):
+    with pytest.raises(UserError, match=r"this checkpoint cannot be read|does not fit its model\.json"):
         dinolab.load(place)
     words = [
         ["report", str(run.path), "photos=true"],
         ["export", str(place), "to=safetensors"],
-        ["embed", str(place), "images=images", "out=embedded"],
+        ["embed", str(place), "data=images", "out=embedded.npz"],
         ["train", str(run.path), "resume=true", "run.device=cpu"],
     ]
     ends = [main(command) for command in words]
@@ -203,3 +204,96 @@ def test_weights_that_are_more_than_tensors_are_refused_in_one_line(tmp_path: Pa
             dinolab.load(source)
         assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
     assert not marker.exists()
+
+
+ADDRESS = "ftp://user:swordfish@127.0.0.1:1/shards-000.tar?access_token=swordfish&part=1"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The remote addresses that are opened, instead of opening them."""
+    found: list[str] = []
+
+    def url_to_fs(address: str, **_: Any) -> Any:
+        found.append(address)
+        raise OSError(f"no answer from {address}")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
+    return found
+
+
+def files_with(folder: Path, text: str) -> list[str]:
+    return [file.name for file in folder.rglob("*") if file.is_file() and text.encode() in file.read_bytes()]
+
+
+def test_a_report_opens_nothing_remote_unless_asked_and_shows_no_credentials(
+    run: RunFolder, opened: list[str], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = run.config.read_text().replace("path: images", f"path: {ADDRESS}")
+    run.config.write_text(text.replace("train: ''", f"train: {ADDRESS}").replace("test: ''", f"test: {ADDRESS}"))
+    assert main(["report", str(run.path)]) == 0 and not opened
+    assert "it is remote storage; remote=true reads it" in run.report.read_text()
+    assert files_with(run.path, "swordfish") == ["config.yaml"]
+    assert main(["report", str(run.path), "remote=true"]) == 0 and opened
+    assert files_with(run.path, "swordfish") == ["config.yaml"]
+    printed = capsys.readouterr()
+    assert "swordfish" not in printed.out + printed.err + "".join(caplog.messages)
+
+
+def test_credentials_are_masked_in_messages(opened: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["train", f"data.path={ADDRESS}", "run.dir=run"],
+        ["eval", "knn", "pixels", f"train={ADDRESS}"],
+        ["data", "pack", ADDRESS, "packed"],
+        ["embed", "pixels", f"data={ADDRESS}", "out=embedded.npz"],
+    ):
+        assert main(words) == 2
+        message = capsys.readouterr().err
+        assert "***@127.0.0.1" in message and "access_token=***" in message and "swordfish" not in message
+
+
+def test_mask() -> None:
+    assert mask(ADDRESS) == "ftp://***@127.0.0.1:1/shards-000.tar?access_token=***&part=1"
+    assert (
+        mask("simplecache::https://a:p@b@host/x?X-Amz-Signature=1")
+        == "simplecache::https://***@host/x?X-Amz-Signature=***"
+    )
+    for plain in ("s3://bucket/a@b.tar", "/data/a@b?token=1", "mail@host", "https://host/x?part=1"):
+        assert mask(plain) == plain
+    assert masked({"a": [{"b": ADDRESS}], "n": 1}) == {"a": [{"b": mask(ADDRESS)}], "n": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["[/b]", "$\\frac{$", "a\x1b[2J", "a\nALARM at step 1: b", "a\udce9", "\u202ecod.exe", "b\\"]
+)
+def test_names_are_no_markup(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Classes, files and folders with these names are evaluated, drawn and listed, and the terminal gets none of their signs."""
+    (tmp_path / name).mkdir(parents=True)
+    data, inner = tmp_path / name / "images", name.replace("/", "")
+    make_folder(tmp_path / "images", per_class=8, side=16).rename(data)
+    (data / "class0").rename(data / inner)
+    (data / "class1" / f"{inner}.jpg").write_bytes(b"no image")
+    out = tmp_path / name / "out"
+    words = ["eval", "knn", "pixels", f"train={data}", f"out={out}", "size=16", "k=3"]
+    assert main(words) == 0
+    assert {"result.json", "predictions.csv", "confusion.png"} <= {file.name for file in out.iterdir()}
+    run = RunFolder(tmp_path / name / "run")
+    assert (
+        main(
+            [
+                "train",
+                *fit_words(
+                    [*TINY, f"data.path={data}", f"run.dir={run.path}", "data.max_broken=1", "optim.length=2 steps"]
+                ),
+            ]
+        )
+        == 0
+    )
+    assert main(["report", str(run.path)]) == 0
+    lines = run.log.read_text().splitlines()
+    assert any("broken image" in line for line in lines) and not any(
+        line[20:].startswith("ALARM at step 1: b") for line in lines
+    )
+    assert all(line[:2] == "20" for line in lines)
+    printed = capsys.readouterr()
+    assert "\x1b[2J" not in printed.out + printed.err and "\nALARM" not in printed.err

@@ -115,7 +115,18 @@ def to_text(value: Any) -> str:
     return str(value)
 
 
-BOOLS = {"true": True, "yes": True, "on": True, "1": True, 1: True, "false": False, "no": False, "off": False, "0": False, 0: False}
+BOOLS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    1: True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+    0: False,
+}
 CONVERT: dict[Any, Any] = {bool: to_bool, int: to_int, float: to_float, str: to_text}
 
 
@@ -195,7 +206,9 @@ def parse_duration(text: str, option: str) -> tuple[float, str]:
     """ "10 epochs" -> (10.0, "epochs"); units are steps, epochs and %."""
     match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]+|%)\s*", text[:SHOWN])
     if not match or match[2] not in UNITS or float(match[1]) > LONGEST:
-        raise UserError(f'{option}={shorten(text)} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)')
+        raise UserError(
+            f'{option}={shorten(text)} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)'
+        )
     return float(match[1]), UNITS[match[2]]
 
 

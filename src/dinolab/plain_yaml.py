@@ -20,7 +20,9 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not used", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "anchors and aliases are not used", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -39,7 +41,7 @@ PlainLoader.yaml_implicit_resolvers = {
 def parse_yaml(text: str, where: str) -> Any:
     """The value in a YAML text. Raises UserError, which begins with `where`, for a text that is not valid."""
     try:
-        return yaml.load(text, PlainLoader)  # noqa: S506  # a subclass of the safe loader
+        return yaml.load(text, PlainLoader)  # a subclass of the safe loader
     except RecursionError as error:
         raise UserError(f"{where}: not valid YAML (too many brackets within each other)") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
-from dinolab.errors import UserError
+from dinolab.errors import UserError, say
 from dinolab.options import Config, option
 from dinolab.rundir import RunFolder
 
@@ -76,7 +76,7 @@ def show_schedules(cfg: Config, out: Path) -> int:
         for step in sorted({*range(-(-phase.first // every) * every, phase.last, every), phase.last - 1})
     ]
     plot_schedules(lines, out, panels_of(cfg))
-    print(
+    say(
         f"{steps} steps, {phases[0].total} of them of {cfg.optim.batch_size}, {phases[0].steps_per_epoch:.1f} an epoch: {out}"
     )
     return 0
@@ -95,7 +95,7 @@ def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
     if own.json and not file.parent.is_dir():
         raise UserError(f"json={file}: there is no folder {file.parent}")
     made = plan(cfg, own.steps, say=lambda text: print(text, file=sys.stderr))
-    print(in_words(made))
+    say(*in_words(made).split("\n"))
     if own.json:
         file.write_text(json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n")
     return 0

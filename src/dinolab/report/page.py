@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dinolab.errors import UserError
+from dinolab.errors import UserError, mask
 from dinolab.report.names import about
 from dinolab.report.run import Run
 from dinolab.report.sections import SECTIONS
@@ -63,7 +63,7 @@ def environment() -> Environment:
 
 def breakable(text: str) -> Markup:
     """The text, in which a line may end after an underscore."""
-    return escape(text).replace("_", Markup("_<wbr>"))
+    return escape(mask(text)).replace("_", Markup("_<wbr>"))
 
 
 def confirm(out: Path) -> None:

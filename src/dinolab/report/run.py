@@ -18,7 +18,8 @@ from dinolab.rundir import Row, RunFolder
 
 Json = dict[str, Any]
 
-WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # a line of log.txt with one of these is shown
+WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # a line of log.txt that begins so is shown
+STAMP = len("2026-01-31 12:00:00 ")  # characters before the text of a line
 BROKEN_SHOWN = 5  # broken images that are named
 JOB_FILES = ("official", "clip")  # words of a job that name files
 EARLIER_JOB = {"job": "har", "title": "Human Action Recognition"}  # the job that wrote a recipe.json
@@ -136,9 +137,9 @@ def read_job(folder: RunFolder, problems: list[str]) -> Json:
 def read_warnings(file: Path) -> list[str]:
     """Alarms, stops and broken images from log.txt; of the broken images the first few, and how many more."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    broken = [line for line in lines if " broken image " in line]
+    broken = [line for line in lines if line[STAMP:].startswith("broken image ")]
     more = [f"and {len(broken) - BROKEN_SHOWN:,} more broken images"] if len(broken) > BROKEN_SHOWN else []
-    return [line for line in lines if any(sign in line for sign in WARNINGS)] + broken[:BROKEN_SHOWN] + more
+    return [line for line in lines if line[STAMP:].startswith(WARNINGS)] + broken[:BROKEN_SHOWN] + more
 
 
 def read_results(folder: Path, problems: list[str]) -> tuple[list[Evaluated], list[Compared]]:

@@ -103,7 +103,7 @@ def read_metadata(folder: Path) -> Metadata:
     """The tensors that a checkpoint holds and where they lie. Raises ValueError for anything that is no such description."""
     with (folder / METADATA).open("rb") as file:
         content = fields(RecordUnpickler(file).load(), "Metadata")
-    tensors = {
+    tensors: dict[str, Any] = {
         text(name): tensor_of(found)
         for name, found in mapping(content.get("state_dict_metadata")).items()
         if type(found).__name__ != "BytesStorageMetadata"
@@ -113,7 +113,7 @@ def read_metadata(folder: Path) -> Metadata:
     return Metadata(tensors, storage_data=places, storage_meta=StorageMeta())
 
 
-def check_sizes(folder: Path, tensors: dict[str, TensorStorageMetadata], names: set[str]) -> None:
+def check_sizes(folder: Path, tensors: dict[str, Any], names: set[str]) -> None:
     """Raises ValueError where files are missing, or hold less than a tensor is said to have: no memory is taken for it."""
     for name in names:
         if not (folder / name).is_file():
