@@ -4,7 +4,6 @@ Reading never fails: what is missing stays empty, and a file that cannot be read
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
-from dinolab.rundir import Row, RunFolder
+from dinolab.rundir import CARD, ENVIRONMENT, JOB, STAGE, Row, RunFolder, Schema, read_object
 
 Json = dict[str, Any]
 
@@ -84,8 +83,8 @@ def read_run(path: Path) -> Run:
     if not any(sign.exists() for sign in signs):
         raise UserError(f"{path}: not a run's folder, it has none of {', '.join(sign.name for sign in signs)}")
     run.config = read_config(folder.config, run.problems)
-    run.card = read_json(folder.card, run.problems)
-    run.environment = read_json(folder.environment, run.problems)
+    run.card = read_json(folder.card, run.problems, CARD)
+    run.environment = read_json(folder.environment, run.problems, ENVIRONMENT)
     run.job = read_job(folder, run.problems)
     run.split = read_json(folder.split, run.problems) if run.job else {}
     run.metrics, problems = folder.read_metrics()
@@ -112,24 +111,23 @@ def read_config(file: Path, problems: list[str]) -> Config | None:
         return None
 
 
-def read_json(file: Path, problems: list[str]) -> Json:
-    """The object in the file; empty if there is no file."""
+def read_json(file: Path, problems: list[str], schema: Schema | None = None) -> Json:
+    """The object in the file; empty if there is no file, or if it is damaged."""
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(f"{file.parent.name}/{file.name}: left out, not valid JSON: {error}")
+        return read_object(file, schema)
+    except UserError as error:
+        problems.append(f"{file.parent.name}/{file.name}: left out: {error}")
         return {}
-    return content if isinstance(content, dict) else {"items": content}
 
 
 def read_job(folder: RunFolder, problems: list[str]) -> Json:
     """The contents of job.json, and under "files" the files that the user named, from the marks of the stages."""
-    job = read_json(folder.job, problems)
+    job = read_json(folder.job, problems, JOB)
     if not job:
         return {}
-    marks = (read_json(file, problems).get("with") for file in sorted(folder.stages.glob("*.json")))
+    marks = (read_json(file, problems, STAGE).get("with") for file in sorted(folder.stages.glob("*.json")))
     files = {word: mark[word] for mark in marks if isinstance(mark, dict) for word in JOB_FILES if mark.get(word)}
     return EARLIER_JOB | job | {"files": files}
 

@@ -1,6 +1,5 @@
 """The trained backbone from a run's checkpoint; nothing else of the checkpoint is read."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
-from dinolab.rundir import RunFolder
+from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checksums import check_files
 from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
@@ -35,11 +34,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: the checkpoint, or the model.json of its run, cannot be read.
     """
     try:
-        card = json.loads(RunFolder(folder.absolute().parents[1]).card.read_text())
+        card = read_object(RunFolder(folder.absolute().parents[1]).card, CARD)
         tensors = read_tensors(folder)
         if "pos_embed" in tensors:  # in another phase of the run crops may have had another size
             card["image_size"] = math.isqrt(tensors["pos_embed"].shape[1] - 1) * card["model"]["patch_size"]
-        card["info"] |= {"step": int(folder.name.removeprefix("step_"))}
+        card["info"] = card.get("info", {}) | {"step": int(folder.name.removeprefix("step_"))}
     except (Exception, CheckpointException) as error:  # the second derives from BaseException
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"{folder}: this checkpoint cannot be read ({reason})") from error
