@@ -15,6 +15,7 @@ Row = dict[str, Any]  # one line of metrics.jsonl: a "step", and figures by name
 Schema = dict[
     str, Any
 ]  # key: type, or the schema of the mapping that it holds; keys that are not in it may hold anything
+EACH = "*"  # in a schema, in place of all keys
 
 INFO: Schema = {  # where weights come from
     "method": str,
@@ -27,7 +28,7 @@ INFO: Schema = {  # where weights come from
     },
 }
 CARD: Schema = {"format": str, "image_size": int, "pixels": {}, "model": {}, "info": INFO}  # model.json
-ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {}}  # environment.json
+ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}}  # environment.json
 JOB: Schema = {"job": str, "title": str, "scale": str, "options": list}  # job.json
 STAGE: Schema = {"finished": str, "seconds": float, "with": {}}  # the mark of a finished stage
 
@@ -205,6 +206,8 @@ def read_object(file: Path, schema: Schema | None = None) -> dict[str, Any]:
 
 def find_wrong(content: dict[str, Any], schema: Schema) -> str:
     """What the first value of another type than the schema's is; empty where there is none. Missing keys are no fault."""
+    if EACH in schema:
+        schema = dict.fromkeys(content, schema[EACH])
     for key, kind in schema.items():
         if key not in content:
             continue

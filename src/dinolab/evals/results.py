@@ -36,9 +36,13 @@ class Predictions:
     def write(self, folder: Path, title: str) -> None:
         """predictions.csv, and with labels confusion.png; an earlier evaluation's are replaced.
 
+        The earlier result.json is removed first: until the new one is written, which is the last file, the folder holds no result,
+        and never one that goes with other predictions.
+
         Without labels, predictions.csv has a line for every image, as a submission needs it: no label where an image could not be
         read.
         """
+        (folder / RESULT).unlink(missing_ok=True)
         labels = [self.classes[c] if c >= 0 else "" for c in self.predicted]
         if self.truth is None:
             (folder / CONFUSION).unlink(missing_ok=True)
