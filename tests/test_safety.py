@@ -6,15 +6,18 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 import dinolab
+from dinolab import parallel
 from dinolab.cli import main
 from dinolab.errors import UserError, mask, masked
 from dinolab.rundir import RunFolder
@@ -297,3 +300,67 @@ def test_names_are_no_markup(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(line[:2] == "20" for line in lines)
     printed = capsys.readouterr()
     assert "\x1b[2J" not in printed.out + printed.err and "\nALARM" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: a number from 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: a number from 1"),
+        ({"RANK": "x"}, "RANK=x: a number from 0 to 1"),
+        ({"RANK": "2"}, "RANK=2: a number from 0 to 1"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: a number from 1 to 65535"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT=: a number from 1 to 65535"),
+        ({"LOCAL_WORLD_SIZE": "-1"}, "LOCAL_WORLD_SIZE=-1: a number from 1"),
+        ({"MASTER_ADDR": "no.such.host.invalid", "RANK": "1"}, "cannot meet at MASTER_ADDR and MASTER_PORT"),
+    ],
+)
+def test_wrong_variables_of_torchrun_are_named(
+    changes: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usual = {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29417",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    for name, value in (usual | changes).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "PATIENCE", timedelta(seconds=3))
+    if "LOCAL_WORLD_SIZE" in changes:
+        with pytest.raises(UserError, match=message):
+            parallel.local_world()
+        return
+    data = make_folder(tmp_path / "images")
+    assert main(["train", *fit_words([*TINY, f"data.path={data}", f"run.dir={tmp_path / 'run'}"])]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_process_that_waits_for_others_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29418"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "PATIENCE", timedelta(seconds=3))
+    monkeypatch.setattr(parallel, "PATIENT", 0.5)
+    with pytest.raises(UserError, match="the 2 processes cannot meet"), parallel.processes(torch.device("cpu")):
+        pass
+    assert "waiting at 127.0.0.1:29418 for 2 processes" in capfd.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_an_error(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = load_file(run.weights)
+    tensors["norm.weight"][3] = float("nan")
+    save_file(tensors, run.weights)
+    for words in (
+        ["eval", "knn", "dino", "train=images", "size=16"],
+        ["embed", "dino", "data=images", "out=embedded.npz"],
+        ["show", "pca", "dino", "images/class0/000.png"],
+    ):
+        assert main(words) == 2
+        assert "norm.weight holds values that are not finite" in capsys.readouterr().err

@@ -60,6 +60,9 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         for name in own.keys() & tensors.keys()
         if kind(tensors[name]) != kind(own[name])
     ]
+    problems = problems or [
+        f"{name} holds values that are not finite" for name in own if not tensors[name].isfinite().all()
+    ]
     if problems:
         raise UserError(f"{where}: {some(sorted(problems), NAMED)}")
     exact = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
