@@ -140,7 +140,8 @@ ODD_TENSORS = [
     {"blocks." + "9" * 5000 + ".a": torch.zeros(1)}, {"pos_embed": torch.zeros(5)}, {"pos_embed": torch.zeros(())},
     {"patch_embed.proj.weight": torch.zeros(64, 3)}, {"patch_embed.proj.weight": torch.zeros(0, 3, 8, 8)},
     {"patch_embed.proj.weight": torch.zeros(64, 3, 0, 0)}, {"cls_token": torch.zeros(1, 1, 64, dtype=torch.int64)},
-    {"cls_token": torch.zeros(1, 1, 64, dtype=torch.complex64)}, {"register_tokens": torch.zeros(3)}, {"cls_token": torch.zeros(1, 1, 64).to_sparse()},
+    {"cls_token": torch.zeros(1, 1, 64, dtype=torch.complex64)}, {"register_tokens": torch.zeros(3)},
+    {"cls_token": torch.zeros(1, 1, 64).to_sparse()},
 ]  # fmt: skip
 
 
@@ -191,9 +192,10 @@ def test_a_result_never_stands_beside_predictions_of_another(run: RunFolder, mon
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dinolab.evals.evaluate, "write_result", killed)
+    monkeypatch.setattr(dinolab.evals.evaluate, "write_result", killed)
+    with pytest.raises(KeyboardInterrupt):
         dinolab.evaluate("knn", run.path, "images", out=folder, size=16, k=1)
     assert (folder / "predictions.csv").is_file() and not (folder / "result.json").exists()
+    monkeypatch.setattr(dinolab.evals.evaluate, "write_result", write_result)
     dinolab.evaluate("knn", run.path, "images", out=folder, size=16, k=1)
     assert json.loads((folder / "result.json").read_text())["settings"]["k"] == 1

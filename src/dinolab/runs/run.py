@@ -129,8 +129,8 @@ class Run:
         if self.cfg.init.weights and result["knn"] < at_start - WORSE:
             self.log.say(
                 f"ALARM at step {step}: k-NN was {at_start:.1%} with the weights it started from: training has made them worse. "
-                "Remedy, in a new run.dir: a lower optim.lr, a longer init.freeze_backbone and optim.warmup; with a momentum teacher ema.start "
-                "nearer to 1"
+                "Remedy, in a new run.dir: a lower optim.lr, a longer init.freeze_backbone and optim.warmup; with a momentum teacher "
+                "ema.start nearer to 1"
             )
 
     def evaluation_missed(self) -> bool:
