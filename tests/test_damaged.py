@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import dinolab
 from dinolab.cli import main
 from dinolab.errors import UserError
+from dinolab.evals.results import write_result
 from dinolab.rundir import RunFolder, read_metrics, read_object
 from tests.pictures import make_folder
 
