@@ -1,7 +1,8 @@
 """How YAML files, `key=value` words and Python keywords become checked options. The options themselves: options.py, and the file of
 each method, evaluation and verb.
 
-This is the only file that imports OmegaConf. Order of precedence, lowest first: the defaults, the YAML layers, the words.
+Order of precedence, lowest first: the defaults, the YAML layers, the words. A value is never more than it looks like: "${NAME}" and
+"???" are texts.
 """
 
 import dataclasses
@@ -10,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from dinolab.errors import UserError, nearest
 from dinolab.options import default_of, options, range_in_words, takes
+from dinolab.plain_yaml import parse_yaml
 
 T = TypeVar("T")
+LARGEST = (1 << 63) - 1  # whole number
+LONGEST = 1e12  # duration, in its unit
+SHOWN = 80  # characters of a value in a message
 UNITS = {"step": "steps", "steps": "steps", "epoch": "epochs", "epochs": "epochs", "ep": "epochs", "%": "%"}
 
 
@@ -40,23 +41,93 @@ def read_options(
     Raises:
         UserError: an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
-    merged = OmegaConf.structured(schema)
-    try:
-        for where, layer in layers:
-            refuse_unknown_keys(schema, layer, where, see)
-            merged = OmegaConf.merge(merged, layer)
-        for word in words:
-            key, value = parse_word(schema, word, see)
-            merged = OmegaConf.merge(merged, nested(key, value))
-        made = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = (getattr(error, "full_key", None) or "").partition("[")[0]
-        found = dict(options(schema)).get(key)
-        needed = f"takes {takes(found)} ({str(error).splitlines()[0]})" if found else str(error).splitlines()[0]
-        raise UserError(f"{key}: {needed}" if key else needed) from error
+    known = dict(options(schema))
+    values: dict[str, Any] = {}
+    for where, layer in layers:
+        refuse_unknown_keys(schema, layer, where, see)
+        for key, value in flatten(layer).items():
+            if key in known:
+                values[key] = convert(value, known[key], where if where == key else f"{where}: {key}")
+    for word in words:
+        key, value = parse_word(schema, word, see)
+        values[key] = convert(value, known[key], key)
+    made = build(schema, values)
     if check:
         check_options(made)
-    return made  # type: ignore[return-value]
+    return made
+
+
+def build(schema: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """An instance of the dataclass with these values by dotted name, and defaults for the others."""
+    own: dict[str, Any] = {}
+    for f in dataclasses.fields(schema):  # type: ignore[arg-type]
+        name = prefix + f.name
+        if name in values:
+            own[f.name] = values[name]
+        elif dataclasses.is_dataclass(f.type):
+            own[f.name] = build(f.type, values, f"{name}.")  # type: ignore[arg-type]
+    return schema(**own)
+
+
+def convert(value: Any, f: dataclasses.Field, where: str) -> Any:
+    """The value as the type of the option. Raises UserError, which begins with `where`, if it cannot be that."""
+    kind = f.type
+    try:
+        if inner := get_args(kind):
+            if not isinstance(value, list | tuple):
+                raise TypeError
+            return [CONVERT[inner[0]](one) for one in value]
+        return CONVERT[kind](value)
+    except (TypeError, ValueError, OverflowError, LookupError) as error:
+        raise UserError(f"{where}: takes {takes(f)} ({shorten(value)} is not)") from error
+
+
+def shorten(value: Any) -> str:
+    """A value in a message: its first characters."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "so large a number"
+    written = repr(value)
+    return written if len(written) <= SHOWN else f"{written[:SHOWN]}..."
+
+
+def to_bool(value: Any) -> bool:
+    return BOOLS[value.lower() if isinstance(value, str) else value]
+
+
+def to_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    number = int(value)
+    if abs(number) > LARGEST:
+        raise OverflowError
+    return number
+
+
+def to_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    return float(value)
+
+
+def to_text(value: Any) -> str:
+    if not isinstance(value, str | bool | int | float):
+        raise TypeError
+    return str(value)
+
+
+BOOLS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    1: True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+    0: False,
+}
+CONVERT: dict[Any, Any] = {bool: to_bool, int: to_int, float: to_float, str: to_text}
 
 
 def keyword_options(schema: type[T], values: Mapping[str, Any], see: str) -> T:
@@ -83,7 +154,7 @@ def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:
     """key=value -> the key and its value, parsed as YAML where the option is no text."""
     key, equals, value = word.partition("=")
     if not equals:
-        raise UserError(f"{word!r}: options are written key=value, for example optim.lr=5e-4")
+        raise UserError(f"{shorten(word)}: options are written key=value, for example optim.lr=5e-4")
     known = dict(options(schema))
     if key not in known:
         refuse_unknown_keys(schema, nested(key, value), f"option {key}", see)
@@ -94,10 +165,7 @@ def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:
         if get_args(kind) == (str,):
             return key, value.split(",") if value else []
         value = f"[{value}]"
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"option {word}: not a value that can be read ({' '.join(str(error).split())})") from error
+    return key, parse_yaml(value, f"option {word[:SHOWN]}")
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -105,23 +173,6 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError where it cannot be read or is no mapping."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a mapping of options")
-    return content  # type: ignore[return-value]
-
-
-def write_yaml(content: Mapping[str, Any], file: Path) -> None:
-    OmegaConf.save(OmegaConf.create(dict(content)), file)
 
 
 def to_dict(values: Any) -> dict[str, Any]:
@@ -132,7 +183,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"optim": {"lr": 1}} -> {"optim.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
 
 
@@ -143,7 +194,7 @@ def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
     known = [name for name, _ in options(schema)]
     sections = {name.split(".")[0] for name in known if "." in name}
     for key, value in flatten(tree).items():
-        if key in known or (key in sections and value is None):
+        if key in known or (key in sections and value in (None, {})):
             continue
         ends_alike = (name for name in known if name.split(".")[-1] == key.split(".")[-1])
         near = nearest(key, known) or next(ends_alike, "")
@@ -153,9 +204,11 @@ def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
 
 def parse_duration(text: str, option: str) -> tuple[float, str]:
     """ "10 epochs" -> (10.0, "epochs"); units are steps, epochs and %."""
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]+|%)\s*", text)
-    if not match or match[2] not in UNITS:
-        raise UserError(f'{option}={text!r} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)')
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]+|%)\s*", text[:SHOWN])
+    if not match or match[2] not in UNITS or float(match[1]) > LONGEST:
+        raise UserError(
+            f'{option}={shorten(text)} is no duration; write "10 epochs", "500 steps" or "10%" (of the run)'
+        )
     return float(match[1]), UNITS[match[2]]
 
 
@@ -164,17 +217,17 @@ def parse_size(text: str, option: str) -> tuple[int, int] | None:
     if not text:
         return None
     numbers = text.lower().split("x")
-    if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise UserError(f"{option}={text}: not a size in pixels; write 224, or 224x336 with the height first")
+    if len(numbers) > 2 or not all(re.fullmatch(r"0*[1-9]\d{0,8}", number, re.ASCII) for number in numbers):
+        raise UserError(f"{option}={text[:SHOWN]}: not a size in pixels; write 224, or 224x336 with the height first")
     return int(numbers[0]), int(numbers[-1])
 
 
 def parse_bytes(text: str, option: str) -> int:
     """Number of bytes from "500M", "1G" or plain digits; K, M and G are powers of 1000."""
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    match = re.fullmatch(r"(\d{1,18})([KMG]?)", text.upper())
     number = int(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]] if match else 0
     if not number:
-        raise UserError(f"{option}={text}: not a number of bytes; write 500M or 1G")
+        raise UserError(f"{option}={text[:SHOWN]}: not a number of bytes; write 500M or 1G")
     return number
 
 
@@ -193,7 +246,7 @@ def check_options(values: Any) -> None:
             parse_duration(value, name)
         for one in value if several else [value]:
             if choices and one not in choices:
-                raise UserError(f"{name}={one}: one of {', '.join(choices)}")
+                raise UserError(f"{name}={str(one)[:SHOWN]}: one of {', '.join(choices)}")
             if not is_within(one, f.metadata.get("low"), f.metadata.get("high")):
                 raise UserError(f"{name}={one}: out of range, {range_in_words(f)}")
         if check := f.metadata.get("check"):
@@ -201,8 +254,8 @@ def check_options(values: Any) -> None:
 
 
 def is_within(number: Any, low: float | None, high: float | None) -> bool:
-    """Whether a number is within the limits; a number that is not finite is within none."""
-    return (low is None or number >= low) and (high is None or number <= high)
+    """Whether a number is within the limits; one that is not a number is within none."""
+    return number == number and (low is None or number >= low) and (high is None or number <= high)
 
 
 def as_word(value: Any) -> str:

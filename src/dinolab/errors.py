@@ -1,18 +1,64 @@
 """The exceptions for mistakes a user can mend, and for processes that are gone; and parts of messages."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+HIDDEN = "***"  # in place of a password or a key
+LOGIN = re.compile(r"(?<=://)[^\s/\"'<>]*@")  # ftp://USER:PASSWORD@host/path
+KEY = re.compile(
+    r"([?&;][\w.-]*(?:token|key|secret|sig|signature|password|passwd|pwd|auth|credential|code)[\w.-]*=)[^&\s\"'<>]+",
+    re.IGNORECASE,
+)  # https://host/file?token=KEY
 
 
 class UserError(Exception):
     """Something the user can mend: the message names the file or option and the way out.
 
-    The command line prints the message alone, without a traceback, and exits with status 2.
+    The command line prints the message alone, without a traceback, and exits with status 2. The message is one line without
+    credentials, whatever the names in it hold.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class LostContact(UserError):
     """Another process of the run is gone. Threads may still wait for it: the process had better not wait for them."""
+
+
+def mask(text: str) -> str:
+    """The text with *** in place of the credentials in its addresses."""
+    if "://" not in text:
+        return text
+    return KEY.sub(rf"\1{HIDDEN}", LOGIN.sub(f"{HIDDEN}@", text))
+
+
+def masked(tree: Any) -> Any:
+    """Nested lists and mappings with every text masked."""
+    if isinstance(tree, dict):
+        return {key: masked(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [masked(value) for value in tree]
+    return mask(tree) if isinstance(tree, str) else tree
+
+
+def printable(text: str) -> str:
+    """The text with escapes such as \\n and \\x1b in place of characters that are not printed: in a file's name they could move a
+    terminal's cursor or begin a line that looks like one of ours."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def one_line(text: str) -> str:
+    """A message as it is printed or written to a log: one line, without control characters and credentials."""
+    return printable(mask(text))
+
+
+def say(*texts: object) -> None:
+    """Print each text on stdout as one line."""
+    for text in texts:
+        print(one_line(str(text)))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
         "numpy",
         "opencv-python-headless",
         "pillow",
-        "omegaconf",
+        "pyyaml",
         "safetensors",
         "scikit-learn",
         "matplotlib",

@@ -5,6 +5,8 @@ here return at once and change nothing.
 """
 
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,11 +20,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from dinolab.errors import LostContact, UserError
+from dinolab.errors import LostContact, UserError, reason
 
 # FSDP2 warns that a module's output must not be changed in place; nothing here does that
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
 
+PATIENT = 20  # seconds of waiting for the other processes before a line says so
 PATIENCE = timedelta(minutes=60)  # rank 0 evaluates while the others wait; a rank that dies is noticed at once
 
 
@@ -38,7 +41,17 @@ def world() -> int:
 def launched() -> int:
     """The number of processes that torchrun has started, whether or not they have joined the group yet."""
     complete = {"WORLD_SIZE", "RANK", "MASTER_ADDR"} <= os.environ.keys()  # some clusters set the first alone
-    return int(os.environ["WORLD_SIZE"]) if complete else 1
+    return from_environment("WORLD_SIZE", 1) if complete else 1
+
+
+def from_environment(name: str, low: int, high: int = 1 << 20, usual: str = "") -> int:
+    """The whole number in one of torchrun's variables. Raises UserError where it is not from `low` to `high`."""
+    text = os.environ.get(name, usual)
+    if not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
+        raise UserError(
+            f"{name}={text}: a number from {low} to {high}, as torchrun sets it; to train in one process, unset {name}"
+        )
+    return int(text)
 
 
 def refuse_many(verb: str) -> None:
@@ -49,11 +62,11 @@ def refuse_many(verb: str) -> None:
 
 def local_rank() -> int:
     """The rank among the processes of this machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return from_environment("LOCAL_RANK", 0, usual="0")
 
 
 def local_world() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return from_environment("LOCAL_WORLD_SIZE", 1, usual="1")
 
 
 def choose_device(name: str, option: str = "run.device=") -> torch.device:
@@ -85,7 +98,7 @@ def processes(device: torch.device) -> Iterator[None]:
     if launched() == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo", timeout=PATIENCE)
+    join(device)
     try:
         yield
     except RuntimeError as error:
@@ -93,6 +106,28 @@ def processes(device: torch.device) -> Iterator[None]:
             raise
         raise LostContact(f"rank {rank()} stops: another process is gone; torchrun's report names the first") from error
     dist.destroy_process_group()  # not after an error: it would wait for processes that are gone
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes. Raises UserError where the variables that torchrun sets are wrong, or nobody can be met."""
+    world = launched()
+    from_environment("RANK", 0, world - 1)
+    port = from_environment("MASTER_PORT", 1, 65535)
+    place = f"{os.environ['MASTER_ADDR']}:{port}"
+    waiting = (
+        f"dinolab: waiting at {place} for {world} processes; torchrun starts them all, to train in one unset WORLD_SIZE"
+    )
+    said = threading.Timer(PATIENT, print, [waiting], {"file": sys.stderr, "flush": True})
+    said.daemon = True
+    said.start()
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo", timeout=PATIENCE)
+    except (dist.DistError, ValueError, OSError) as error:
+        raise UserError(
+            f"the {world} processes cannot meet at MASTER_ADDR and MASTER_PORT, {place} ({reason(error)})"
+        ) from error
+    finally:
+        said.cancel()
 
 
 def lost_contact(error: BaseException) -> bool:

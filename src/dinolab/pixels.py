@@ -1,5 +1,6 @@
 """The pixels that a network takes: described in one place, and carried from the images' source to the model card."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ class Pixels:
     deviation: tuple[float, ...] = (0.229, 0.224, 0.225)  # standard deviation of each channel
 
     def __post_init__(self) -> None:
+        numbers = (self.channels, self.maximum, *self.mean, *self.deviation)
+        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or not all(self.deviation):
+            raise ValueError("pixels: mean and deviation are numbers, and no deviation is 0")
         if not self.channels == len(self.mean) == len(self.deviation):
             counts = f"{len(self.mean)} means and {len(self.deviation)} deviations"
             raise ValueError(f"pixels: {self.channels} channels, but {counts}; give one of each for every channel")

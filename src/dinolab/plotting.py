@@ -6,8 +6,11 @@ Figures are made from matplotlib's Figure, not pyplot: nothing global is touched
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from dinolab.errors import one_line
 from dinolab.files import beside
 
 DPI = 150
@@ -35,8 +38,21 @@ def open_frame(axes: Axes, grid: str = "both") -> None:
     axes.set_axisbelow(True)
 
 
+def labels(axis: Axis) -> list[Text]:
+    """The numbers or names along an axis."""
+    return [*axis.get_majorticklabels(), *axis.get_minorticklabels()]
+
+
 def save(figure: Figure, out: Path, dpi: int = DPI, tight: bool = False) -> None:
-    """Write the figure as PNG; the file is whole or not there."""
+    """Write the figure as PNG; the file is whole or not there.
+
+    Texts are written as they are, with escapes for what cannot be printed: a name such as "$x$" is no formula.
+    """
+    ticks = {id(label) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in labels(axis)}
+    for text in figure.findobj(Text):
+        if id(text) not in ticks and isinstance(text, Text):  # numbers at a logarithmic axis are formulas
+            text.set_parse_math(False)
+            text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     out.parent.mkdir(parents=True, exist_ok=True)
     with beside(out) as place:
         figure.savefig(place, dpi=dpi, facecolor="white", format="png", bbox_inches="tight" if tight else None)

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from dinolab.errors import one_line
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before `count_up` shows anything
@@ -24,9 +26,15 @@ def progress_bar(title: str, total: int, shown: bool, unit: str = "") -> Iterato
         unit: name of an item in the plural, to show a speed such as "120 images/s"; empty shows no speed.
     """
     speed = [TextColumn(f"{{task.fields[speed]}} {unit}/s")] if unit else []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *speed, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *speed,
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(escape(title), total=total, speed="-")
+        task = bar.add_task(one_line(title), total=total, speed="-")
 
         def advance(items: int = 1) -> None:
             rate = bar.tasks[0].speed
@@ -62,13 +70,13 @@ def count_up(title: str, unit: str) -> Iterator[Callable[[int], None]]:
         unit: name of an item in the plural.
     """
     began = time.monotonic()
-    status = Console(stderr=True).status(escape(title))
+    status = Console(stderr=True).status(Text(one_line(title)))
     started = False
 
     def count(items: int) -> None:
         nonlocal started
         if items % 1000 == 0 and time.monotonic() - began > PATIENCE:
-            status.update(f"{escape(title)}: {items:,} {unit}")
+            status.update(Text(f"{one_line(title)}: {items:,} {unit}"))
             if not started:
                 status.start()
                 started = True

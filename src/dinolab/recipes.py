@@ -10,10 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinolab.config import check_options, flatten, nested, parse_duration, read_options, read_yaml, to_dict, write_yaml
+from dinolab.config import check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
 from dinolab.options import Config, options
+from dinolab.plain_yaml import read_yaml, write_yaml
 
 SEE = "dinolab train --help"
 HERE = Path(__file__).resolve().parent

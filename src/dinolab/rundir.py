@@ -1,14 +1,36 @@
-"""The folder of a run: the name of every file in it, and the one reader of metrics.jsonl.
+"""The folder of a run: the name of every file in it, the one reader of its JSON files, and that of metrics.jsonl.
 
 Training writes these files; resuming, evaluations, the report, the export and the reference job read them.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dinolab.errors import UserError
+
 Row = dict[str, Any]  # one line of metrics.jsonl: a "step", and figures by name
+Schema = dict[
+    str, Any
+]  # key: type, or the schema of the mapping that it holds; keys that are not in it may hold anything
+EACH = "*"  # in a schema, in place of all keys
+
+INFO: Schema = {  # where weights come from
+    "method": str,
+    "step": int,
+    "images": int,
+    "config": {
+        "model": {"size": str, "dim": int, "depth": int, "patch_size": int},
+        "optim": {"batch_size": int},
+        "highres": {"length": str},
+    },
+}
+CARD: Schema = {"format": str, "image_size": int, "pixels": {}, "model": {}, "info": INFO}  # model.json
+ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}}  # environment.json
+JOB: Schema = {"job": str, "title": str, "scale": str, "options": list}  # job.json
+STAGE: Schema = {"finished": str, "seconds": float, "with": {}}  # the mark of a finished stage
 
 
 @dataclass(frozen=True)
@@ -142,14 +164,68 @@ def read_metrics(file: Path) -> tuple[list[Row], list[str]]:
     problems: list[str] = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            step = float(row["step"])
-        except (ValueError, KeyError, TypeError):
+        row = read_line(line)
+        if row is None:
             if number < len(lines):
-                problems.append(f'{file.name}, line {number}: left out, not a JSON object with a number "step"')
+                problems.append(f'{file.name}, line {number}: left out, not a JSON object of numbers with a "step"')
             continue
+        step = row["step"]
         while rows and rows[-1]["step"] > step:
             rows.pop()
         rows.append(row)
     return rows, problems
+
+
+def read_line(line: str) -> Row | None:
+    """A line of metrics.jsonl; None where it is not an object of numbers with a finite "step"."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not all(is_a(float, value) for value in row.values()):
+        return None
+    return row if math.isfinite(row.get("step", math.nan)) else None
+
+
+def read_object(file: Path, schema: Schema | None = None) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError, which names the file, where it cannot be read or a value has another type."""
+    try:
+        if file.exists() and not file.is_file():
+            raise OSError("not a regular file")
+        content = json.loads(file.read_bytes().decode(errors="surrogateescape"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{file}: cannot be read (too many brackets within each other)") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object")
+    if found := find_wrong(content, schema or {}):
+        raise UserError(f"{file}: damaged, {found}")
+    return content
+
+
+def find_wrong(content: dict[str, Any], schema: Schema) -> str:
+    """What the first value of another type than the schema's is; empty where there is none. Missing keys are no fault."""
+    if EACH in schema:
+        schema = dict.fromkeys(content, schema[EACH])
+    for key, kind in schema.items():
+        if key not in content:
+            continue
+        value, inner = content[key], kind if isinstance(kind, dict) else None
+        if not is_a(dict if inner is not None else kind, value):
+            return f"{key} is not {KINDS[dict if inner is not None else kind]}"
+        if inner and (found := find_wrong(value, inner)):
+            return f"{key}.{found}"
+    return ""
+
+
+KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+LARGEST = 1 << 63  # numbers beyond it have no place in these files, and some arithmetic fails with them
+
+
+def is_a(kind: type, value: Any) -> bool:
+    """Whether a value from JSON is of this type; whole numbers are numbers too, true and false are not."""
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+        return whole or (kind is float and isinstance(value, float))
+    return isinstance(value, kind)

@@ -128,7 +128,7 @@ def test_values_may_hold_equals_signs_and_line_ends():
         (["toy", "spin", "run", "data=x", "share=.nan"], "share=nan: out of range"),
         (["toy", "spin", "run", "data=x", "sides=4,0"], "sides=0: out of range, 1 or more"),
         (["toy", "spin", "run", "data=x", "colour=blue"], "colour=blue: one of red, green"),
-        (["toy", "spin", "run", "data=x", "k=many"], "k: takes a whole number: 1 to 100 (Value 'many'"),
+        (["toy", "spin", "run", "data=x", "k=many"], "k: takes a whole number: 1 to 100 ('many' is not)"),
         (["toy", "spin", "run", "data=x", "sides=1,two"], "sides: takes whole numbers, separated by commas: 1 or more"),
         (["toy", "spin", "run", "data=x", "size=big"], "size=big: not a size in pixels"),
         (["toy", "spin", "run"], "data is not set: images"),

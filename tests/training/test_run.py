@@ -422,7 +422,7 @@ def test_broken_products_are_named(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not fit.*blocks\.2\.attn\.qkv\.weight is missing"):
         dinolab.load(run)
     (run / "model.json").write_text("{")
-    with pytest.raises(UserError, match=r"model\.json: not a dinolab model card"):
+    with pytest.raises(UserError, match=r"model\.json: cannot be read"):
         dinolab.load(run)
 
 

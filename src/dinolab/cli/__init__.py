@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dinolab.cli.grammar import Family, find, parse, usage
 from dinolab.cli.help import help_text, wants_help
 from dinolab.cli.verbs import ROOT
-from dinolab.errors import LostContact, UserError
+from dinolab.errors import LostContact, UserError, one_line
 
 SMALLER = ("size", "batch", "batch_size")  # options that need less memory with a smaller value
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when done, 2 for a mistake that the user can mend, 128 + signal when stopped by one (the state is saved).
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[log_handler()])
     words = list(sys.argv[1:] if argv is None else argv)
     known: Sequence[str] = ()
     try:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = list(place.at.own_options)
         return place.at.run(*parse(place))
     except (UserError, OSError) as error:
-        print(f"dinolab: {error}", file=sys.stderr, flush=True)
+        print(f"dinolab: {one_line(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, LostContact):
             os._exit(2)
         return 2
@@ -56,6 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+class OneLine(logging.Formatter):
+    """Warnings as single lines: they name files, whose names may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def log_handler() -> logging.Handler:
+    """The handler that prints warnings on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(message)s"))
+    return handler
 
 
 def ways_out(names: Sequence[str]) -> str:

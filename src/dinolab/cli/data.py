@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.config import parse_bytes
+from dinolab.errors import say
 from dinolab.options import option
 
 
@@ -29,7 +30,7 @@ def run_pack(src: str, out: str, own: Pack) -> int:
     shard_size = parse_bytes(own.shard_size, "shard_size")
     done = pack(source, out, own.short_side, own.quality, shard_size, own.workers, progress=sys.stderr.isatty())
     labels = f"{len(source.classes)} classes" if source.classes else "no labels"
-    print(
+    say(
         f"{out}: {done['images']:,} images ({done['kept']:,} copied unchanged), {labels}, shards: {done['shards']}, "
         f"{done['bytes_after'] / 1e6:,.1f} MB (before: {done['bytes_before'] / 1e6:,.1f} MB), "
         f"{done['images'] / done['seconds']:,.0f} images/s"

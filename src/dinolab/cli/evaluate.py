@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
-from dinolab.errors import UserError
+from dinolab.errors import UserError, say
 from dinolab.files import file_name
 from dinolab.options import options
 from dinolab.rundir import RunFolder
@@ -55,7 +55,7 @@ def run_eval(name: str, encoder: str, own: Any) -> int:
     result = run_evaluation(name, encoder, own, progress=sys.stderr.isatty(), environment=environment())
     if result.main is not None:
         Console().print(table(result, EVALS[name]))
-    print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir() if file.is_file()))}")
+    say(f"{out}: {', '.join(sorted(file.name for file in out.iterdir() if file.is_file()))}")
     return 0
 
 
@@ -69,10 +69,8 @@ def run_all(encoder: str, own: Any) -> int:
     out = choose_out(encoder, own, "all")
     found = run_comparison(encoder, own, progress=sys.stderr.isatty(), environment=environment())
     Console(width=None if sys.stdout.isatty() else 160).print(table(found))
-    print(*notes(found), sep="\n")
-    print(
-        f"{out}: all.json, table.md, accuracy.png, accuracy_over_throughput.png; ENCODER/EVALUATION: result.json, ..."
-    )
+    say(*notes(found))
+    say(f"{out}: all.json, table.md, accuracy.png, accuracy_over_throughput.png; ENCODER/EVALUATION: result.json, ...")
     return 0
 
 
@@ -104,7 +102,7 @@ def run_embed(encoder: str, own: Any) -> int:
         raise UserError("out is not set: name a file to write, NAME.npz")
     found = embed(encoder, own, progress=sys.stderr.isatty())
     images, width = found["cls"].shape
-    print(f"{own.out}: {images:,} images, {width} features each, {len(found['classes'])} classes")
+    say(f"{own.out}: {images:,} images, {width} features each, {len(found['classes'])} classes")
     return 0
 
 

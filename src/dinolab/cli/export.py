@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
+from dinolab.errors import say
 from dinolab.options import option
 
 
@@ -17,7 +18,7 @@ def run_export(model: str, own: Export) -> int:
     from dinolab.export import export
 
     folder, check = export(model, own.to, Path(own.out) if own.out else None)
-    print(f"{folder}: {check}")
+    say(f"{folder}: {check}")
     return 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.cli.train import run_until_stopped
+from dinolab.errors import say
 from dinolab.options import option
 from dinolab.rundir import COMPARISON, RunFolder
 
@@ -43,7 +44,7 @@ def run_har(stages: list[str], own: Har, words: Sequence[str]) -> int:
         if (folder.evaluations / "all" / COMPARISON).is_file():
             print_table(out)
         made = [str(file) for file in (folder.report, folder.video) if file.is_file()]
-        print(", ".join(made) or out)
+        say(", ".join(made) or out)
 
     try:
         return run_until_stopped(work)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
-from dinolab.errors import UserError
+from dinolab.errors import UserError, say
 from dinolab.options import option
 
 
@@ -12,6 +12,9 @@ from dinolab.options import option
 class Report:
     out: str = option("", "HTML file to write (empty: report.html in RUN; with two runs, report_with_OTHER.html)")
     photos: bool = option(True, "include images of the data; without them the page can be passed on")
+    remote: bool = option(
+        False, "read images from remote storage (s3://, ftp://, ...), where the run has its images there"
+    )
 
 
 def run_report(run: str, other: str | None, own: Report) -> int:
@@ -21,7 +24,7 @@ def run_report(run: str, other: str | None, own: Report) -> int:
     if out and out.suffix.lower() != ".html":
         raise UserError(f"out={out}: must end in .html")
     runs = [Path(folder) for folder in (run, other) if folder]
-    print(report(runs, out, photos=own.photos))
+    say(report(runs, out, photos=own.photos, remote=own.remote))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
-from dinolab.errors import UserError
+from dinolab.errors import UserError, say
 from dinolab.options import option
 
 MOST_IMAGES = 32  # of a sheet
@@ -82,8 +82,8 @@ def run_attention(run: str, paths: list[str], own: Attention) -> int:
     if overlap:
         heads = "  ".join(f"{n}: {value:.3f}" for n, value in enumerate(overlap["heads"], 1))
         best = overlap["best_head"] + 1
-        print(f"Jaccard index, mean of {len(shown)} images, by head: {heads}; best: head {best}")
-    print(out)
+        say(f"Jaccard index, mean of {len(shown)} images, by head: {heads}; best: head {best}")
+    say(out)
     return 0
 
 
@@ -92,7 +92,7 @@ def run_pca(run: str, paths: list[str], own: Picture) -> int:
 
     out, shown, encoder = choose_out(run, own, "pca", ".png"), open_images(paths), open_encoder(run, own)
     pca_sheet(encoder, open_fitted(encoder, shown, own)[1], out)
-    print(out)
+    say(out)
     return 0
 
 
@@ -103,7 +103,7 @@ def run_similarity(run: str, paths: list[str], own: Similarity) -> int:
     out, shown, encoder = choose_out(run, own, "similarity", ".png"), open_images(paths), open_encoder(run, own)
     pictures, images = open_fitted(encoder, shown, own)
     similarity_sheet(encoder, images, as_fractions(own.at, *pictures[0].shape[:2]), out)
-    print(out)
+    say(out)
     return 0
 
 
@@ -115,7 +115,7 @@ def run_neighbours(run: str, paths: list[str], own: Neighbours) -> int:
     size = own.size or getattr(encoder, "image_size", 224)
     source = open_source(own.data, option="data")
     neighbours_sheet(encoder, [f.path for f in shown], source, own.k, size, out, sys.stderr.isatty())
-    print(out)
+    say(out)
     return 0
 
 
@@ -125,7 +125,7 @@ def run_video(run: str, clip: str, own: Video) -> int:
     out = choose_out(run, own, "video", ".mp4")
     encoder, size, head = open_encoder(run, own), own.size or None, own.head or None
     frames = make_video(encoder, Path(clip), out, own.map, size, head, (own.at[0], own.at[1]), sys.stderr.isatty())
-    print(f"{out}: {frames:,} frames")
+    say(f"{out}: {frames:,} frames")
     return 0
 
 
@@ -148,7 +148,7 @@ def run_action(run: str, clip: str, own: Action) -> int:
     classify = classifier(encoder, source, **extraction_arguments(encoder, how, progress))
     size = own.size or None
     frames = action_video(encoder, classify, source.classes, clip, out, own.title, size, progress=progress)
-    print(f"{out}: {frames:,} frames")
+    say(f"{out}: {frames:,} frames")
     return 0
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
-from dinolab.errors import UserError
+from dinolab.errors import UserError, say
 from dinolab.options import Config, option
 from dinolab.rundir import RunFolder
 
@@ -75,11 +75,10 @@ def show_schedules(cfg: Config, out: Path) -> int:
     lines = [
         {"step": step, **phase(step).figures}
         for phase in phases
-        for step in range(phase.first, phase.last)
-        if step % every == 0 or step == phase.last - 1
+        for step in sorted({*range(-(-phase.first // every) * every, phase.last, every), phase.last - 1})
     ]
     plot_schedules(lines, out, panels_of(cfg))
-    print(f"{out}: {steps:,} steps; an epoch is {phases[0].steps_per_epoch:.1f} steps of {cfg.optim.batch_size} images")
+    say(f"{out}: {steps:,} steps; an epoch is {phases[0].steps_per_epoch:.1f} steps of {cfg.optim.batch_size} images")
     return 0
 
 
@@ -96,7 +95,7 @@ def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
     if own.json and not file.parent.is_dir():
         raise UserError(f"json={file}: there is no folder {file.parent}")
     made = plan(cfg, own.steps, say=lambda text: print(text, file=sys.stderr))
-    print(in_words(made))
+    say(*in_words(made).split("\n"))
     if own.json:
         file.write_text(json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n")
     return 0

@@ -137,8 +137,27 @@ def local_copy(address: str) -> str:
     return str(copy)
 
 
+@contextmanager
+def local_only(way_out: str) -> Iterator[None]:
+    """Inside the block this process reads nothing from remote storage: that is refused by a UserError that ends with `way_out`."""
+    global _refused
+    before, _refused = _refused, way_out
+    try:
+        yield
+    finally:
+        _refused = before
+
+
+_refused = ""  # the way out, where remote storage must not be read
+
+
 def filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it. Raises UserError if the package for it is not installed."""
+    """The fsspec file system of an address, and the path in it.
+
+    Raises UserError inside `local_only`, or if the package for it is not installed.
+    """
+    if _refused:
+        raise UserError(f"{address}: not opened, it is remote storage; {_refused}")
     import fsspec
 
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from dinolab.data.addresses import as_os_error
 from dinolab.data.locations import PLAIN, split
 from dinolab.data.sources.kinds import KINDS
+from dinolab.errors import mask
 
 
 def read_bytes(location: str) -> bytes:
@@ -24,6 +25,6 @@ def read_bytes(location: str) -> bytes:
 
 
 def describe(location: str) -> str:
-    """A location in words, for messages: "/data/shard-000.tar: cat/1.jpg", "/data/folder, row 17"."""
+    """A location in words, for messages: "/data/shard-000.tar: cat/1.jpg", "/data/folder, row 17". Credentials are masked."""
     kind, parts = split(location)
-    return KINDS[kind].describe(parts) if kind in KINDS else location.replace("\0", " ")
+    return mask(KINDS[kind].describe(parts) if kind in KINDS else location.replace("\0", " "))

@@ -1,6 +1,5 @@
 """The result of a comparison of encoders, to and from all.json, also as earlier versions of dinolab wrote it."""
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from dinolab.errors import UserError
 from dinolab.evals.earlier import result_from
 from dinolab.evals.result import Json, Result
+from dinolab.rundir import read_object
 
 VERSION = 2  # of the JSON; files without a version are version 1
 
@@ -86,10 +86,7 @@ class Comparison:
 
 def read_comparison(file: Path) -> Comparison:
     """The comparison in a file. Raises UserError where it cannot be read or is none."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+    content = read_object(file)
     try:
         return Comparison.from_json(content)
     except UserError as error:

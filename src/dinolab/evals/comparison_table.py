@@ -3,6 +3,7 @@
 from rich.markup import escape
 from rich.table import Table
 
+from dinolab.errors import printable
 from dinolab.evals import EVALS
 from dinolab.evals.comparison import Comparison, Entry
 from dinolab.evals.contract import Figure
@@ -90,5 +91,5 @@ def table(comparison: Comparison) -> Table:
     for name in headings:
         shown.add_column(name, justify="left" if not name else "right")
     for line in lines:
-        shown.add_row(*map(escape, line))
+        shown.add_row(*(escape(printable(cell)) for cell in line))
     return shown

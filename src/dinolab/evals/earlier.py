@@ -1,19 +1,16 @@
 """Reading result.json, also as earlier versions of dinolab wrote it."""
 
-import json
 from pathlib import Path
 
 from dinolab.errors import UserError
 from dinolab.evals import EVALS
-from dinolab.evals.result import Json, Measured, Result
+from dinolab.evals.result import Json, Measured, Result, checked
+from dinolab.rundir import read_object
 
 
 def read_result(file: Path) -> Result:
     """The result in a file. Raises UserError where it cannot be read or is no result."""
-    try:
-        content = json.loads(file.read_bytes().decode(errors="surrogateescape"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from error
+    content = read_object(file)
     try:
         return result_from(content)
     except UserError as error:
@@ -27,7 +24,7 @@ def result_from(content: Json) -> Result:
     if "version" in content:
         return Result.from_json(content)
     try:
-        return from_version_1(content)
+        return checked(from_version_1(content))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a result of dinolab's ({type(error).__name__}: {error})") from error
 

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from dinolab.errors import printable
 from dinolab.evals.comparison import Row
 from dinolab.evals.contract import Evaluation, Figure
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
@@ -76,7 +77,7 @@ def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colo
         )  # fmt: skip
         for place, (value, _, high) in zip(places, (s for _, s in bars)):
             axes.text(high + 0.012 * highest, place, f"{value:.1f}", va="center", fontsize=8, color="0.2")
-    axes.set_yticks(range(len(rows)), [shorten(row.name) for row in rows], fontsize=10, parse_math=False)
+    axes.set_yticks(range(len(rows)), [shorten(printable(row.name)) for row in rows], fontsize=10, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * highest or 1)  # with room for the figures
     axes.margins(y=0.02)

@@ -4,9 +4,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dinolab.errors import UserError
+from dinolab.rundir import INFO, Schema, find_wrong, is_a
 
 VERSION = 2  # of the JSON; files without a version are version 1
 Json = dict[str, Any]
+FIELDS: Schema = {
+    "evaluation": str,
+    "encoder": {"name": str},
+    "data": {"test_images": int},
+    "settings": {},
+    "seed": int,
+    "other": {},
+    "per_class": {},
+    "leaks": list,
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,23 @@ class Result:
                 key: Measured(float(found["value"]), tuple(found["interval"]) if found.get("interval") else None)
                 for key, found in fields.pop("figures").items()
             }
-            return Result(**fields, figures=figures)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            return checked(Result(**fields, figures=figures))
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise UserError(f"not a result of dinolab's ({type(error).__name__}: {error})") from error
+
+
+def checked(result: Result) -> Result:
+    """The result, after a look at the types of its fields. Raises TypeError for a wrong one."""
+    info, seeds = result.encoder.get("info"), result.seeds
+    found = find_wrong(vars(result), FIELDS)
+    found = found or (find_wrong(info, INFO) if isinstance(info, dict) else "")
+    found = found or (find_wrong(seeds, {"seed": list, "mean": float, "std": float}) if seeds else "")
+    if found:
+        raise TypeError(found)
+    by_class = [one[key] for one in result.per_class.values() for key in ("accuracy", "images")]
+    ends = [end for measured in result.figures.values() for end in measured.interval or (0, 0)]
+    if not all(is_a(float, number) for number in [*by_class, *ends, *result.other.values()]):
+        raise TypeError("a figure is not a number")
+    if len(ends) != 2 * len(result.figures):
+        raise TypeError("an interval does not have two ends")
+    return result

@@ -13,6 +13,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from dinolab.errors import printable
 from dinolab.evals.confusion import draw_confusion
 from dinolab.evals.contract import Evaluation
 from dinolab.evals.result import Result
@@ -35,9 +36,13 @@ class Predictions:
     def write(self, folder: Path, title: str) -> None:
         """predictions.csv, and with labels confusion.png; an earlier evaluation's are replaced.
 
+        The earlier result.json is removed first: until the new one is written, which is the last file, the folder holds no result,
+        and never one that goes with other predictions.
+
         Without labels, predictions.csv has a line for every image, as a submission needs it: no label where an image could not be
         read.
         """
+        (folder / RESULT).unlink(missing_ok=True)
         labels = [self.classes[c] if c >= 0 else "" for c in self.predicted]
         if self.truth is None:
             (folder / CONFUSION).unlink(missing_ok=True)
@@ -69,7 +74,7 @@ def write_result(folder: Path, result: Result) -> None:
 def table(result: Result, evaluation: Evaluation) -> Table:
     """For the terminal: the figures, the main one under other settings and over seeds, and the classes, worst first."""
     title = f"{result.encoder['name']}: {evaluation.title}"
-    shown = Table(title=escape(title), title_justify="left", show_edge=False, min_width=min(len(title), 78))
+    shown = Table(title=escape(printable(title)), title_justify="left", show_edge=False, min_width=min(len(title), 78))
     main = evaluation.main
     for heading in ("", main.title, "test images"):
         shown.add_column(heading, justify="left" if not heading else "right")
@@ -87,5 +92,5 @@ def table(result: Result, evaluation: Evaluation) -> Table:
         shown.add_row(name, main.text(value), images)
     shown.add_section()
     for name, one in sorted(result.per_class.items(), key=lambda item: item[1]["accuracy"]):
-        shown.add_row(escape(name), f"{one['accuracy']:.1%}", f"{one['images']:,}")
+        shown.add_row(escape(printable(name)), f"{one['accuracy']:.1%}", f"{one['images']:,}")
     return shown

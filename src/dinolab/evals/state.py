@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dinolab.errors import UserError, reason
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
@@ -37,16 +38,22 @@ class KeptState:
             return 0
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
+            of, step = str(state["of"]), int(state["step"])
         except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
             log.warning("%s: cannot be read (%s); the training starts again", self.file, error)
             return 0
-        if state["of"] != self.of:
+        if of != self.of:
             log.warning("%s: the state of another training is there; this one starts from the beginning", self.file)
             return 0
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        log.warning("%s: continues after step %d", self.file, state["step"])
-        return state["step"]
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self.file}: damaged ({reason(error)}); remove it to start this training again"
+            ) from error
+        log.warning("%s: continues after step %d", self.file, step)
+        return step
 
     def save_now_and_then(self, step: int) -> None:
         """Write the state if the last time was some minutes ago."""

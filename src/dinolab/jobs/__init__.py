@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dinolab.errors import say
 from dinolab.jobs.checks import check_files, check_options, check_packages, check_scale_and_stages, keep_settings
 from dinolab.jobs.job import Job
 from dinolab.jobs.marks import do_stage
@@ -67,6 +68,6 @@ def run_job(
 
 def print_split(facts: dict[str, Any]) -> None:
     train, test, classes = facts["train"]["images"], facts["test"]["images"], len(facts["classes"])
-    print(f"data: {train:,} train images, {test:,} test images, {classes} classes; {facts['split']}")
+    say(f"data: {train:,} train images, {test:,} test images, {classes} classes; {facts['split']}")
     for sentence in facts["differences"]:
-        print(f"data differs: {sentence}")
+        say(f"data differs: {sentence}")

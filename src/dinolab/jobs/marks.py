@@ -10,6 +10,7 @@ from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.jobs.job import Job
 from dinolab.jobs.stages import STAGES, Stage
+from dinolab.rundir import STAGE, read_object
 
 
 def do_stage(job: Job, name: str, title: str) -> None:
@@ -56,10 +57,11 @@ def mark_of(job: Job, name: str) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The mark in a file. Raises UserError where it is damaged."""
     try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{file}: damaged ({error}); remove it") from error
+        return {"seconds": 0.0} | read_object(file, STAGE)
+    except UserError as error:
+        raise UserError(f"{error}; remove it") from error
 
 
 def in_words(seconds: float) -> str:

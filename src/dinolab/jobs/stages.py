@@ -17,7 +17,7 @@ from dinolab.jobs.table import write_table
 from dinolab.machine import environment
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.parallel import choose_device
-from dinolab.rundir import RESULT, RunFolder
+from dinolab.rundir import CARD, RESULT, STAGE, RunFolder, read_object
 from dinolab.weights.load import load, save_encoder
 
 
@@ -88,8 +88,8 @@ def is_of(evaluation: Path, encoder: RunFolder) -> bool:
     result = evaluation / RESULT  # the last file of an evaluation that is written
     if not result.is_file():
         return False
-    info: dict = json.loads(encoder.card.read_bytes())["info"]
-    return json.loads(result.read_bytes())["encoder"].get("info") == info
+    found = read_object(result, {"encoder": {}}).get("encoder", {})
+    return found.get("info") == read_object(encoder.card, CARD).get("info")
 
 
 def measure_speed(job: Job) -> None:
@@ -141,7 +141,7 @@ def write_stages(job: Job) -> None:
     """Write how long each stage took, and what the scale leaves out, among the benchmarks that the report shows."""
     marks = {name: job.folder.stages / f"{name}.json" for name in STAGES if name != "report"}
     rows = [
-        {"stage": name, "minutes": json.loads(file.read_bytes())["seconds"] / 60}
+        {"stage": name, "minutes": read_object(file, STAGE).get("seconds", 0) / 60}
         for name, file in marks.items()
         if file.is_file()
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dinolab.errors import say
 from dinolab.evals import comparison_table
 from dinolab.evals.comparison import Comparison, read_comparison
 from dinolab.files import write_whole
@@ -27,4 +28,4 @@ def write_table(job: Job) -> None:
 def print_table(out: Path) -> None:
     comparison = read_table(out)
     Console(width=None if sys.stdout.isatty() else 160).print(comparison_table.table(comparison))
-    print(*comparison_table.notes(comparison), sep="\n")
+    say(*comparison_table.notes(comparison))

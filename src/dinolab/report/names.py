@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from dinolab.errors import mask
 from dinolab.methods import METHODS
 from dinolab.models.vit import SIZES
 from dinolab.options import Config
@@ -17,7 +18,7 @@ def about(run: Run) -> str:
     if not run.config:
         return ""
     cfg = run.config
-    return f"{method(cfg)}, {network(asdict(cfg.model))}, on {data(run, cfg.data.path)}"
+    return f"{method(cfg)}, {network(asdict(cfg.model))}, on {data(run, mask(cfg.data.path))}"
 
 
 def method(cfg: Config) -> str:

@@ -1,20 +1,24 @@
 """The page: its sections, rendered one by one and put into one HTML file."""
 
+import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dinolab.errors import UserError
+from dinolab.errors import UserError, mask, reason
 from dinolab.report.names import about
 from dinolab.report.run import Run
 from dinolab.report.sections import SECTIONS
-from dinolab.report.sections.section import open_page
+from dinolab.report.sections.section import Page, Section, open_page
 
+log = logging.getLogger(__name__)
 GENERATOR = "dinolab report"  # stands in the page's head: a file that has it may be written over
 
 
@@ -27,16 +31,16 @@ def render(runs: Sequence[Run], photos: bool, folder: Path) -> str:
         folder: where the page will lie: files there can be linked to.
     """
     page = open_page(runs, photos, folder)
-    built = [
-        (section, section.build(page)) for section in SECTIONS
-    ]  # all of them first: they may find problems to be shown
+    # all of them first: they may find problems to be shown
+    built = [(section, build(section, page)) for section in SECTIONS]
     templates, names = environment(), [view.label for view in page.views]
     common = {"names": names, "two": len(names) > 1}
-    sections = [
-        (section, Markup(templates.get_template(f"sections/{section.id}.html").render(common | found)))
-        for section, found in built
-        if found is not None
-    ]
+    sections = []
+    for section, found in built:
+        if found is not None:
+            with left_out_if_damaged(section, page):
+                html = templates.get_template(f"sections/{section.id}.html").render(common | found)
+                sections.append((section, Markup(html)))
     return templates.get_template("page.html").render(
         common,
         generator=GENERATOR,
@@ -45,6 +49,27 @@ def render(runs: Sequence[Run], photos: bool, folder: Path) -> str:
         about=about(runs[0]) if len(runs) == 1 else "",
         sections=sections,
     )
+
+
+def build(section: Section, page: Page) -> dict[str, Any] | None:
+    """What the section's template takes; None leaves the section out."""
+    with left_out_if_damaged(section, page):
+        return section.build(page)
+    return None
+
+
+@contextmanager
+def left_out_if_damaged(section: Section, page: Page) -> Iterator[None]:
+    """Turn what a file with other content than dinolab writes leads to into a sentence among the problems."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        log.debug("%s", section.id, exc_info=True)
+        fault = (
+            f"the section {section.title or section.id!r} is left out: a file holds other content than dinolab writes"
+        )
+        for view in page.views:
+            view.run.problems.append(f"{fault} ({type(error).__name__}: {reason(error)})")
 
 
 def environment() -> Environment:
@@ -63,7 +88,7 @@ def environment() -> Environment:
 
 def breakable(text: str) -> Markup:
     """The text, in which a line may end after an underscore."""
-    return escape(text).replace("_", Markup("_<wbr>"))
+    return escape(mask(text)).replace("_", Markup("_<wbr>"))
 
 
 def confirm(out: Path) -> None:

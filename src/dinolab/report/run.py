@@ -4,7 +4,6 @@ Reading never fails: what is missing stays empty, and a file that cannot be read
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,12 @@ from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
-from dinolab.rundir import Row, RunFolder
+from dinolab.rundir import CARD, ENVIRONMENT, JOB, STAGE, Row, RunFolder, Schema, read_object
 
 Json = dict[str, Any]
 
-WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # a line of log.txt with one of these is shown
+WARNINGS = ("ALARM", "stopped:", "no k-NN while training")  # a line of log.txt that begins so is shown
+STAMP = len("2026-01-31 12:00:00 ")  # characters before the text of a line
 BROKEN_SHOWN = 5  # broken images that are named
 JOB_FILES = ("official", "clip")  # words of a job that name files
 EARLIER_JOB = {"job": "har", "title": "Human Action Recognition"}  # the job that wrote a recipe.json
@@ -83,8 +83,8 @@ def read_run(path: Path) -> Run:
     if not any(sign.exists() for sign in signs):
         raise UserError(f"{path}: not a run's folder, it has none of {', '.join(sign.name for sign in signs)}")
     run.config = read_config(folder.config, run.problems)
-    run.card = read_json(folder.card, run.problems)
-    run.environment = read_json(folder.environment, run.problems)
+    run.card = read_json(folder.card, run.problems, CARD)
+    run.environment = read_json(folder.environment, run.problems, ENVIRONMENT)
     run.job = read_job(folder, run.problems)
     run.split = read_json(folder.split, run.problems) if run.job else {}
     run.metrics, problems = folder.read_metrics()
@@ -111,24 +111,23 @@ def read_config(file: Path, problems: list[str]) -> Config | None:
         return None
 
 
-def read_json(file: Path, problems: list[str]) -> Json:
-    """The object in the file; empty if there is no file."""
+def read_json(file: Path, problems: list[str], schema: Schema | None = None) -> Json:
+    """The object in the file; empty if there is no file, or if it is damaged."""
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(f"{file.parent.name}/{file.name}: left out, not valid JSON: {error}")
+        return read_object(file, schema)
+    except UserError as error:
+        problems.append(f"{file.parent.name}/{file.name}: left out: {error}")
         return {}
-    return content if isinstance(content, dict) else {"items": content}
 
 
 def read_job(folder: RunFolder, problems: list[str]) -> Json:
     """The contents of job.json, and under "files" the files that the user named, from the marks of the stages."""
-    job = read_json(folder.job, problems)
+    job = read_json(folder.job, problems, JOB)
     if not job:
         return {}
-    marks = (read_json(file, problems).get("with") for file in sorted(folder.stages.glob("*.json")))
+    marks = (read_json(file, problems, STAGE).get("with") for file in sorted(folder.stages.glob("*.json")))
     files = {word: mark[word] for mark in marks if isinstance(mark, dict) for word in JOB_FILES if mark.get(word)}
     return EARLIER_JOB | job | {"files": files}
 
@@ -136,9 +135,9 @@ def read_job(folder: RunFolder, problems: list[str]) -> Json:
 def read_warnings(file: Path) -> list[str]:
     """Alarms, stops and broken images from log.txt; of the broken images the first few, and how many more."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    broken = [line for line in lines if " broken image " in line]
+    broken = [line for line in lines if line[STAMP:].startswith("broken image ")]
     more = [f"and {len(broken) - BROKEN_SHOWN:,} more broken images"] if len(broken) > BROKEN_SHOWN else []
-    return [line for line in lines if any(sign in line for sign in WARNINGS)] + broken[:BROKEN_SHOWN] + more
+    return [line for line in lines if line[STAMP:].startswith(WARNINGS)] + broken[:BROKEN_SHOWN] + more
 
 
 def read_results(folder: Path, problems: list[str]) -> tuple[list[Evaluated], list[Compared]]:

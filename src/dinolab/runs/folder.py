@@ -14,7 +14,7 @@ from dinolab.files import beside, lock, write_whole
 from dinolab.machine import environment
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config, save_config
-from dinolab.rundir import RunFolder
+from dinolab.rundir import ENVIRONMENT, RunFolder, read_object
 from dinolab.training import checkpoint
 from dinolab.training.phases import has_highres
 
@@ -73,9 +73,9 @@ def describe_run(folder: RunFolder, cfg: Config, source: Source, resumed: bool) 
     facts = {"images": len(source), "names_crc32": source.checksum(), "data": source.name, **environment()}
     if resumed:
         try:
-            began = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); the run's data cannot be checked") from error
+            began = read_object(path, ENVIRONMENT)
+        except UserError as error:
+            raise UserError(f"{error}; the run's data cannot be checked") from error
         for key, what in (("images", "images"), ("names_crc32", "as the checksum of their names")):
             if began.get(key) != facts[key]:
                 raise UserError(

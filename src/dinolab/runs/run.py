@@ -11,7 +11,7 @@ from dinolab import parallel
 from dinolab.config import to_dict
 from dinolab.data.storage import describe as location
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import UserError, masked
 from dinolab.evals import knn
 from dinolab.methods import METHODS
 from dinolab.models.encoder import BackboneEncoder
@@ -107,7 +107,7 @@ class Run:
                 "method": self.cfg.method,
                 "step": step,
                 "images": len(self.source),
-                "config": to_dict(self.whole_cfg),
+                "config": masked(to_dict(self.whole_cfg)),
             }
             save_encoder(product, self.folder.path, info)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dinolab.config import to_dict
-from dinolab.errors import UserError
+from dinolab.errors import UserError, masked, one_line
 from dinolab.files import write_whole
 from dinolab.options import Config
 from dinolab.rundir import RunFolder
@@ -72,11 +72,11 @@ class RunLog:
     def say(self, text: str) -> None:
         """A sentence for log.txt and the terminal."""
         self.note(text)
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A sentence for log.txt alone."""
-        self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {text}\n")
+        self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {one_line(text)}\n")
         self._words.flush()
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class RunLog:
             id=identity.read_text(),
             resume="allow",
             dir=self.folder.path,
-            config=to_dict(self.cfg),
+            config=masked(to_dict(self.cfg)),
         )
 
 

@@ -1,19 +1,17 @@
 """The trained backbone from a run's checkpoint; nothing else of the checkpoint is read."""
 
-import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from dinolab.errors import UserError
-from dinolab.rundir import RunFolder
+from dinolab.rundir import CARD, RunFolder, read_object
+from dinolab.weights.checksums import check_files
+from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
 PREFIXES = (
     "method.teacher.backbone.",
@@ -23,7 +21,7 @@ PREFIXES = (
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint."""
-    return (folder / ".metadata").is_file()
+    return (folder / METADATA).is_file()
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -36,11 +34,11 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: the checkpoint, or the model.json of its run, cannot be read.
     """
     try:
-        card = json.loads(RunFolder(folder.absolute().parents[1]).card.read_text())
+        card = read_object(RunFolder(folder.absolute().parents[1]).card, CARD)
         tensors = read_tensors(folder)
         if "pos_embed" in tensors:  # in another phase of the run crops may have had another size
             card["image_size"] = math.isqrt(tensors["pos_embed"].shape[1] - 1) * card["model"]["patch_size"]
-        card["info"] |= {"step": int(folder.name.removeprefix("step_"))}
+        card["info"] = card.get("info", {}) | {"step": int(folder.name.removeprefix("step_"))}
     except (Exception, CheckpointException) as error:  # the second derives from BaseException
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"{folder}: this checkpoint cannot be read ({reason})") from error
@@ -49,16 +47,16 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of the trained backbone by their names in it. Raises ValueError where there are none."""
-    saved = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    check_files(folder)
+    reader = CheckpointReader(folder)
+    saved = reader.metadata.state_dict_metadata
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in saved)), None)
     if prefix is None:
         raise ValueError("it holds no backbone")
     tensors = {
-        name: torch.empty(found.size, dtype=found.properties.dtype)
+        name: torch.empty(found.size, dtype=found.properties.dtype)  # type: ignore[union-attr]
         for name, found in saved.items()
-        if name.startswith(prefix) and isinstance(found, TensorStorageMetadata)
+        if name.startswith(prefix)
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns that there is only one process, which is intended
-        dcp.load(tensors, checkpoint_id=folder)
+    load_tensors(tensors, reader)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

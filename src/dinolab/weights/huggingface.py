@@ -1,5 +1,6 @@
 """Converts Hugging Face's Dinov2Model, Dinov2WithRegistersModel and ViTModel (DINO) to our ViT, and back."""
 
+import pickle
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 from dinolab.weights.meta import LAYERSCALE, size_or_shape
-from dinolab.weights.tensors import fit
+from dinolab.weights.tensors import fit, refused
 
 RENAMES = {  # our names to theirs, as far as the two families share them
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
@@ -58,7 +59,7 @@ def load_huggingface(name: str) -> ViT:
         "vit": (transformers.ViTModel, {"add_pooling_layer": False}),
     }
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in families:
             kinds = ", ".join(families)
             raise UserError(f"hf:{name}: a {config.model_type} model; dinolab reads {kinds}, and others by timm:NAME")
@@ -69,8 +70,9 @@ def load_huggingface(name: str) -> ViT:
         ValueError,
         RuntimeError,
         SafetensorError,
-    ) as error:  # these stand for a missing file, download or network
-        raise UserError(f"hf:{name}: {' '.join(str(error).split())[:300]}") from error
+        pickle.UnpicklingError,
+    ) as error:  # these stand for a missing file, download or network, or a file with more than tensors
+        raise UserError(f"hf:{name}: {refused(error) or ' '.join(str(error).split())[:300]}") from error
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
         raise UserError(f"hf:{name}: tensors are missing, or their shape differs from config.json: {'; '.join(wrong)}")

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dinolab.config import read_options
 from dinolab.errors import UserError, reason
 from dinolab.files import write_whole
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
-from dinolab.rundir import RunFolder
+from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checkpoint import is_checkpoint, read_checkpoint
 from dinolab.weights.huggingface import load_huggingface
 from dinolab.weights.meta import load_published
@@ -23,6 +24,7 @@ from dinolab.weights.tensors import fit, read_backbone
 from dinolab.weights.timm_models import load_timm
 
 FORMAT = "dinolab 1"  # of the model card
+LARGEST_IMAGE = 1 << 15  # side in pixels
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -95,11 +97,7 @@ def load_run(folder: Path) -> BackboneEncoder:
             if (folder / "config.json").is_file():
                 way_out += f"; if it is a model of Hugging Face, write hf:{folder}"
             raise UserError(f"{folder}: no {file.name} there; {way_out}")
-    try:
-        card = json.loads(run.card.read_text())
-    except ValueError as error:
-        raise UserError(f"{run.card}: not a dinolab model card ({error})") from error
-    return open_product(card, read_backbone(run.weights), str(run.weights))
+    return open_product(read_object(run.card, CARD), read_backbone(run.weights), str(run.weights))
 
 
 def open_product(card: Any, tensors: dict[str, Tensor], name: str) -> BackboneEncoder:
@@ -113,13 +111,16 @@ def open_product(card: Any, tensors: dict[str, Tensor], name: str) -> BackboneEn
     Raises:
         UserError: the card is not one of dinolab's, or the tensors do not fit it.
     """
+    if card.get("format") != FORMAT:
+        raise UserError(f"{name}: its model.json has format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
     try:
-        if card.get("format") != FORMAT:
-            raise UserError(f"{name}: its model.json has format {card.get('format')!r}, this dinolab reads {FORMAT!r}")
         pixels = Pixels.from_json(card["pixels"]) if "pixels" in card else RGB
+        model = read_options(Model, layers=[("model", card["model"])])
+        if not 1 <= card["image_size"] <= LARGEST_IMAGE:
+            raise ValueError(f"image_size={card['image_size']}")
         with torch.device("meta"):
-            backbone = make_backbone(Model(**card["model"]), card["image_size"], pixels=pixels)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{name}: its model.json is not a dinolab model card ({error})") from error
+            backbone = make_backbone(model, card["image_size"], pixels=pixels)
+    except (UserError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{name}: its model.json is not a dinolab model card ({reason(error)})") from error
     fit(backbone, tensors, f"{name} does not fit its model.json")
     return BackboneEncoder(backbone, card.get("info", {}))

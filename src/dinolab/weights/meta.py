@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinolab.config import check_options
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.vit import SIZES
@@ -49,11 +50,17 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
         raise UserError(
             f"{path}: not a DINO or DINOv2 backbone: no {', '.join(missing)} among its tensors ({found}, ...)"
         )
+    for name, dimensions in (("patch_embed.proj.weight", 4), ("pos_embed", 3), ("register_tokens", 3)):
+        if name in tensors and (tensors[name].ndim != dimensions or 0 in tensors[name].shape):
+            raise UserError(f"{path}: not a published architecture: {name} is {tuple(tensors[name].shape)}")
     dim, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
     if dim % HEAD_WIDTH or side**2 + 1 != tensors["pos_embed"].shape[1]:
         raise UserError(f"{path}: not a published architecture: width {dim}, {tensors['pos_embed'].shape[1]} positions")
-    depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    depth = len(blocks)
+    if blocks != set(map(str, range(depth))):
+        raise UserError(f"{path}: not a published architecture: some of its {depth} blocks are missing")
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
     cfg = Model(
         **size_or_shape(dim, depth, dim // HEAD_WIDTH),
@@ -64,6 +71,10 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
         antialias=registers > 0,  # as published: only models with registers filter resampled positions
         interpolate_offset=0.0 if registers else OFFSET,
     )
+    try:
+        check_options(cfg)
+    except UserError as error:
+        raise UserError(f"{path}: not a published architecture: {error}") from error
     return cfg, side * patch_size
 
 

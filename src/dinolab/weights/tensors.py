@@ -33,11 +33,13 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
     for key in ("teacher", "student", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not any(
+        isinstance(value, Tensor) for name, value in content.items() if isinstance(name, str)
+    ):
         raise UserError(
             f"{path}: it holds no tensors with names; give a state dict, as torch.save(model.state_dict()) writes it"
         )
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if any("backbone." in name for name in tensors):
         tensors = {name: value for name, value in tensors.items() if "backbone." in name}
     return {re.sub(r"^(module\.)?(backbone\.)?", "", name): value for name, value in tensors.items()}
@@ -53,10 +55,23 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         for name in own.keys() & tensors.keys()
         if tensors[name].shape != own[name].shape
     ]
+    problems += [
+        f"{name} holds {str(tensors[name].dtype).removeprefix('torch.')}, should hold {str(own[name].dtype).removeprefix('torch.')}"
+        for name in own.keys() & tensors.keys()
+        if kind(tensors[name]) != kind(own[name])
+    ]
+    problems = problems or [
+        f"{name} holds values that are not finite" for name in own if not tensors[name].isfinite().all()
+    ]
     if problems:
         raise UserError(f"{where}: {some(sorted(problems), NAMED)}")
     exact = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     module.load_state_dict(exact, assign=True)  # assign: the module may be on the meta device
+
+
+def kind(tensor: Tensor) -> tuple[bool, bool, torch.layout]:
+    """Whether a tensor holds fractions or complex numbers, and how it is laid out: weights must have those of the model."""
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.layout
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -64,7 +79,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
 
 
@@ -74,12 +89,18 @@ def _pickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, AttributeError) as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        if foreign is None:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: truncated or not a PyTorch file ({reason})") from error
-        raise UserError(
-            f"{path}: holds more than tensors ({foreign[1]}), and opening that can run code. If you trust the file, write its "
-            f"tensors to another: torch.save(torch.load(FILE, weights_only=False)['teacher'], 'tensors.pth')"
-        ) from error
+    except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: {refused(error) or f'truncated or not a PyTorch file ({first})'}") from error
+
+
+def refused(error: Exception) -> str:
+    """Why PyTorch did not open a pickle; empty for other errors. Its own messages advise what is not safe, so they are not repeated."""
+    found = re.search(r"(?:GLOBAL|global:) (?!GLOBAL)(\S+)", str(error))
+    if found:
+        return (
+            f"holds more than tensors ({found[1]}) and is not opened, because that could run code of a stranger; "
+            "ask those who wrote it for the tensors alone, as a .safetensors file"
+        )
+    pickled = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    return "truncated or not a PyTorch file" if pickled else ""

@@ -1,6 +1,7 @@
 """timm's models as encoders: vision transformers of any kind, and networks without a class token, such as ResNet-50."""
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dinolab.models.encoder import Features, check_images, normalise
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
 from dinolab.pixels import Pixels
-from dinolab.weights.tensors import fit, read_backbone
+from dinolab.weights.tensors import fit, read_backbone, refused
 
 
 class TimmEncoder(nn.Module):
@@ -118,8 +119,9 @@ def load_timm(name: str) -> TimmEncoder:
         ValueError,
         RuntimeError,
         SafetensorError,
-    ) as error:  # these stand for a missing model, download or network
-        raise UserError(f"timm:{name}: {' '.join(str(error).split())[:300]}") from error
+        pickle.UnpicklingError,
+    ) as error:  # these stand for a missing model, download or network, or a file with more than tensors
+        raise UserError(f"timm:{name}: {refused(error) or ' '.join(str(error).split())[:300]}") from error
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
     if file:

@@ -10,7 +10,7 @@ from dinolab.data.sources.kind import Request
 from dinolab.data.sources.kinds import KINDS, choose_kind, forget
 from dinolab.data.sources.listing import list_source
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import UserError, mask
 
 
 def open_source(
@@ -43,7 +43,7 @@ def open_source(
     Raises:
         UserError: there is no such source, it holds no images, lacks a column, or has no labels though `need_labels`.
     """
-    named = f"{option}={path}"
+    named, name = mask(f"{option}={path}"), mask(path)
     forget()
     kind, rest = choose_kind(path, named)
     listing = list_source(kind, Request(rest, named, option, images, filename_column, label_column), cache)
@@ -51,11 +51,11 @@ def open_source(
         raise UserError(f"{named} has no labels: {listing.unlabelled}")
     paths = listing.locations(kind)
     if listing.labels is None:
-        return Source(path, paths, None, [], KINDS[kind].pixels)
+        return Source(name, paths, None, [], KINDS[kind].pixels)
     classes = sorted(set(listing.labels))
     number = {label: n for n, label in enumerate(classes)}
     labels = np.array([number[label] for label in listing.labels], np.int64)
-    return Source(path, paths, labels, classes, KINDS[kind].pixels)
+    return Source(name, paths, labels, classes, KINDS[kind].pixels)
 
 
 def stratified_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:

@@ -14,6 +14,8 @@ from dinolab.errors import UserError
 from dinolab.files import beside
 from dinolab.progress import count_up
 
+LARGEST = 1 << 31  # characters of a listing
+
 
 def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
     """The kept listing if it is still true, else a new one, which is then kept.
@@ -47,13 +49,36 @@ def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
     """The listing that was kept for this very key, if the file is whole and the listing still true."""
     try:
         with gzip.open(cache, "rt") as file:
-            kept = json.load(file)
+            kept = json.loads(file.read(LARGEST))
         if kept["key"] != key:
             return None
         listing = Listing(**kept["listing"])
+        if not is_whole(listing):
+            return None
         return listing if kind.is_current(listing) else None
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zlib.error):  # missing or damaged
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        zlib.error,
+        RecursionError,
+    ):  # missing or damaged
         return None
+
+
+def is_whole(listing: Listing) -> bool:
+    """Whether the fields have the types that they should have: the file may be damaged, or come from somewhere else."""
+    names, labels = listing.names, listing.labels
+    return (
+        all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in (names, labels or []))
+        and (labels is None or len(labels) == len(names))
+        and isinstance(listing.unlabelled, str)
+        and isinstance(listing.root, str)
+        and isinstance(listing.folders, dict)
+    )
 
 
 def write_cache(cache: Path, key: list[str], listing: Listing) -> None:
