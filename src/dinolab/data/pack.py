@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import cv2
 from PIL import Image
 
-from dinolab.data.decode import JPEG, ORIENTATION, BrokenImage, decode, jpeg_size, read_file
+from dinolab.data.decode import ORIENTATION, BrokenImage, decode, jpeg_size, read_file
+from dinolab.data.headers import JPEG
 from dinolab.data.pack_folder import ShardWriter, new_folder
 from dinolab.data.types import Source
 from dinolab.data.views import resize
@@ -144,7 +145,7 @@ def is_upright_jpeg(data: bytes) -> bool:
     if not data.startswith(JPEG):
         return False
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(ORIENTATION, 1) == 1
     except Exception:  # Pillow cannot read it, though OpenCV could: it is encoded anew
         return False
