@@ -138,6 +138,12 @@ def read_regular(path: str) -> bytes:
         return file.read()
 
 
+def head_of(path: str) -> bytes:
+    """The first bytes of a regular local file, enough to recognise an image. Raises OSError if it cannot be read."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(16)
+
+
 def open_file(address: str) -> BinaryIO:
     """Open a local or remote file for reading at any position. Raises OSError, UserError, and whatever remote storage raises."""
     address = localise(address)

@@ -123,6 +123,16 @@ def jpeg_frame(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file with these first 16 bytes is an image of one of the usual formats."""
+    return (
+        head.startswith((b"\xff\xd8\xff", PNG, b"GIF8", *TIFF, b"\0\0\0\x0cjP  "))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[:2] == BMP and head[6:10] == bytes(4))
+        or head[4:12] in (b"ftypavif", b"ftypavis")
+    )
+
+
 def read_header(data: bytes) -> Header:
     """Read the header of an image that is not a JPEG.
 
