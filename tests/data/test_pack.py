@@ -213,6 +213,13 @@ def test_refusals(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("classes", [["cat", "cat "], [" "]])
+def test_labels_that_shards_would_merge_are_refused(tmp_path, classes):
+    lost = Source("it", ["/1.jpg"] * 2, np.zeros(2, np.int64), classes)
+    assert repr(classes[-1]) in refusal(lost, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
 WAITING = """
 import sys
 from dinolab.cli import main
