@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dinolab.data.deep import is_dark, read_deep, read_signed
-from dinolab.data.headers import JPEG, check_jpeg, check_unopened, open_image, read_header
+from dinolab.data.headers import JPEG, TIFF, check_jpeg, check_unopened, open_image, read_header
 from dinolab.data.storage import describe, read_bytes
 from dinolab.errors import UserError
 
@@ -123,6 +123,8 @@ def read_other(data: bytes, path: str | PathLike[str]) -> np.ndarray:
     try:
         header = read_header(data)
     except (OSError, SyntaxError):  # Pillow does not open it
+        if data.startswith(TIFF):
+            raise ValueError("damaged, or a TIFF of a kind that cannot be read") from None
         if not check_unopened(data):
             raise
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

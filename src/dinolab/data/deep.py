@@ -40,9 +40,11 @@ def read_deep(data: bytes, key: tuple[int, ...] | None, path: str | PathLike[str
     encoded = np.frombuffer(data, np.uint8)
     values = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # BGR: OpenCV's flag for RGB errs at 16 bits
     if values is None:
-        raise ValueError("damaged, or cut short")
+        raise ValueError("16 bits, and damaged or neither grey nor RGB; convert it to 8 bits")
     white = choose_white(int(values.max()), FULL, path)
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if white == FULL else scale(values[..., ::-1], white)
+    image = (
+        scale(values[..., ::-1], white) if white != FULL else np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB))
+    )
     if key is not None:
         image[(values == np.array(key, np.uint16)[::-1]).all(axis=2)] = 255
     return image

@@ -163,9 +163,9 @@ def tiff_samples(data: bytes) -> tuple[int, bool]:
         what = f"{KINDS.get(kind, 'numbers')} of {bits} bits"
         raise ValueError(f"its pixels are {what}, and their range is unknown; convert it to 8 or 16 bits")
     colours, extra = COLOURS.get(int(tags.get(262, 1)), 3), tuple(tags.get(338, ()))
-    grey_as_rgb = channels == 3 and colours == 1
-    if channels not in (colours, colours + 1) and not grey_as_rgb:
-        raise ValueError(f"{channels} channels; dinolab reads grey and RGB, with or without transparency: keep three")
+    if channels not in (colours, colours + 1):
+        what = "3 channels, and no tag says that they are RGB" if channels == 3 else f"{channels} channels"
+        raise ValueError(f"{what}; dinolab reads grey and RGB, with or without transparency")
     if channels == colours + 1 and extra not in ALPHA:
         raise ValueError(f"{channels} channels, and no tag says that the last is transparency: keep {colours}")
     return bits, kind == 2
