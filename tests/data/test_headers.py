@@ -160,6 +160,32 @@ def test_a_jpeg_whose_header_lies():
     assert "too many for" in reason(bytes(data))
 
 
+def test_a_png_whose_lengths_lie():
+    """OpenCV would take 4 GB for a chunk, or 500 MB for pixels that 100 bytes cannot hold."""
+    data = bytearray(encoded(Image.fromarray(picture()), "PNG"))
+    at = data.index(b"IDAT") - 4
+    assert "cut short" in reason(bytes(data[:at]) + b"\xf8\0\0\0" + bytes(data[at + 4 :]))
+    data[16:24] = struct.pack(">II", 13000, 13000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    assert "too many for" in reason(bytes(data))
+
+
+def test_a_gif_of_a_few_bytes_and_many_pixels():
+    data = bytearray(encoded(Image.fromarray(picture()), "GIF"))
+    data[6:10] = struct.pack("<HH", 13000, 13000)
+    assert "too many for" in reason(bytes(data))
+    data[6:10] = struct.pack("<HH", 1300, 1300)
+    assert decode(bytes(data), "").shape == (1300, 1300, 3)
+
+
+@pytest.mark.parametrize("maximum", [255, 1023])
+def test_a_pgm_cut_short(maximum):
+    """NumPy makes an array of one object of an image that Pillow cannot load."""
+    data = b"P5 64 64 %d\n" % maximum + bytes(8192)
+    assert decode(data, "").shape == (64, 64, 3)
+    reason(data[:2000])
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "quality": 1}])
 def test_no_honest_jpeg_is_taken_for_a_lie(options):
     """Nothing is smaller than one colour, which takes a bit or two for each block."""

@@ -114,7 +114,7 @@ def stamp(file: str) -> str:
         fs, path = filesystem(file)
         return f"{file} {fs.info(path)['size']}"
     status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(f"{file} is not a regular file")
     return f"{file} {status.st_mtime_ns} {status.st_size}"
 

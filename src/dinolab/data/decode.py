@@ -114,6 +114,8 @@ def words_of(error: Exception) -> str:
         return "not an image"
     if isinstance(error, cv2.error):  # whose text is a line of OpenCV's code
         return "damaged, or of a kind that OpenCV cannot decode"
+    if not isinstance(error, ValueError | OSError | SyntaxError | EOFError | MemoryError):  # a decoder that stumbled
+        return f"damaged ({type(error).__name__})"
     reason = str(error).strip()
     return reason.splitlines()[0] if reason else type(error).__name__
 
@@ -150,6 +152,7 @@ def read_with_pillow(data: bytes) -> np.ndarray:
     """Decode to uint8 (H, W, 3), RGB, with transparent parts composited onto white. Raises what Pillow raises."""
     with warnings.catch_warnings(action="ignore"), open_image(data) as image:
         if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by Pillow
+            image.load()  # NumPy would hide what is raised
             return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         if image.mode in ("F", "I"):
             raise ValueError("its pixels have 32 bits, and their range is unknown; convert it to 8 or 16 bits")

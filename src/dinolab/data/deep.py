@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import ImageOps
 
-from dinolab.data.headers import number_in, open_image
+from dinolab.data.headers import WHITE, number_in, open_image
 from dinolab.data.storage import describe
 
 FULL, FULL_SIGNED, TWELVE, FOURTEEN = 0xFFFF, 0x7FFF, 0xFFF, 0x3FFF  # largest value in 16, 15, 12 and 14 bits
@@ -37,22 +37,26 @@ def read_deep(data: bytes, key: tuple[int, ...] | None, path: str | PathLike[str
     Raises:
         ValueError: it cannot be decoded.
     """
-    encoded = np.frombuffer(data, np.uint8)
-    values = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # BGR: OpenCV's flag for RGB errs at 16 bits
-    if values is None:
-        raise ValueError("16 bits, and damaged or neither grey nor RGB; convert it to 8 bits")
+    values = decode_with(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # BGR: OpenCV's flag for RGB errs at 16 bits
     white = choose_white(int(values.max()), FULL, path)
-    image = (
-        scale(values[..., ::-1], white) if white != FULL else np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB))
-    )
+    image = decode_with(data, cv2.IMREAD_COLOR_RGB) if white == FULL else scale(values[..., ::-1], white)
     if key is not None:
         image[(values == np.array(key, np.uint16)[::-1]).all(axis=2)] = 255
+    return image
+
+
+def decode_with(data: bytes, flags: int) -> np.ndarray:
+    """Decode with OpenCV's flags. Raises ValueError where that fails."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise ValueError("16 bits, and damaged or neither grey nor RGB; convert it to 8 bits")
     return image
 
 
 def read_signed(data: bytes, path: str | PathLike[str]) -> np.ndarray:
     """Decode a grey image of signed 16 bits, as `read_deep`. Raises ValueError where there are negative values."""
     with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+        image.load()  # NumPy would hide what is raised
         values = np.array(ImageOps.exif_transpose(image))
     if values.min() < 0:
         raise ValueError(f"it has negative values, down to {values.min()}: shift them so that 0 is black")
@@ -65,12 +69,12 @@ def is_dark(data: bytes) -> bool:
     if values is None or values.ndim < 3:
         return False
     most = int(values[..., : values.shape[2] - 1].max())
-    return number_in("DINOLAB_WHITE", FULL) != FULL or 0 < most <= TWELVE
+    return number_in(WHITE, FULL) != FULL or 0 < most <= TWELVE
 
 
 def choose_white(most: int, full: int, path: str | PathLike[str]) -> int:
     """The value that becomes 255, in an image whose largest value is `most` of `full`. Raises UserError for a wrong DINOLAB_WHITE."""
-    if given := number_in("DINOLAB_WHITE", 0):
+    if given := number_in(WHITE, 0):
         return given
     white = full if most > TWELVE or most == 0 else TWELVE
     if 0 < most <= FOURTEEN:

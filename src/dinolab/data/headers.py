@@ -22,10 +22,18 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JP
 MAX_PIXELS = 178_956_970  # Pillow's own limit: an image of this size takes half a GB
 OPENCV_PIXELS = 1 << 30  # a limit that cannot be raised while OpenCV runs
 SMALLEST_JPEG = 512  # pixels that a byte of a JPEG can stand for at most: a block of 64 takes a bit or more
+SMALLEST_DEFLATE = 1032  # bytes that a byte of a PNG can stand for at most
+SMALLEST_OTHER, EMPTY = (
+    4096,
+    1 << 24,
+)  # pixels that a byte of another format can stand for, in images of more pixels than the second
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # channels by TIFF's tag PhotometricInterpretation
 ALPHA = ((1,), (2,), (999,))  # TIFF's tag ExtraSamples where the one channel beside the colours is transparency
 KINDS = {1: "whole numbers", 2: "signed whole numbers", 3: "floats"}  # TIFF's tag SampleFormat
+
+
+LIMIT, WHITE = "DINOLAB_MAX_PIXELS", "DINOLAB_WHITE"  # environment variables that change how images are decoded
 
 
 class Header(NamedTuple):
@@ -40,10 +48,15 @@ class Header(NamedTuple):
 
 def max_pixels() -> int:
     """The largest number of pixels that is decoded. Raises UserError where DINOLAB_MAX_PIXELS is not a number."""
-    limit = number_in("DINOLAB_MAX_PIXELS", MAX_PIXELS)
+    limit = number_in(LIMIT, MAX_PIXELS)
     if limit > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # which the user asked for
     return limit
+
+
+def settings() -> str:
+    """The environment variables that change how images are decoded, with their values; "" where none is set."""
+    return " ".join(f"{name}={os.environ[name]}" for name in (LIMIT, WHITE) if os.environ.get(name))
 
 
 def number_in(variable: str, default: int) -> int:
@@ -58,7 +71,7 @@ def check_size(width: int, height: int) -> None:
     """Raises ValueError where an image is too large to be decoded."""
     pixels, limit = width * height, max_pixels()
     if pixels > limit:
-        way_out = "if that is right, set the environment variable DINOLAB_MAX_PIXELS"
+        way_out = f"if that is right, set the environment variable {LIMIT}"
         raise ValueError(f"{width:,} x {height:,} pixels, more than {limit:,}; {way_out}")
     if pixels > OPENCV_PIXELS:
         raise ValueError(f"{width:,} x {height:,} pixels; OpenCV decodes no more than {OPENCV_PIXELS:,}")
@@ -77,7 +90,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats())
     except Image.DecompressionBombError as error:
-        way_out = "if that is right, set the environment variable DINOLAB_MAX_PIXELS"
+        way_out = f"if that is right, set the environment variable {LIMIT}"
         raise ValueError(f"more than {limit:,} pixels; {way_out}") from error
     except ValueError:
         if not data.startswith(PNG):
@@ -140,15 +153,39 @@ def read_header(data: bytes) -> Header:
         ValueError: it has too many pixels, or channels that are not grey, RGB or CMYK with or without transparency.
         Exception: Pillow cannot open it, for whatever reason.
     """
-    bits, signed = tiff_samples(data) if data.startswith(TIFF) else (data[24] if data.startswith(PNG) else 0, False)
-    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+    with warnings.catch_warnings(action="ignore"):
+        bits, signed = tiff_samples(data) if data.startswith(TIFF) else (png_bits(data), False)
+        image = open_image(data)
+    with image:
         check_size(*image.size)
+        if (pixels := image.width * image.height) > max(EMPTY, SMALLEST_OTHER * len(data)):
+            raise ValueError(f"its header declares {pixels:,} pixels, too many for {len(data):,} bytes")
         deep = bits == 16 or image.mode.startswith("I;16")
         key = image.info.get("transparency") if deep else None
         if isinstance(key, int | tuple):
             return Header(deep=True, key=(key,) if isinstance(key, int) else key)
         alpha = image.has_transparency_data and not image.mode.startswith("I")
         return Header(alpha, deep, signed, image.format == "PPM" and image.mode in ("RGB", "I", "L", "F"))
+
+
+def png_bits(data: bytes) -> int:
+    """Bits of a channel in a PNG; 0 for another format.
+
+    Raises ValueError where the header declares more pixels, or a chunk more bytes, than there can be: OpenCV would make room for them.
+    """
+    if not data.startswith(PNG) or len(data) < 26:
+        return 0
+    width, height, bits, colours = struct.unpack(">IIBB", data[16:26])
+    channels = {2: 3, 4: 2, 6: 4}.get(colours, 1)
+    if width * height * channels * bits > 8 * SMALLEST_DEFLATE * len(data):
+        raise ValueError(f"its header declares {width:,} x {height:,} pixels, too many for {len(data):,} bytes")
+    at = 8
+    while at + 8 <= len(data):
+        at += 8 + int.from_bytes(data[at : at + 4], "big")
+        if at > len(data):
+            raise ValueError("cut short: a PNG whose last chunk is not whole")
+        at += 4  # its checksum
+    return bits
 
 
 def tiff_samples(data: bytes) -> tuple[int, bool]:
@@ -164,7 +201,11 @@ def tiff_samples(data: bytes) -> tuple[int, bool]:
         raise ValueError(f"its pixels are {what}, and their range is unknown; convert it to 8 or 16 bits")
     colours, extra = COLOURS.get(int(tags.get(262, 1)), 3), tuple(tags.get(338, ()))
     if channels not in (colours, colours + 1):
-        what = "3 channels, and no tag says that they are RGB" if channels == 3 else f"{channels} channels"
+        what = (
+            "3 channels, and no tag says that they are RGB"
+            if channels == 3
+            else f"{channels} channel{'s' * (channels > 1)}"
+        )
         raise ValueError(f"{what}; dinolab reads grey and RGB, with or without transparency")
     if channels == colours + 1 and extra not in ALPHA:
         raise ValueError(f"{channels} channels, and no tag says that the last is transparency: keep {colours}")
@@ -175,6 +216,7 @@ def check_unopened(data: bytes) -> bool:
     """Whether OpenCV may try an image that Pillow does not open. Raises ValueError where it has too many pixels."""
     if data.startswith(PNG) and len(data) > 24:
         check_size(*struct.unpack(">II", data[16:24]))
+        png_bits(data)
     elif data.startswith(BMP) and len(data) > 26:
         width, height = struct.unpack("<HH", data[18:22]) if data[14] == 12 else struct.unpack("<ii", data[18:26])
         check_size(abs(width), abs(height))

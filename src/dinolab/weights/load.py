@@ -68,7 +68,7 @@ def load(
     name, unseen = split_name(str(source), Unseen(heads, antialias, interpolate_offset))
     path = Path(name)
     encoder: Encoder
-    if path.suffix in FILES and not name.startswith(("timm:", "hf:")) and not is_product(path):
+    if path.suffix in FILES and not name.startswith(("timm:", "hf:")) and not is_product(path) and not path.is_dir():
         encoder = open_published(path, unseen)
     elif unseen.given():
         raise UserError(
