@@ -122,6 +122,15 @@ def test_the_official_file_of_dinov3(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert torch.equal(one, other)
     assert capsys.readouterr().out == ""
     tensors = official_dinov3(model)
+    tensors["blocks.1.attn.qkv.bias"][64:128] = 1  # of the keys, without effect
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")
+    tensors["blocks.1.attn.qkv.bias"][3] = 1
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    with pytest.raises(UserError, match=r"blocks\.1\.attn\.qkv\.bias is not zero.*_qkvb"):
+        load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")
+    load(f"timm:vit_small_patch16_dinov3_qkvb={tmp_path / 'dinov3.pth'}")
+    tensors = official_dinov3(model)
     del tensors["blocks.1.norm1.bias"]
     torch.save(tensors, tmp_path / "dinov3.pth")
     with pytest.raises(UserError, match=r"blocks\.1\.norm1\.bias is missing"):

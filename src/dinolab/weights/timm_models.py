@@ -125,14 +125,16 @@ def load_timm(name: str) -> TimmEncoder:
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
     if file:
-        fit(model, their_tensors(model, read_backbone(Path(file))), f"{file} is not timm's {name}")
+        tensors = their_tensors(model, read_backbone(Path(file)), file)
+        fit(model, tensors, f"{file} is not timm's {name}")
     return TimmEncoder(model, {"source": f"timm:{name}" + (f"={file}" if file else "")})
 
 
-def their_tensors(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def their_tensors(model: Any, tensors: dict[str, Tensor], file: str) -> dict[str, Tensor]:
     """Tensors under the names of a timm model, without a classifier.
 
-    Where names differ, they go through timm's own conversion of published files, such as DINOv3's.
+    Where names differ, they go through timm's own conversion of published files, such as DINOv3's. Raises UserError where that
+    would leave out a bias.
     """
     classifier = model.pretrained_cfg["classifier"]
     tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] != classifier}
@@ -141,9 +143,17 @@ def their_tensors(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors
     try:
         with redirect_stdout(io.StringIO()):  # it prints names that it skips
-            return dict(convert(dict(tensors), model))
+            found = dict(convert(dict(tensors), model))
     except Exception:  # it expects files of its own models; `fit` names what does not fit
         return tensors
+    for name, tensor in tensors.items():
+        start = name.removesuffix("qkv.bias")
+        dropped = start != name and name not in found and f"{start}q_bias" not in found
+        if dropped and any(part.count_nonzero() for part in tensor.chunk(3)[::2]):  # that of the keys has no effect
+            raise UserError(
+                f"{file}: {name} is not zero, and timm's model has no such bias: name the one that has, whose name ends with _qkvb"
+            )
+    return found
 
 
 def to_timm(vit: ViT) -> Any:
