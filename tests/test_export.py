@@ -93,9 +93,11 @@ def test_an_official_file_goes_out_too(tmp_path: Path) -> None:
     from tests.weights.foreign import official_layout, random_model
 
     torch.save(official_layout(random_model("dinov2")), tmp_path / "dinov2_tiny.pth")
-    out, check = export(tmp_path / "dinov2_tiny.pth", "timm", tmp_path / "out")
+    out, check = export(f"{tmp_path / 'dinov2_tiny.pth'}:heads=2", "timm", tmp_path / "out")
     assert list(check.differences) == [(40, 40)]
-    assert "dinov2_tiny.pth" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "dinov2_tiny.pth" in card
+    assert "| positions at other image sizes | not filtered, offset 0.1 |" in card
 
 
 @pytest.mark.parametrize(

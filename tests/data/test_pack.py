@@ -213,17 +213,35 @@ def test_refusals(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("classes", [["cat", "cat "], [" "]])
+def test_labels_that_shards_would_merge_are_refused(tmp_path, classes):
+    lost = Source("it", ["/1.jpg"] * 2, np.zeros(2, np.int64), classes)
+    assert repr(classes[-1]) in refusal(lost, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
+WAITING = """
+import sys
+from dinolab.cli import main
+from dinolab.data import storage
+read, pipe = storage.read_regular, sys.argv.pop(1)
+storage.read_regular = lambda path: open(pipe, "rb").read() if path.endswith("zzz.png") else read(path)
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
 def test_interrupted(tmp_path, caplog):
     """A pack that waits for its last image, a pipe, is killed, then stopped by Ctrl-C; without the pipe it then succeeds."""
     folder, out = make_folder(tmp_path / "images", per_class=8), tmp_path / "out"
-    last = folder / "class1/zzz.png"
-    os.mkfifo(last)
+    last, pipe = folder / "class1/zzz.png", tmp_path / "pipe"
+    last.touch()
+    os.mkfifo(pipe)
     source = open_source(str(folder))
     for stop in (signal.SIGKILL, signal.SIGINT):
-        command = [sys.executable, "-m", "dinolab", "data", "pack", str(folder), str(out)]
+        command = [sys.executable, "-c", WAITING, str(pipe), "data", "pack", str(folder), str(out)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            writer = os.open(last, os.O_WRONLY)  # returns when pack opens the other end
+            writer = os.open(pipe, os.O_WRONLY)  # returns when pack opens the other end
             assert "another process" in refusal(source, out)
             process.send_signal(stop)
             if stop != signal.SIGINT:

@@ -50,6 +50,13 @@ def count(source, tmp_path):
     return call
 
 
+def test_another_way_to_decode_is_computed_anew(count, monkeypatch):
+    count(make_encoder())
+    for name in ("DINOLAB_WHITE", "DINOLAB_MAX_PIXELS"):
+        monkeypatch.setenv(name, "5000")
+        assert count(make_encoder())[0] == 6
+
+
 def test_the_second_time_nothing_is_computed(count):
     (seen, first), (again, second) = count(make_encoder()), count(make_encoder())
     assert (seen, again) == (6, 0)

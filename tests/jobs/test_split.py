@@ -122,7 +122,7 @@ def test_a_hugging_face_copy_on_disk_or_by_name(small_har, tmp_path):
     )
     both.save_to_disk(tmp_path / "saved")
     (tmp_path / "parquet").mkdir()
-    for name, table in both.items():
+    for name, table in datasets.load_from_disk(tmp_path / "saved").items():  # whose rows hold the images
         table.to_parquet(tmp_path / "parquet" / f"{name}-00000-of-00001.parquet")
     for number, data in enumerate((tmp_path / "saved", tmp_path / "parquet", f"hf:{tmp_path / 'parquet'}")):
         folder = find_layout(str(data), tmp_path / str(number))

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.recipes import load_config
+from dinolab.runs.build import monitor_sources
 from dinolab.runs.run import Run
 from dinolab.training.phases import Phase
 
@@ -20,3 +24,32 @@ def test_a_broken_image_in_a_shard_is_named_in_words(tmp_path: Path) -> None:
     run.state = type("State", (), {"broken": set(), "phase": Phase(load_config(None, ["data.max_broken=1"]), 64)})()
     run.note_broken([(0, "not an image"), (0, "not an image")])
     assert said == ["broken image 1, replaced by another draw: /a/x.tar: cat/1.jpg: not an image"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["a/1.png", "b/2.png", "stray.png"], "stray.png lies beside the class folders a, b"),
+        (["a/1.png"], "two or more subfolders"),
+        (["all.csv", "1.png"], "column 'label' is empty in line 3"),
+        (["other.csv", "1.png"], "no column 'label', only: filename, kind"),
+        (["one.csv", "1.png"], "a single class, 'cat'"),
+        (["few.csv", "1.png"], "class 'cat' has a single image"),
+    ],
+)
+def test_why_there_is_no_knn_while_training(tmp_path: Path, files: list[str], words: str) -> None:
+    content = {
+        "all.csv": "filename,label\n1.png,cat\n1.png,\n",
+        "other.csv": "filename,kind\n1.png,cat\n",
+        "one.csv": "filename,label\n1.png,cat\n",
+        "few.csv": "filename,label\n1.png,cat\n1.png,dog\n",
+    }
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content.get(name, ""))
+    path = tmp_path / files[0] if files[0].endswith(".csv") else tmp_path
+    said: list[str] = []
+    assert monitor_sources(load_config(None, [f"data.path={path}"]), open_source(str(path)), said.append) is None
+    assert len(said) == 1 and words in said[0]
+    never = load_config(None, [f"data.path={path}", "eval.every=0 steps"])
+    assert monitor_sources(never, open_source(str(path)), said.append) is None and len(said) == 1

@@ -41,6 +41,7 @@ def test_it_computes_what_the_given_model_computes(kind: str, tmp_path: Path) ->
         source = f"hf:{tmp_path / 'given'}"
     else:
         torch.save(official_layout(random_model(kind)), source)
+        source += ":heads=2"
     registers, layerscale = 4 if kind == "registers" else 0, 0.0 if kind == "dino" else 0.01
     cfg = Model(**changes, patch_size=PATCH, registers=registers, layerscale=layerscale, drop_path=0.3, init="scaled")
     for size in (OTHER, SIZE):

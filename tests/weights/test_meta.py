@@ -1,12 +1,17 @@
 """Files in the layout of Meta's, with random weights, against Hugging Face's models."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dinolab.errors import UserError
+from dinolab.models.encoder import BackboneEncoder
+from dinolab.models.vit import ViT
+from dinolab.options import Model
 from dinolab.weights.load import load
 from tests.weights.foreign import DEPTH, DIM, PATCH, SIZE, assert_same, features_of, official_layout, random_model
 
@@ -18,7 +23,7 @@ from tests.weights.foreign import DEPTH, DIM, PATCH, SIZE, assert_same, features
 def test_an_official_file_equals_hugging_face(kind: str, swiglu: bool, tmp_path: Path) -> None:
     model = random_model(kind, swiglu)
     torch.save(official_layout(model), tmp_path / "official.pth")
-    encoder = load(tmp_path / "official.pth")
+    encoder = load(tmp_path / "official.pth", heads=2)
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     assert (encoder.dim, encoder.patch_size, encoder.image_size) == (DIM, PATCH, SIZE)
     assert encoder.info["source"].endswith("official.pth")
@@ -34,7 +39,7 @@ def test_half_precision_and_safetensors(tmp_path: Path) -> None:
 
     tensors = official_layout(random_model("dinov2"))
     save_file({name: t.half() for name, t in tensors.items()}, tmp_path / "official.safetensors")
-    encoder = load(tmp_path / "official.safetensors")
+    encoder = load(tmp_path / "official.safetensors", heads=2)
     torch.testing.assert_close(encoder.vit.norm.weight, tensors["norm.weight"].half().float(), atol=0, rtol=0)
 
 
@@ -50,10 +55,10 @@ def test_a_training_checkpoint_of_dino_gives_its_teacher(tmp_path: Path) -> None
     whole["student"]["module.head.mlp.0.weight"] = whole["teacher"]["head.mlp.0.weight"] = torch.zeros(2, 2)
     images = torch.rand(2, 3, SIZE, SIZE)
     torch.save(whole, tmp_path / "full.pth")
-    assert_same(load(tmp_path / "full.pth")(images), features_of(teacher, images))
+    assert_same(load(tmp_path / "full.pth", heads=2)(images), features_of(teacher, images))
     del whole["teacher"]
     torch.save(whole, tmp_path / "student.pth")
-    assert_same(load(tmp_path / "student.pth")(images), features_of(student, images))
+    assert_same(load(tmp_path / "student.pth", heads=2)(images), features_of(student, images))
 
 
 def test_a_training_checkpoint_of_dinov2_has_blocks_in_chunks(tmp_path: Path) -> None:
@@ -65,7 +70,9 @@ def test_a_training_checkpoint_of_dinov2_has_blocks_in_chunks(tmp_path: Path) ->
         tensors[f"backbone.{name.replace('chunk', 'blocks')}"] = tensor
     torch.save({"teacher": tensors}, tmp_path / "teacher_checkpoint.pth")
     images = torch.rand(2, 3, SIZE, SIZE)
-    assert_same(load(tmp_path / "teacher_checkpoint.pth")(images), features_of(model, images))
+    encoder = load(tmp_path / "teacher_checkpoint.pth", heads=2)
+    assert_same(encoder(images), features_of(model, images))
+    assert (encoder.info["antialias"], encoder.info["interpolate_offset"]) == (False, 0.1)  # as DINOv2 trains
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -75,7 +82,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     tensors["norm.weight"] = torch.zeros(DIM - 1)
     torch.save(tensors, tmp_path / "x.pth")
     with pytest.raises(UserError) as error:
-        load(tmp_path / "x.pth")
+        load(tmp_path / "x.pth", heads=2)
     said = str(error.value)
     assert "\n" not in said and "x.pth" in said
     for problem in (
@@ -90,7 +97,7 @@ def test_many_misfits_are_counted(tmp_path: Path) -> None:
     tensors = official_layout(random_model("dinov2")) | {f"blocks.0.extra{i:02}": torch.zeros(1) for i in range(20)}
     torch.save(tensors, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"extra11 is unknown; and 8 more$"):
-        load(tmp_path / "x.pth")
+        load(tmp_path / "x.pth", heads=2)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +129,87 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UserError, match=f"{name}: no such file"):
             load(tmp_path / name)
+
+
+def test_heads_are_given_where_no_tensor_shows_them(tmp_path: Path) -> None:
+    """In Python or behind the file's name; they change the features, and are never guessed."""
+    model = random_model("dino")
+    torch.save(official_layout(model), tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"3 blocks of width 128 .*x\.pth:heads=N"):
+        load(tmp_path / "x.pth")
+    images = torch.rand(2, 3, SIZE, SIZE)
+    for encoder in (load(tmp_path / "x.pth", heads=2), load(f"{tmp_path / 'x.pth'}:heads=2")):
+        assert_same(encoder(images), features_of(model, images))
+        assert encoder.info["heads"] == 2
+    assert (load(tmp_path / "x.pth", heads=4)(images).cls - features_of(model, images).cls).abs().max() > 3e-4
+    for wrong in ("heads=0", "heads=two", "heads=3", "heads=2,antialias=perhaps"):
+        with pytest.raises(UserError, match=r"heads|antialias"):
+            load(f"{tmp_path / 'x.pth'}:{wrong}")
+    with pytest.raises(UserError, match="only for official files"):
+        load("timm:resnet50", heads=2)
+
+
+@pytest.mark.parametrize(("size", "heads"), [("small", 6), ("base", 12)])
+def test_heads_of_the_published_sizes_are_known(size: str, heads: int, tmp_path: Path) -> None:
+    vit = ViT(Model(size=size), 32)
+    torch.save(vit.state_dict(), tmp_path / "x.pth")
+    assert load(tmp_path / "x.pth").info["heads"] == heads
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ("", {"antialias": True, "interpolate_offset": 0.0}),
+        ("antialias=false,interpolate_offset=0.1", {"antialias": False, "interpolate_offset": 0.1}),
+        ("interpolate_offset=0.2", {"antialias": True, "interpolate_offset": 0.2}),
+    ],
+)
+def test_how_positions_are_resampled_is_given_and_recorded(words: str, changes: dict, tmp_path: Path) -> None:
+    vit = ViT(Model(dim=DIM, depth=1, heads=2, patch_size=PATCH, registers=4, **changes), SIZE).eval()
+    torch.nn.init.normal_(vit.pos_embed)
+    torch.save(vit.state_dict(), tmp_path / "x.pth")
+    encoder = load(f"{tmp_path / 'x.pth'}:{','.join(['heads=2', words]).strip(',')}")
+    images = torch.rand(1, 3, 24, 32)
+    assert_same(encoder(images), BackboneEncoder(vit)(images))
+    assert {key: encoder.info[key] for key in changes} == changes
+
+
+def training_checkpoints() -> dict[str, Callable[[dict, dict], dict]]:
+    """How training code saves the tensors of a teacher's and a student's backbone."""
+
+    def both(teacher: str, student: str, **more: Any) -> Callable[[dict, dict], dict]:
+        def save(t: dict, s: dict) -> dict:
+            return {f"{student}{k}": v for k, v in s.items()} | {f"{teacher}{k}": v for k, v in t.items()} | more
+
+        return save
+
+    head = {"student.dino_head.mlp.0.weight": torch.zeros(2)}
+    return {
+        "model_0.rank_0.pth": lambda t, s: {
+            "model": both("teacher.backbone.", "student.backbone.", **head)(t, s),
+            "iteration": 7,
+        },
+        "solo.ckpt": lambda t, s: {"state_dict": both("momentum_backbone.", "backbone.")(t, s), "epoch": 3},
+        "lightly.ckpt": lambda t, s: {"state_dict": both("teacher_backbone.", "student_backbone.")(t, s)},
+        "model.ckpt": lambda t, s: {"state_dict": both("model.teacher.backbone.", "model.student.backbone.")(t, s)},
+        "compiled.bin": lambda t, s: {f"_orig_mod.{k}": v for k, v in t.items()},
+        "checkpoint.pth.tar": lambda t, s: {"state_dict": {f"module._orig_mod.backbone.{k}": v for k, v in t.items()}},
+        "fsdp.pth": lambda t, s: {"teacher": {f"backbone._fsdp_wrapped_module.{k}": v for k, v in t.items()}},
+    }
+
+
+@pytest.mark.parametrize("name", training_checkpoints())
+def test_training_checkpoints_of_others_give_the_teacher(name: str, tmp_path: Path) -> None:
+    teacher, student = random_model("dino"), random_model("dino")
+    torch.save(training_checkpoints()[name](official_layout(teacher), official_layout(student)), tmp_path / name)
+    images = torch.rand(2, 3, SIZE, SIZE)
+    assert_same(load(tmp_path / name, heads=2)(images), features_of(teacher, images))
+
+
+def test_dinov3_is_sent_to_timm(tmp_path: Path) -> None:
+    torch.save(official_layout(random_model("dino")) | {"rope_embed.periods": torch.zeros(4)}, tmp_path / "v3.pth")
+    with pytest.raises(UserError, match=r"DINOv3.*timm:vit_small_patch16_dinov3=.*v3\.pth"):
+        load(tmp_path / "v3.pth")
 
 
 class Bomb:

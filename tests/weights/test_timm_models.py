@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -85,6 +86,66 @@ def test_a_rotary_model_with_registers_takes_any_size() -> None:
     weights = encoder.attention(torch.rand(2, 3, 50, 32))
     assert weights.shape == (2, 2, 11, 11)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 11))
+
+
+def official_dinov3(model: Any) -> dict[str, torch.Tensor]:
+    """The tensors of timm's model under the names of Meta's file, with what timm leaves out."""
+    names = (("reg_token", "storage_tokens"), (".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma"))
+    tensors = {"mask_token": torch.zeros(1, 64), "rope_embed.periods": torch.ones(4)}
+    for name, tensor in model.state_dict().items():
+        for theirs, official in names:
+            name = name.replace(theirs, official)
+        tensors[name] = tensor
+        if name.endswith("attn.qkv.weight"):
+            tensors[name.replace("weight", "bias")] = torch.zeros(3 * 64)
+            tensors[name.replace("weight", "bias_mask")] = torch.zeros(3 * 64)
+    return tensors
+
+
+def test_the_official_file_of_dinov3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    create = timm.create_model
+
+    def small(name: str, **options: Any) -> Any:
+        return create(name, embed_dim=64, depth=2, num_heads=2, **options)
+
+    model = small("vit_small_patch16_dinov3", num_classes=0).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    torch.save(official_dinov3(model), tmp_path / "dinov3.pth")
+    monkeypatch.setattr(timm, "create_model", small)
+    images = torch.rand(2, 3, 48, 32)
+    found, expected = (
+        load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")(images),
+        TimmEncoder(model, {})(images),
+    )
+    for one, other in zip(found, expected):
+        assert torch.equal(one, other)
+    assert capsys.readouterr().out == ""
+    tensors = official_dinov3(model)
+    tensors["blocks.1.attn.qkv.bias"][64:128] = 1  # of the keys, without effect
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")
+    tensors["blocks.1.attn.qkv.bias"][3] = 1
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    with pytest.raises(UserError, match=r"blocks\.1\.attn\.qkv\.bias is not zero.*_qkvb"):
+        load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")
+    load(f"timm:vit_small_patch16_dinov3_qkvb={tmp_path / 'dinov3.pth'}")
+    tensors = official_dinov3(model)
+    del tensors["blocks.1.norm1.bias"]
+    torch.save(tensors, tmp_path / "dinov3.pth")
+    with pytest.raises(UserError, match=r"blocks\.1\.norm1\.bias is missing"):
+        load(f"timm:vit_small_patch16_dinov3={tmp_path / 'dinov3.pth'}")
+
+
+def test_a_file_without_counters_of_batches(tmp_path: Path) -> None:
+    model = timm.create_model("resnet10t", num_classes=0)
+    torch.save(
+        {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}, tmp_path / "r.pth"
+    )
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(
+        load(f"timm:resnet10t={tmp_path / 'r.pth'}")(images).cls, TimmEncoder(model.eval(), {})(images).cls
+    )
 
 
 def test_misfits_and_bad_images_are_named(tmp_path: Path) -> None:

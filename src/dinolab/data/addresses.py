@@ -4,6 +4,7 @@ import glob
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,12 @@ from typing import Any, BinaryIO
 from dinolab.errors import UserError
 from dinolab.files import beside
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+IMAGES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    ".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".dib",
+)  # fmt: skip
+MOST_BYTES = 1 << 31  # of an encoded image
+MOST_FILES = 1_000_000  # that the braces of a pattern may stand for
 REQUESTS = 16  # to remote storage at the same time
 KEPT = "simplecache::"  # before an address: files are copied to local disk when first read
 
@@ -79,6 +85,8 @@ def braces(pattern: str) -> list[str]:
     if not match:
         return [pattern]
     first, last, words = match.groups()
+    if words is None and (len(first) > 9 or len(last) > 9 or abs(int(first) - int(last)) >= MOST_FILES):
+        raise UserError(f"{pattern}: {{{first}..{last}}} stands for more than {MOST_FILES:,} files")
     if words is None:
         width = len(first) if first.startswith("0") else 0
         low, high = sorted((int(first), int(last)))
@@ -86,7 +94,12 @@ def braces(pattern: str) -> list[str]:
     else:
         choices = words.split(",")
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [expanded for choice in choices for expanded in braces(head + choice + tail)]
+    found: list[str] = []
+    for choice in choices:
+        found += braces(head + choice + tail)
+        if len(found) > MOST_FILES:
+            raise UserError(f"{pattern}: stands for more than {MOST_FILES:,} files")
+    return found
 
 
 def stamps(files: list[str]) -> list[str]:
@@ -101,12 +114,34 @@ def stamp(file: str) -> str:
         fs, path = filesystem(file)
         return f"{file} {fs.info(path)['size']}"
     status = os.stat(file)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(f"{file} is not a regular file")
     return f"{file} {status.st_mtime_ns} {status.st_size}"
 
 
 def localise(address: str) -> str:
     """The path of the local copy, if the address begins with simplecache::, else the address itself."""
     return local_copy(address) if address.startswith(KEPT) else address
+
+
+def read_regular(path: str) -> bytes:
+    """The content of a local file.
+
+    Raises OSError if it cannot be read, is no regular file (a pipe would never end, nor would /dev/zero), or is too large for an image.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        if status.st_size > MOST_BYTES:
+            raise OSError(f"{status.st_size:,} bytes are too many for an image")
+        return file.read()
+
+
+def head_of(path: str) -> bytes:
+    """The first bytes of a regular local file, enough to recognise an image. Raises OSError if it cannot be read."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(16)
 
 
 def open_file(address: str) -> BinaryIO:

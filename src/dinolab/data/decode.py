@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from dinolab.data.deep import is_dark, read_deep, read_signed
+from dinolab.data.headers import JPEG, TIFF, check_jpeg, check_unopened, open_image, read_header
 from dinolab.data.storage import describe, read_bytes
+from dinolab.errors import UserError
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported by BrokenImage alone
 
-JPEG = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 ORIENTATION = 0x0112  # the tag in EXIF
 READ_RGB = {  # OpenCV's flags for decoding at 1/1, 1/2, 1/4 and 1/8 of the size
@@ -45,16 +47,16 @@ class BrokenImage(Exception):
 
 
 def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read and decode an image: a JPEG, PNG, WebP, BMP or TIFF file, or the first frame of a GIF.
+    """Read and decode an image: a JPEG, PNG, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, or the first frame of a GIF.
 
     Args:
         path: the image's location (see `locations.py`).
 
     Returns:
-        uint8 (H, W, 3), RGB, turned upright by its EXIF orientation. Transparent parts are white, and 16 bits are scaled to 8.
+        uint8 (H, W, 3), RGB, turned upright by its EXIF orientation. Transparent parts are white. 16 bits become 8 (see `deep.py`).
 
     Raises:
-        BrokenImage: the file is missing, empty, cut short, or not an image.
+        BrokenImage: the file is missing, empty, cut short, not an image, too large, or has channels that are no colours.
     """
     return decode(read_file(path), path)
 
@@ -77,7 +79,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(JPEG):
         return None
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             width, height = image.size
             exif = Image.Exif()  # image.getexif() would use the orientation in XMP, too, which OpenCV ignores
             exif.load(image.info.get("exif", b""))
@@ -95,29 +97,63 @@ def decode(data: bytes, path: str | PathLike[str], reduction: int = 1) -> np.nda
         path: its location, for messages.
         reduction: 2, 4 or 8 decodes a JPEG at 1/2, 1/4 or 1/8 of its size, its sides rounded up, in less time.
     """
-    is_jpeg = data.startswith(JPEG)
     try:
-        if not is_jpeg and has_alpha(data):  # OpenCV would ignore the alpha channel
-            return read_with_pillow(data)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_RGB[reduction if is_jpeg else 1])
-        return read_with_pillow(data) if image is None else image
+        if data.startswith(JPEG):
+            check_jpeg(data)
+            return read_plain(data, reduction)
+        return read_other(data, path)
+    except UserError:
+        raise
     except Exception as error:  # on damaged files decoders raise nearly anything: SyntaxError, struct.error, ...
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).strip()
-        raise BrokenImage(path, reason.splitlines()[0] if reason else type(error).__name__) from error
+        raise BrokenImage(path, words_of(error)) from error
 
 
-def has_alpha(data: bytes) -> bool:
-    """Whether the header of an image declares transparency. No pixel is decoded."""
+def words_of(error: Exception) -> str:
+    """Why an image cannot be decoded, in a few words."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, cv2.error):  # whose text is a line of OpenCV's code
+        return "damaged, or of a kind that OpenCV cannot decode"
+    if not isinstance(error, ValueError | OSError | SyntaxError | EOFError | MemoryError):  # a decoder that stumbled
+        return f"damaged ({type(error).__name__})"
+    reason = str(error).strip()
+    return reason.splitlines()[0] if reason else type(error).__name__
+
+
+def read_other(data: bytes, path: str | PathLike[str]) -> np.ndarray:
+    """Decode an image that is not a JPEG. Raises ValueError, and whatever decoders raise."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
-            return image.has_transparency_data and not image.mode.startswith("I")
-    except Exception:  # OpenCV may still read it
-        return False
+        header = read_header(data)
+    except (OSError, SyntaxError):  # Pillow does not open it
+        if data.startswith(TIFF):
+            raise ValueError("damaged, or a TIFF of a kind that cannot be read") from None
+        if not check_unopened(data):
+            raise
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.dtype != np.uint8 or image.shape[2:] == (4,):  # whose transparency would be lost
+            raise
+        return read_plain(data)
+    if header.alpha and header.deep and is_dark(data):
+        raise ValueError("16 bits and transparency, with values of a smaller range; convert it to 8 bits")
+    if header.signed:
+        return read_signed(data, path)
+    if header.alpha or header.pillow:
+        return read_with_pillow(data)
+    return read_deep(data, header.key, path) if header.deep else read_plain(data)
+
+
+def read_plain(data: bytes, reduction: int = 1) -> np.ndarray:
+    """Decode with OpenCV, or with Pillow where that fails, to uint8 (H, W, 3), RGB."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_RGB[reduction])
+    return read_with_pillow(data) if image is None else image
 
 
 def read_with_pillow(data: bytes) -> np.ndarray:
     """Decode to uint8 (H, W, 3), RGB, with transparent parts composited onto white. Raises what Pillow raises."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+        if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by Pillow
+            image.load()  # NumPy would hide what is raised
+            return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         if image.mode in ("F", "I"):
             raise ValueError("its pixels have 32 bits, and their range is unknown; convert it to 8 or 16 bits")
         upright = ImageOps.exif_transpose(image)

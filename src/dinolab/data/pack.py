@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import cv2
 from PIL import Image
 
-from dinolab.data.decode import JPEG, ORIENTATION, BrokenImage, decode, jpeg_size, read_file
+from dinolab.data.decode import ORIENTATION, BrokenImage, decode, jpeg_size, read_file
+from dinolab.data.headers import JPEG
 from dinolab.data.pack_folder import ShardWriter, new_folder
 from dinolab.data.types import Source
 from dinolab.data.views import resize
@@ -59,8 +60,9 @@ def pack(
         the images written), `bytes_after` (the shards), and `seconds`.
 
     Raises:
-        UserError: `out` exists or cannot be written, or not one image can be read.
+        UserError: `out` exists or cannot be written, not one image can be read, or shards would merge two classes.
     """
+    check_classes(source)
     began = time.monotonic()
     done: dict[str, Any] = {"images": 0, "kept": 0, "broken": 0, "bytes_before": 0}
     broken: list[str] = []
@@ -88,6 +90,17 @@ def pack(
     warn_of_broken(source, broken)
     sizes = {"broken": len(broken), "shards": shards.count, "bytes_after": shards.bytes}
     return {**done, **sizes, "seconds": time.monotonic() - began}
+
+
+def check_classes(source: Source) -> None:
+    """Raises UserError where classes differ by nothing but blanks at their ends, which readers of .cls files remove."""
+    stripped: dict[str, str] = {}
+    for name in source.classes:
+        other = stripped.setdefault(name.strip(), name)
+        if other != name or not name.strip():
+            raise UserError(
+                f"{source.name}: the labels {other!r} and {name!r} would be one in shards; rename one of them"
+            )
 
 
 def warn_of_broken(source: Source, broken: list[str]) -> None:
@@ -144,7 +157,7 @@ def is_upright_jpeg(data: bytes) -> bool:
     if not data.startswith(JPEG):
         return False
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return image.getexif().get(ORIENTATION, 1) == 1
     except Exception:  # Pillow cannot read it, though OpenCV could: it is encoded anew
         return False

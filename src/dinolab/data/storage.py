@@ -1,8 +1,6 @@
 """Reading images by their location (see `locations.py`), each by itself and in any order."""
 
-from pathlib import Path
-
-from dinolab.data.addresses import as_os_error
+from dinolab.data.addresses import as_os_error, read_regular
 from dinolab.data.locations import PLAIN, split
 from dinolab.data.sources.kinds import KINDS
 from dinolab.errors import mask
@@ -17,7 +15,7 @@ def read_bytes(location: str) -> bytes:
     """
     kind, parts = split(location)
     if kind == PLAIN:
-        return Path(location).read_bytes()
+        return read_regular(location)
     if kind not in KINDS:
         raise OSError(f"there is no kind of source named {kind!r}")
     with as_os_error():

@@ -62,6 +62,7 @@ class Source:
     labels: np.ndarray | None  # int64 (N,), positions in classes
     classes: list[str]
     pixels: Pixels = RGB
+    unlabelled: str = ""  # why there are no labels
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -75,6 +75,9 @@ def facts(encoder: BackboneEncoder, source: str | Path) -> dict[str, Any]:
         "patch": f"{vit.patch_size} pixels",
         "registers": vit.cfg.registers,
         "image size of the position embeddings": f"{vit.image_size} pixels",
+        "positions at other image sizes": (
+            f"{'filtered' if vit.cfg.antialias else 'not filtered'}, offset {vit.cfg.interpolate_offset:g}"
+        ),
         "parameters": f"{sum(p.numel() for p in vit.parameters()):,}",
     }
     if "step" in info:

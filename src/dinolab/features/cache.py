@@ -15,17 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dinolab.data.addresses import REQUESTS, stamp
+from dinolab.data.headers import settings as decoding
 from dinolab.data.types import Source
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-FORMAT = "features 2"  # to be raised when the same settings give other features
+FORMAT = "features 3"  # to be raised when the same settings give other features
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def key(encoder: nn.Module, source: Source, settings: str) -> str:
-    """Hash of the encoder (weights and structure), the images (locations, sizes, dates) and the settings."""
-    digest = hashlib.blake2b(f"{FORMAT}\n{settings}\n".encode(), digest_size=20)
+    """Hash of the encoder (weights and structure), the images (locations, sizes, dates), the settings, and how images are decoded."""
+    digest = hashlib.blake2b(f"{FORMAT}\n{settings}\n{decoding()}\n".encode(), digest_size=20)
     for line in structure(encoder):
         digest.update(line.encode())
     for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Features, check_images, scaled
+from dinolab.models.encoder import Features, scaled
+from dinolab.models.inputs import Images, to_batch
 from dinolab.pixels import RGB
 
 
@@ -30,18 +31,17 @@ class PixelEncoder(nn.Module):
         super().__init__()
         self.info: dict[str, Any] = {}
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Images) -> Features:
         """See `Encoder.__call__`."""
-        check_images(images, self.pixels)
-        x = scaled(images, self.pixels)
+        x = scaled(to_batch(images, self.pixels), self.pixels)
         small = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         cls = (small - 0.5).flatten(1)
         return Features(cls, torch.empty(len(cls), 0, self.dim, device=cls.device), cls[:, None, None])
 
-    def layers(self, images: Tensor, n: int) -> list[Features]:
+    def layers(self, images: Images, n: int) -> list[Features]:
         """A list of one, whatever n is: there is only one layer."""
         return [self(images)]
 
-    def attention(self, images: Tensor) -> Tensor:
+    def attention(self, images: Images) -> Tensor:
         """Raises UserError: pixels have no attention."""
         raise UserError("raw pixels have no class token whose attention could be shown")

@@ -3,8 +3,10 @@
 Training_set.csv (filename,label) and train/; Testing_set.csv (filename) and test/; in some copies Testing_labels.csv (filename,label).
 """
 
+import lzma
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from dinolab.evals.results import write_csv
 
 TRAINING, TESTING, TEST_LABELS = "Training_set.csv", "Testing_set.csv", "Testing_labels.csv"
 LABEL_COLUMNS = ("labels", "label")  # of a Hugging Face copy
+DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error, lzma.LZMAError, ValueError)
 FORMS = "the folder or zip as downloaded from Kaggle, or a Hugging Face copy: a folder of save_to_disk's or of parquet files, or hf:NAME"
 
 
@@ -66,20 +69,34 @@ def once(folder: Path, origin: str, make: Callable[[Path], None]) -> Path:
         beside = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        make(beside)
-        (beside / note.name).write_text(origin, encoding="utf-8")
-        beside.replace(folder)
+        try:
+            make(beside)
+            (beside / note.name).write_text(origin, encoding="utf-8")
+            beside.replace(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     elif note.is_file() and (before := note.read_text(encoding="utf-8")) != origin:
         raise UserError(f"{folder} holds the images of {before}, not of {origin}; give another out=")
     return folder
 
 
 def unzip(file: Path, to: Path) -> None:
+    """Unpack a zip. Raises UserError where it is damaged, or holds more than the disk has room for."""
     try:
         with zipfile.ZipFile(file) as opened:
+            size = sum(
+                member.file_size for member in opened.infolist()
+            )  # no member is unpacked beyond the size it declares
+            free = shutil.disk_usage(to).free
+            if size > free:
+                raise UserError(
+                    f"data={file}: its files are {size / 1e9:,.1f} GB unpacked, and {free / 1e9:,.1f} GB are free at {to.parent}"
+                )
             opened.extractall(to)
         layout_in(to, str(file))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # damaged, unknown, encrypted
+    except OSError as error:
+        raise UserError(f"data={file}: cannot be unpacked into {to.parent} ({error.strerror or error})") from error
+    except DAMAGED as error:
         raise UserError(f"data={file}: not a whole zip ({error}); download it again") from error
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone
+from dinolab.models.inputs import Images, to_batch
 from dinolab.models.vit import Features, ViT
 from dinolab.pixels import RGB, Pixels
 
-__all__ = ["BackboneEncoder", "Encoder", "Features", "check_images", "evaluating", "normalise", "scaled"]
+__all__ = ["BackboneEncoder", "Encoder", "Features", "evaluating", "normalise", "scaled"]
 
 
 class Encoder(Protocol):
@@ -29,28 +30,29 @@ class Encoder(Protocol):
     has_class_token: bool  # if not, there is no attention, and no layer but the last
     info: dict[str, Any]  # where it comes from: method, data, step, ...
 
-    def __call__(self, images: Tensor) -> Features:
+    def __call__(self, images: Images) -> Features:
         """Computes features.
 
         Args:
-            images: (B, C, H, W), integers as they are stored or floats in [0, 1], of any height and width.
+            images: a tensor (B, C, H, W), integers as they are stored or floats in [0, 1], of any height and width; or arrays
+                (H, W, C), images of Pillow, or a list of these.
 
         Returns:
             cls (B, D), registers (B, R, D) and patches (B, h, w, D).
 
         Raises:
-            UserError: the images have another shape or type than the encoder takes.
+            UserError: the images have another shape, type or range than the encoder takes.
         """
         ...
 
-    def layers(self, images: Tensor, n: int) -> list[Features]:
+    def layers(self, images: Images, n: int) -> list[Features]:
         """The features after each of the last n blocks, first to last, after the final norm.
 
         Raises UserError for n above 1 where there is no class token.
         """
         ...
 
-    def attention(self, images: Tensor) -> Tensor:
+    def attention(self, images: Images) -> Tensor:
         """Attention weights of the last block: (B, heads, 1 + R + h*w, 1 + R + h*w).
 
         Raises UserError where there is no class token.
@@ -87,21 +89,21 @@ class BackboneEncoder(nn.Module):
             raise UserError(f"a {self.backbone.describe()} has no class token whose attention could be shown")
         return self.backbone
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Images) -> Features:
         """See `Encoder.__call__`."""
         return self.layers(images, 1)[0]
 
-    def layers(self, images: Tensor, n: int) -> list[Features]:
+    def layers(self, images: Images, n: int) -> list[Features]:
         """See `Encoder.layers`."""
         return [features for (features,) in self.backbone.layers([self._prepare(images)], n)]
 
-    def attention(self, images: Tensor) -> Tensor:
+    def attention(self, images: Images) -> Tensor:
         """See `Encoder.attention`."""
         return self.vit.attention(self._prepare(images))
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        check_images(images, self.pixels)
-        return normalise(images.to(next(self.backbone.parameters()).device), self.pixels)
+    def _prepare(self, images: Images) -> Tensor:
+        batch = to_batch(images, self.pixels)
+        return normalise(batch.to(next(self.backbone.parameters()).device), self.pixels)
 
 
 def scaled(images: Tensor, pixels: Pixels) -> Tensor:
@@ -131,17 +133,6 @@ def _constants(pixels: Pixels, device: torch.device, dtype: torch.dtype) -> tupl
         return tuple(
             torch.tensor(x, device=device, dtype=dtype).view(-1, 1, 1) for x in (pixels.mean, pixels.deviation)
         )
-
-
-def check_images(images: Tensor, pixels: Pixels) -> None:
-    """Raises UserError where images are not (B, C, H, W), or have another type than `pixels` are stored with."""
-    if images.ndim != 4 or images.shape[1] != pixels.channels:
-        expected = f"(B, {pixels.channels}, H, W)"
-        raise UserError(f"this encoder takes images of shape {expected}, not {tuple(images.shape)}")
-    stored = torch.uint8 if pixels.maximum <= torch.iinfo(torch.uint8).max else torch.uint16
-    if images.dtype != stored and not images.is_floating_point():
-        kind = str(stored).removeprefix("torch.")
-        raise UserError(f"this encoder takes {kind} images or floats in [0, 1], not {images.dtype}")
 
 
 @contextmanager

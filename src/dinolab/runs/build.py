@@ -50,14 +50,18 @@ def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> 
             open_source(path, *columns, need_labels=True, option=option)
             for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
         )
-    elif source.labels is not None and len(source.classes) > 1:
+    elif source.labels is None:
+        say(f"no k-NN while training: {source.name} has no labels: {source.unlabelled}")
+        return None
+    elif len(source.classes) < 2:
+        say(f"no k-NN while training: {source.name} has a single class, {source.classes[0]!r}")
+        return None
+    else:
         try:
             train, test = stratified_split(source, 0.2, seed=0)
         except UserError as error:  # training needs no labels, so they must not stop it
             say(f"no k-NN while training: {error}; name eval.train and eval.test")
             return None
-    else:
-        return None
     return subset(train, cfg.eval.max_images, seed=0), subset(test, cfg.eval.max_images, seed=0)
 
 

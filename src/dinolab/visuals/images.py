@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dinolab.data.addresses import IMAGES
 from dinolab.data.decode import BrokenImage, read_image
+from dinolab.data.sources.walk import walk
 from dinolab.data.views import resize
 from dinolab.errors import UserError
 
@@ -36,7 +37,10 @@ def find_images(words: Sequence[str]) -> list[Found]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".")]
+            try:
+                inside = [path / name for name in walk(word).names]
+            except OSError as error:
+                raise UserError(f"{word}: cannot be opened ({error.strerror})") from error
             if not inside:
                 raise UserError(f"{word}: no image in this folder; name images ({', '.join(IMAGES)}) or their folder")
             found += [Found(p, str(p.relative_to(path))) for p in sorted(inside, key=by_number)]

@@ -1,7 +1,8 @@
 """The weights of a run, saved and loaded, and the one function that opens the weights of any origin."""
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +15,96 @@ from dinolab.errors import UserError, reason
 from dinolab.files import write_whole
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.encoder import BackboneEncoder, Encoder
-from dinolab.options import Model
+from dinolab.models.vit import ViT, shape_of
+from dinolab.options import Model, option
 from dinolab.pixels import RGB, Pixels
 from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checkpoint import is_checkpoint, read_checkpoint
 from dinolab.weights.huggingface import load_huggingface
-from dinolab.weights.meta import load_published
+from dinolab.weights.meta import Unseen, load_published
 from dinolab.weights.tensors import fit, read_backbone
 from dinolab.weights.timm_models import load_timm
 
 FORMAT = "dinolab 1"  # of the model card
 LARGEST_IMAGE = 1 << 15  # side in pixels
+FILES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")  # of others' weights
+BEHIND = re.compile(r":((?:(?:heads|antialias|interpolate_offset)=[^,]*,?)+)$")  # the name of a file
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> Encoder:
+@dataclass
+class UnseenWords:
+    """What may stand behind the name of a file."""
+
+    heads: int = option(1, "attention heads", 1, 128)
+    antialias: bool = option(False, "whether positions are filtered before they are resampled to a smaller grid")
+    interpolate_offset: float = option(0.0, "patches by which that grid is taken for larger", 0, 0.9)
+
+
+def load(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    heads: int | None = None,
+    antialias: bool | None = None,
+    interpolate_offset: float | None = None,
+) -> Encoder:
     """Opens an encoder, frozen and in evaluation mode.
 
     Args:
         source: one of
             - the folder of a run, or its model.safetensors, or one of its checkpoints/step_N;
-            - a file that Meta published for DINO or DINOv2 (.pth, .pt, .safetensors), a ViT or the ResNet-50;
+            - a file that Meta published for DINO or DINOv2, or a training checkpoint of these or of a method in Lightning, of a ViT
+              or a ResNet-50 (.pth, .pt, .safetensors, .ckpt, .bin, .tar);
             - `hf:NAME` or `hf:FOLDER` for Hugging Face's Dinov2Model, Dinov2WithRegistersModel or ViTModel;
             - `timm:NAME` for a model of timm, or `timm:NAME=FILE` for that model with the weights of a file.
         device: where to put it.
+        heads: number of attention heads of a ViT in such a file; needed where it has none of the published sizes. All three can
+            also stand behind the file's name, as FILE:heads=6,antialias=true.
+        antialias: whether it filters positions before it resamples them to a smaller grid; by default as the published models do.
+        interpolate_offset: patches by which it takes that grid for larger; by default as the published models do.
 
     Raises:
         UserError: a file is missing or broken, its tensors do not fit (the message names them), or there is no such device.
     """
-    name, path = str(source), Path(source)
+    name, unseen = split_name(str(source), Unseen(heads, antialias, interpolate_offset))
+    path = Path(name)
     encoder: Encoder
-    if name.startswith("timm:"):
+    if path.suffix in FILES and not name.startswith(("timm:", "hf:")) and not is_product(path) and not path.is_dir():
+        encoder = open_published(path, unseen)
+    elif unseen.given():
+        raise UserError(
+            f"{source}: {', '.join(unseen.given())} are given only for official files; others say them themselves"
+        )
+    elif name.startswith("timm:"):
         encoder = load_timm(name.removeprefix("timm:"))
     elif name.startswith("hf:"):
         encoder = BackboneEncoder(load_huggingface(name.removeprefix("hf:")), {"source": name})
-    elif is_product(path):
-        encoder = load_run(path.parent)
-    elif path.suffix in (".pth", ".pt", ".safetensors"):
-        encoder = BackboneEncoder(load_published(path), {"source": name})
     else:
-        encoder = load_run(path)
+        encoder = load_run(path.parent if is_product(path) else path)
     try:
         return encoder.requires_grad_(False).to(device).eval()
     except (RuntimeError, AssertionError) as error:  # no such device, or not enough memory on it
         raise UserError(f"device={device}: {source} cannot be put there ({reason(error)})") from error
+
+
+def split_name(name: str, unseen: Unseen) -> tuple[str, Unseen]:
+    """The file in FILE:heads=6,antialias=true,interpolate_offset=0.1, and these values; what the caller gave goes first."""
+    match = BEHIND.search(name)
+    if match is None:
+        return name, unseen
+    values = read_options(UnseenWords, match[1].split(","), see="dinolab.load")
+    behind = {key: value for key, value in asdict(values).items() if f"{key}=" in match[1]}
+    return name[: match.start()], Unseen(**behind | unseen.given())
+
+
+def open_published(path: Path, unseen: Unseen) -> BackboneEncoder:
+    """An official file as an encoder; `info` has what the tensors do not show."""
+    backbone = load_published(path, unseen)
+    info: dict[str, Any] = {"source": str(path)}
+    if isinstance(backbone, ViT):
+        cfg = backbone.cfg
+        info |= {"heads": shape_of(cfg)[2], "antialias": cfg.antialias, "interpolate_offset": cfg.interpolate_offset}
+    return BackboneEncoder(backbone, info)
 
 
 def is_product(path: Path) -> bool:

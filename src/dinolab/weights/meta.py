@@ -7,6 +7,7 @@ The files do not name their architecture, so it is inferred from the shapes of t
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,35 @@ from dinolab.models.vit import SIZES
 from dinolab.options import Model
 from dinolab.weights.tensors import fit, read_backbone
 
-HEAD_WIDTH = 64  # of every published model; the number of heads cannot be seen in shapes
+PUBLISHED = {
+    SIZES[name][:2]: SIZES[name][2] for name in ("small", "base", "large", "giant")
+}  # heads by width and number of blocks
+CHUNK = re.compile(
+    r"^blocks\.\d+\.(\d+)\."
+)  # blocks.CHUNK.BLOCK in DINOv2's training checkpoints; BLOCK counts through all chunks
 LAYERSCALE = 1e-5  # its initial value in DINOv2, where the file has one
 OFFSET = 0.1  # patches that the code of DINO and DINOv2 adds to the size of a grid when it resamples positions
 
 
-def load_published(path: Path) -> Backbone:
+@dataclass(frozen=True)
+class Unseen:
+    """What the shapes of tensors do not show; None for what the published models have."""
+
+    heads: int | None = None
+    antialias: bool | None = None  # whether positions are filtered before they are resampled to a smaller grid
+    interpolate_offset: float | None = None  # patches by which that grid is taken for larger
+
+    def given(self) -> dict[str, Any]:
+        """The values that are not None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def load_published(path: Path, unseen: Unseen = Unseen()) -> Backbone:
     """Opens an official file, which holds a backbone or a whole training checkpoint. Raises UserError for any other content."""
-    tensors = {_unchunked(name): tensor for name, tensor in read_backbone(path).items()}
-    cfg, image_size = architecture(tensors, path)
+    found = read_backbone(path)
+    tensors = {CHUNK.sub(r"blocks.\1.", name): tensor for name, tensor in found.items()}
+    chunked = any(CHUNK.match(name) for name in found)
+    cfg, image_size = architecture(tensors, path, unseen, chunked)
     with torch.device("meta"):
         backbone = make_backbone(cfg, image_size)
     if cfg.size == "resnet50":
@@ -39,10 +60,21 @@ def load_published(path: Path) -> Backbone:
     return backbone
 
 
-def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]:
-    """The architecture and the image size that belong to tensors of these names and shapes. Raises UserError where none fits."""
+def architecture(tensors: Mapping[str, Tensor], path: Path, unseen: Unseen, chunked: bool) -> tuple[Model, int]:
+    """The architecture and the image size that belong to tensors of these names and shapes.
+
+    Args:
+        path: of the file, for messages.
+        unseen: what the user knows beside them.
+        chunked: the blocks are in chunks, as in DINOv2's training checkpoints and in none of the published models.
+
+    Raises:
+        UserError: no architecture fits, or the number of heads is not known.
+    """
     if "layer1.0.conv1.weight" in tensors:
         return Model(size="resnet50"), 224
+    if "rope_embed.periods" in tensors:
+        raise UserError(f"{path}: weights of DINOv3; name timm's model, too, as timm:vit_small_patch16_dinov3={path}")
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
     missing = [name for name in needed if name not in tensors]
     if missing:
@@ -55,21 +87,27 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
             raise UserError(f"{path}: not a published architecture: {name} is {tuple(tensors[name].shape)}")
     dim, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
-    if dim % HEAD_WIDTH or side**2 + 1 != tensors["pos_embed"].shape[1]:
+    if side**2 + 1 != tensors["pos_embed"].shape[1]:
         raise UserError(f"{path}: not a published architecture: width {dim}, {tensors['pos_embed'].shape[1]} positions")
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     depth = len(blocks)
     if blocks != set(map(str, range(depth))):
         raise UserError(f"{path}: not a published architecture: some of its {depth} blocks are missing")
+    heads = unseen.heads or PUBLISHED.get((dim, depth))
+    if heads is None:
+        size = f"{depth} blocks of width {dim}"
+        raise UserError(
+            f"{path}: {size} are no published model, and no tensor shows the number of attention heads: give it, as {path}:heads=N, "
+            f"or dinolab.load({str(path)!r}, heads=N)"
+        )
     registers = tensors["register_tokens"].shape[1] if "register_tokens" in tensors else 0
     cfg = Model(
-        **size_or_shape(dim, depth, dim // HEAD_WIDTH),
+        **size_or_shape(dim, depth, heads),
         patch_size=patch_size,
         registers=registers,
         layerscale=LAYERSCALE if "blocks.0.ls1.gamma" in tensors else 0.0,
         ffn="swiglu" if "blocks.0.mlp.w12.weight" in tensors else "mlp",
-        antialias=registers > 0,  # as published: only models with registers filter resampled positions
-        interpolate_offset=0.0 if registers else OFFSET,
+        **resampling(registers > 0 and not chunked, unseen),
     )
     try:
         check_options(cfg)
@@ -78,13 +116,18 @@ def architecture(tensors: Mapping[str, Tensor], path: Path) -> tuple[Model, int]
     return cfg, side * patch_size
 
 
+def resampling(filtered: bool, unseen: Unseen) -> dict[str, Any]:
+    """How positions are resampled: as published with registers (filtered) or without and while DINOv2 trains, unless it is given."""
+    antialias = filtered if unseen.antialias is None else unseen.antialias
+    offset = 0.0 if filtered else OFFSET
+    return {
+        "antialias": antialias,
+        "interpolate_offset": offset if unseen.interpolate_offset is None else unseen.interpolate_offset,
+    }
+
+
 def size_or_shape(dim: int, depth: int, heads: int) -> dict[str, Any]:
     """The options of `Model` that give this shape: a named size if there is one, else the three numbers."""
     names = {shape: name for name, shape in SIZES.items()}
     shape = (dim, depth, heads)
     return {"size": names[shape]} if shape in names else dict(zip(("dim", "depth", "heads"), shape))
-
-
-def _unchunked(name: str) -> str:
-    """Removes the chunk from the names blocks.CHUNK.BLOCK of DINOv2's training checkpoints; BLOCK counts through all chunks."""
-    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)

@@ -14,17 +14,23 @@ from torch import Tensor, nn
 
 from dinolab.errors import UserError, some
 
+WRAPPERS = re.compile(
+    r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)  # of PyTorch, around a network
+BACKBONES = re.compile(
+    r"^(?:model\.)?(?:(teacher[._]|momentum_)|(student[._]))?backbone\."
+)  # in DINO, DINOv2, Lightning's methods
 NAMED = 12  # tensors that a message names; it counts the others
 
 
 def read_backbone(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a backbone from a .safetensors, .pth or .pt file.
+    """Reads the tensors of a backbone from a .safetensors file, or from one that torch.save wrote.
 
-    The file holds a plain state dict or a whole training checkpoint of DINO or DINOv2. From a training checkpoint the backbone of
-    the teacher is read, or that of the student if there is no teacher.
+    The file holds a plain state dict or a whole training checkpoint, of DINO, of DINOv2 or of a method in Lightning. From a training
+    checkpoint the backbone of the teacher is read, or that of the student if there is no teacher.
 
     Returns:
-        Tensors by name, without the prefixes `module.` and `backbone.`.
+        Tensors by name, without the prefixes of wrappers and of the backbone.
 
     Raises:
         UserError: the file is missing or broken, or holds more than tensors and plain values.
@@ -39,15 +45,31 @@ def read_backbone(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path}: it holds no tensors with names; give a state dict, as torch.save(model.state_dict()) writes it"
         )
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if any("backbone." in name for name in tensors):
-        tensors = {name: value for name, value in tensors.items() if "backbone." in name}
-    return {re.sub(r"^(module\.)?(backbone\.)?", "", name): value for name, value in tensors.items()}
+    named = {
+        WRAPPERS.sub("", name): value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    return choose_backbone(named)
+
+
+def choose_backbone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the teacher's backbone, else those of a backbone without an owner, else the student's; all if there is none."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if match := BACKBONES.match(name):
+            rank = 0 if match[1] else 2 if match[2] else 1
+            found.setdefault(rank, {})[name[match.end() :]] = value
+    return found[min(found)] if found else tensors
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Makes `tensors` the weights of a module, in fp32. Raises UserError with the name of every tensor that does not fit."""
     own = module.state_dict()
+    counters = [
+        name for name in own if name.endswith("num_batches_tracked")
+    ]  # which old files lack, and nothing computes with
+    tensors = {name: torch.zeros((), dtype=torch.int64) for name in counters} | dict(tensors)
     problems = [f"{name} is missing" for name in own.keys() - tensors.keys()]
     problems += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
     problems += [

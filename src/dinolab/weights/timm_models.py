@@ -1,7 +1,10 @@
 """timm's models as encoders: vision transformers of any kind, and networks without a class token, such as ResNet-50."""
 
+import io
 import math
 import pickle
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Features, check_images, normalise
+from dinolab.models.encoder import Features, normalise
+from dinolab.models.inputs import Images, to_batch
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
 from dinolab.pixels import Pixels
@@ -36,11 +40,11 @@ class TimmEncoder(nn.Module):
         self.pixels = Pixels(data["input_size"][0], mean=tuple(data["mean"]), deviation=tuple(data["std"]))
         self.has_class_token = getattr(model, "cls_token", None) is not None
 
-    def forward(self, images: Tensor) -> Features:
+    def forward(self, images: Images) -> Features:
         """See `Encoder.__call__`."""
         return self.layers(images, 1)[0]
 
-    def layers(self, images: Tensor, n: int) -> list[Features]:
+    def layers(self, images: Images, n: int) -> list[Features]:
         """See `Encoder.layers`."""
         x = self._prepare(images)
         if self.has_class_token:
@@ -55,7 +59,7 @@ class TimmEncoder(nn.Module):
         cls = self.model.forward_head(last, pre_logits=True)
         return [Features(cls, cls.new_empty(len(cls), 0, self.dim), patches.permute(0, 2, 3, 1))]
 
-    def attention(self, images: Tensor) -> Tensor:
+    def attention(self, images: Images) -> Tensor:
         """See `Encoder.attention`."""
         attn: Any = self.model.blocks[-1].attn if self.has_class_token else None
         if not hasattr(attn, "attn_drop") or not hasattr(attn, "fused_attn"):
@@ -70,14 +74,12 @@ class TimmEncoder(nn.Module):
             attn.fused_attn = fused
         return weights[0]
 
-    def _prepare(self, images: Tensor) -> Tensor:
-        check_images(images, self.pixels)
-        if min(images.shape[-2:]) < self.patch_size:
-            raise UserError(
-                f"images of {tuple(images.shape[-2:])} pixels are smaller than a patch of {self.patch_size}"
-            )
+    def _prepare(self, images: Images) -> Tensor:
+        batch = to_batch(images, self.pixels)
+        if min(batch.shape[-2:]) < self.patch_size:
+            raise UserError(f"images of {tuple(batch.shape[-2:])} pixels are smaller than a patch of {self.patch_size}")
         weight = next(self.model.parameters())
-        x = images.to(weight.device)
+        x = batch.to(weight.device)
         if hasattr(self.model, "patch_embed"):  # the remainder at the bottom or right is left out, as in our ViT
             h, w = (side // self.patch_size * self.patch_size for side in x.shape[-2:])
             x = x[..., :h, :w]
@@ -125,10 +127,35 @@ def load_timm(name: str) -> TimmEncoder:
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
     if file:
-        classifier = model.pretrained_cfg["classifier"]
-        tensors = read_backbone(Path(file))
-        fit(model, {k: v for k, v in tensors.items() if k.split(".")[0] != classifier}, f"{file} is not timm's {name}")
+        tensors = their_tensors(model, read_backbone(Path(file)), file)
+        fit(model, tensors, f"{file} is not timm's {name}")
     return TimmEncoder(model, {"source": f"timm:{name}" + (f"={file}" if file else "")})
+
+
+def their_tensors(model: Any, tensors: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """Tensors under the names of a timm model, without a classifier.
+
+    Where names differ, they go through timm's own conversion of published files, such as DINOv3's. Raises UserError where that
+    would leave out a bias.
+    """
+    classifier = model.pretrained_cfg["classifier"]
+    tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] != classifier}
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or not tensors.keys() - model.state_dict().keys():
+        return tensors
+    try:
+        with redirect_stdout(io.StringIO()):  # it prints names that it skips
+            found = dict(convert(dict(tensors), model))
+    except Exception:  # it expects files of its own models; `fit` names what does not fit
+        return tensors
+    for name, tensor in tensors.items():
+        start = name.removesuffix("qkv.bias")
+        dropped = start != name and name not in found and f"{start}q_bias" not in found
+        if dropped and any(part.count_nonzero() for part in tensor.chunk(3)[::2]):  # that of the keys has no effect
+            raise UserError(
+                f"{file}: {name} is not zero, and timm's model has no such bias: name the one that has, whose name ends with _qkvb"
+            )
+    return found
 
 
 def to_timm(vit: ViT) -> Any:

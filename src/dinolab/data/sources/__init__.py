@@ -51,7 +51,7 @@ def open_source(
         raise UserError(f"{named} has no labels: {listing.unlabelled}")
     paths = listing.locations(kind)
     if listing.labels is None:
-        return Source(name, paths, None, [], KINDS[kind].pixels)
+        return Source(name, paths, None, [], KINDS[kind].pixels, listing.unlabelled)
     classes = sorted(set(listing.labels))
     number = {label: n for n, label in enumerate(classes)}
     labels = np.array([number[label] for label in listing.labels], np.int64)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dinolab.data.addresses import absolute, as_os_error, find_files, is_file_name, is_remote
+from dinolab.data.addresses import absolute, as_os_error, find_files, is_file_name, is_remote, read_regular
 from dinolab.data.sources.kind import Count, Kind, Listing, Request
 from dinolab.data.sources.packed import find_packed, is_folder_of
 from dinolab.errors import UserError
@@ -97,7 +97,10 @@ def read_row(address: str, row: int) -> bytes:
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
         folder = address if os.path.isdir(address) else os.path.dirname(address)
-        return Path(folder, value["path"]).read_bytes()
+        path = os.path.realpath(os.path.join(folder, value["path"]))
+        if not path.startswith(os.path.join(os.path.realpath(folder), "")):
+            raise OSError(f"the row names a file outside the dataset's folder: {value['path']}")
+        return read_regular(path)
     if data is None:
         raise OSError("the row holds no image")
     return data

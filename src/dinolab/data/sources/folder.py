@@ -1,10 +1,28 @@
 """A folder of image files, at any depth; its subfolders of the first level are the classes."""
 
+import logging
 import os
 
 from dinolab.data.addresses import IMAGES, absolute
 from dinolab.data.sources.kind import Count, Kind, Listing, Request
-from dinolab.errors import UserError
+from dinolab.data.sources.walk import in_words, walk
+from dinolab.errors import UserError, some
+
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+PARTS = {"images", "image", "imgs", "img", "jpegimages"}  # folders of images, beside which the following hold no photos
+TARGETS = {
+    "masks",
+    "mask",
+    "labels",
+    "annotations",
+    "segmentation",
+    "segmentations",
+    "segmentationclass",
+    "depth",
+    "gt",
+}
+
+log = logging.getLogger(__name__)
 
 
 class Folder(Kind):
@@ -19,41 +37,45 @@ class Folder(Kind):
 
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
         root = request.local_address()
-        names, folders = walk(root, count)
+        names, folders, left_out = walk(root, count)
+        without = f"; left out: {in_words(left_out)}" if left_out else ""
         if not names:
-            raise UserError(f"{request.named}: no images ({' '.join(IMAGES)}) in this folder or below it")
+            raise UserError(f"{request.named}: no images ({' '.join(IMAGES)}) in this folder or below it{without}")
+        if left_out:
+            log.warning("%s: %s images%s", request.named, f"{len(names):,}", without)
         first = [name.split(os.sep, 1)[0] if os.sep in name else "" for name in names]
-        labelled = "" not in first and len(set(first)) > 1
-        why = "a labelled folder has two or more subfolders, one for each class, and no image outside them"
-        return Listing(names, first if labelled else None, why, root, folders)
+        classes = sorted({*first} - {""})
+        refuse_parts(request, classes)
+        labelled = "" not in first and len(classes) > 1
+        return Listing(names, first if labelled else None, why_unlabelled(names, first, classes), root, folders)
 
 
-def walk(root: str, count: Count) -> tuple[list[str], dict[str, int]]:
-    """Names of all images in and below a folder, sorted, and when each folder was last modified (ns); hidden entries are left out."""
-    names: list[str] = []
-    folders: dict[str, int] = {}
-    seen: set[tuple[int, int]] = set()  # a link to a folder above would never end
-    todo = [""]
-    while todo:
-        folder = todo.pop()
-        status = os.stat(os.path.join(root, folder))
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[folder] = status.st_mtime_ns  # taken before the entries: what is added meanwhile shows
-        below = []
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                name = os.path.join(folder, entry.name)
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    below.append(name)
-                elif entry.name.lower().endswith(IMAGES):
-                    names.append(name)
-                    count(len(names))
-        todo += sorted(below, reverse=True)
-    return sorted(names), folders
+def why_unlabelled(names: list[str], first: list[str], classes: list[str]) -> str:
+    """Why a folder has no labels, if it has none.
+
+    Args:
+        names: of the images.
+        first: the subfolder of the first level that each image is in, "" for none.
+        classes: these subfolders.
+    """
+    if "" in first and len(classes) > 1:
+        count = first.count("")
+        stray = names[first.index("")] if count == 1 else f"{names[first.index('')]} and {count - 1:,} more images"
+        where = f"beside the class folders {some(classes, 3, ', ')}"
+        return f"{stray} lie{'s' if count == 1 else ''} {where}; move what lies there away, or into a class"
+    return "a labelled folder has two or more subfolders, one for each class, and no image outside them"
+
+
+def refuse_parts(request: Request, classes: list[str]) -> None:
+    """Raises UserError where the subfolders are not classes, but splits of a set, or images and what belongs to them."""
+    lower = {name.lower(): name for name in classes}
+    images = (lower.keys() & SPLITS) or (lower.keys() & PARTS)
+    if len(lower) > 1 and images and lower.keys() <= SPLITS | PARTS | TARGETS:
+        best = lower[next((name for name in ("train", "training") if name in images), min(images))]
+        raise UserError(
+            f"{request.named}: its folders {', '.join(classes)} are parts of a set and not classes; name one of them, "
+            f"{request.option}={os.path.join(request.path, best)} (or a text file that lists images of several)"
+        )
 
 
 FOLDER = Folder()

@@ -1,24 +1,30 @@
 """Which folder the names in a text file or CSV file are relative to."""
 
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from dinolab.data.addresses import absolute
+from dinolab.data.addresses import IMAGES, absolute
 from dinolab.data.sources.kind import Request
 from dinolab.errors import UserError
 
 FIRST = 5  # names at the head of the file, of which at least one must be a file in the folder
 
 
-def find_image_folder(names: list[str], file: str, request: Request, guess: bool) -> str:
-    """Find the folder of the images that a file names.
+def find_images(names: list[str], file: str, request: Request, guess: bool) -> tuple[list[str], str]:
+    """Find the images that a file names.
 
-    It is the first likely folder that holds one of the first images: `request.images` if it is set, else a folder named like the
-    file, or the file's own. Failing these, it is the only other folder beside the file that holds one of them.
+    Their folder is the first likely one that holds one of the first images: `request.images` if it is set, else a folder named like
+    the file, or the file's own. Failing these, it is the only other folder beside the file that holds one of them. Where no folder
+    holds them under their names, other `spellings` are tried.
 
     Args:
         names: names of the images, as the file lists them.
         file: absolute path of the file that lists them.
         guess: False looks in `request.images` or the file's own folder alone.
+
+    Returns:
+        The names as the images have them, relative to the folder; and the folder.
 
     Raises:
         UserError: the file lists no images, or they are in none of these folders, or in several.
@@ -31,17 +37,35 @@ def find_image_folder(names: list[str], file: str, request: Request, guess: bool
         likely = [absolute(request.images)]
     elif guess:
         likely, others = folders_beside(file)
-    for folder in likely:
-        if holds_one_of(folder, names):
-            return folder
-    found = [folder for folder in others if holds_one_of(folder, names)]
-    if len(found) == 1:
-        return found[0]
-    where = f"is in several folders ({', '.join(found)})" if found else f"is not in {' or '.join(likely)}"
+    where = f"is not in {' or '.join(likely)}"
+    for spell in spellings(names[:FIRST]):
+        first = [spell(name) for name in names[:FIRST]]
+        found = [folder for folder in likely if holds_one_of(folder, first)][:1]
+        found = found or [folder for folder in others if holds_one_of(folder, first)]
+        if len(found) == 1:
+            return [spell(name) for name in names], found[0]
+        if found:
+            where = f"is in several folders ({', '.join(found)})"
+            break
     way_out = "put the file beside its images"
     if request.option == "data.path":
         way_out = "set data.images to the folder of the images"
     raise UserError(f"{request.named}: {names[0]}, the first image it lists, {where}; {way_out}")
+
+
+def spellings(names: list[str]) -> Iterator[Callable[[str], str]]:
+    """Ways to read names in a file: as they stand; with Windows' separators; and, without an ending (Kaggle lists ids), with each."""
+    yield lambda name: name
+    if any("\\" in name for name in names):
+        yield lambda name: name.replace("\\", "/")
+    if not any(name.lower().endswith(IMAGES) for name in names):
+        for ending in IMAGES:
+            yield partial(with_ending, ending=ending)
+            yield partial(with_ending, ending=ending.upper())
+
+
+def with_ending(name: str, ending: str) -> str:
+    return name.replace("\\", "/") + ending
 
 
 def folders_beside(file: str) -> tuple[list[str], list[str]]:
@@ -52,7 +76,8 @@ def folders_beside(file: str) -> tuple[list[str], list[str]]:
     own, name = os.path.split(file)
     stem = os.path.splitext(name.lower())[0]
     with os.scandir(own) as entries:
-        beside = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    beside = sorted(name for name in names if os.path.isdir(os.path.join(own, name)))  # False for a link to itself
     alike = sorted((folder for folder in beside if stem.startswith(folder.lower())), key=len, reverse=True)
     others = [os.path.join(own, folder) for folder in beside if folder not in alike]
     return [*(os.path.join(own, folder) for folder in alike), own], others

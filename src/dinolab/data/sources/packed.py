@@ -4,8 +4,9 @@ import logging
 import os
 import re
 
-from dinolab.data.addresses import IMAGES, find_files, is_remote
+from dinolab.data.addresses import find_files, is_remote
 from dinolab.data.sources.kind import Request
+from dinolab.data.sources.walk import walk
 from dinolab.errors import UserError
 
 SPLIT = re.compile(r"(train|training|test|testing|val|valid|validation|dev)(?![a-z])")  # how names of files begin
@@ -15,17 +16,11 @@ log = logging.getLogger(__name__)
 
 def is_folder_of(folder: str, extension: str) -> bool:
     """Whether files with this extension lie in the folder, and no image in it or below. A warning reports those that are ignored."""
-    files, images, subfolders = False, False, False
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                subfolders = True
-            else:
-                files = files or entry.name.lower().endswith(extension)
-                images = images or entry.name.lower().endswith(IMAGES)
-    if files and (images or (subfolders and holds_images(folder))):
+        files = any(
+            entry.name.lower().endswith(extension) and is_file(entry) for entry in entries if entry.name[0] != "."
+        )
+    if files and walk(folder).names:
         log.warning(
             "%s: the images in this folder and below it are read, and its %s files are not; to read those, name *%s in it",
             folder,
@@ -36,9 +31,12 @@ def is_folder_of(folder: str, extension: str) -> bool:
     return files
 
 
-def holds_images(folder: str) -> bool:
-    """Whether an image lies in the folder or anywhere below it."""
-    return any(name.lower().endswith(IMAGES) for _, _, names in os.walk(folder) for name in names)
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is no folder. A link that leads nowhere is none, either: reading reports it."""
+    try:
+        return not entry.is_dir()
+    except OSError:
+        return True
 
 
 def find_packed(request: Request, extension: str) -> list[str]:

@@ -10,7 +10,8 @@ import posixpath
 import sys
 import tarfile
 import weakref
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import BinaryIO
@@ -28,16 +29,20 @@ from dinolab.data.addresses import (
 )
 from dinolab.data.sources.kind import Count, Kind, Listing, Request
 from dinolab.data.sources.packed import find_packed, is_folder_of
+from dinolab.data.sources.walk import in_words
 from dinolab.errors import UserError
 
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
+LARGEST_LABEL = 1 << 24  # bytes of a .cls or .json file
+BEHIND = 1 << 20  # bytes behind the mark of the end that are searched for another archive
 BLOCK = 512  # bytes; a tar file is made of blocks, and one of zeros marks its end
 NOT_COMPRESSED = "images in a compressed tar file cannot be read one by one; decompress it (gunzip)"
 SHARDS_OPEN = 64  # in each process; workers need open files for their tensors, too
 
 log = logging.getLogger(__name__)
 
+NOT_A_LABEL = "no labels:"  # begins the reason why a value is none
 Image = tuple[str, str]  # parts of the location joined by NUL, and the label ("" for none)
 
 
@@ -60,25 +65,29 @@ class Shards(Kind):
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
         names: list[str] = []
         labels: list[str] = []
-        without_image = 0
+        left_out: Counter[str] = Counter()
         at_once = REQUESTS if is_remote(files[0]) else 1
         with ThreadPoolExecutor(at_once) as pool:
             for images, others in pool.map(lambda shard: read_shard(shard, request), files):
-                without_image += others
+                left_out += others
                 for name, label in images:
                     names.append(name)
                     labels.append(label)
                     count(len(names))
         if not names:
             raise UserError(f"{request.named}: no images ({' '.join(IMAGES)}) in these shards")
-        if without_image:
-            samples = f"{without_image:,} samples without an image ({' '.join(IMAGES)})"
-            log.warning("%s: left out %s", request.named, samples)
+        odd = [label for label in dict.fromkeys(left_out) if label.startswith(NOT_A_LABEL)]
+        for kind in odd:
+            del left_out[kind]
+        if left_out:
+            log.warning("%s: left out %s", request.named, in_words(left_out))
         if "" not in labels:
             return Listing(names, labels)
         if any(labels):
             first = self.describe(names[labels.index("")].split("\0"))
             return Listing(names, None, f"{first} has none, though others have")
+        if odd:
+            return Listing(names, None, odd[0])
         return Listing(
             names, None, f'no .cls files in the shards, nor .json files with "{request.label_column}" or "cls"'
         )
@@ -125,11 +134,11 @@ def open_shard(address: str, process: int) -> Shard:
     return Shard(address)
 
 
-def read_shard(shard: str, request: Request) -> tuple[list[Image], int]:
+def read_shard(shard: str, request: Request) -> tuple[list[Image], Counter[str]]:
     """Read a shard's index.
 
     Returns:
-        The images, and the number of samples without an image.
+        The images; and the number of samples and members that were left out, by what they are.
 
     Raises:
         UserError: the shard is cut short, compressed, or no tar file.
@@ -145,46 +154,98 @@ def read_shard(shard: str, request: Request) -> tuple[list[Image], int]:
             raise UserError(f"{request.named}: {shard} is cut short or no tar file ({error})") from error
 
 
-def read_index(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Image], int]:
+def read_index(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Image], Counter[str]]:
     """Read the index of an open tar file, with the result of `read_shard`. Raises tarfile.TarError.
 
-    A sample with several images becomes several images with one label. A label in a .cls file takes precedence over one in a .json.
+    A sample with several images becomes several images with one label, unless each has a .cls file under its full name. A label in
+    a .cls file takes precedence over one in a .json.
     """
-    images: dict[str, list[str]] = {}
+    images: dict[str, list[tuple[str, str]]] = {}  # by sample: full name without the ending, and location
     labels: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
+        for member in members(tar):
             folder, base = posixpath.split(member.name)
             stem, _, extension = base.partition(".")
-            if not (member.isreg() and stem and extension):
+            if not (stem and extension) or member.isdir():
                 continue
-            sample = posixpath.join(folder, stem)
-            locations = images.setdefault(sample, [])
+            if not member.isreg() or member.issparse():
+                if base.lower().endswith(IMAGES):
+                    left_out["images that are links or have holes"] += 1
+                continue
+            sample, full = posixpath.join(folder, stem), posixpath.splitext(member.name)[0]
+            here = images.setdefault(sample, [])
             if base.lower().endswith(IMAGES):
-                locations.append("\0".join((shard, f"{member.offset_data}+{member.size}", member.name)))
-            elif extension == "cls" or (extension == "json" and sample not in labels):
-                content = tar.extractfile(member)
-                text = content.read().decode(errors="replace") if content else ""
-                label = text.strip() if extension == "cls" else label_in_json(text, label_column)
+                here.append((full, "\0".join((shard, f"{member.offset_data}+{member.size}", member.name))))
+            elif base.lower().endswith(".cls") or (extension.lower() == "json" and sample not in labels):
+                label, problem = read_label(tar, member, label_column)
                 if label:
-                    labels[sample] = sys.intern(label)
-    # tarfile takes whatever is no header for the end; a file that was cut between two members lacks the mark of the end
-    file.seek(tar.offset)
+                    labels[full] = sys.intern(label)
+                elif problem:
+                    left_out[f"{NOT_A_LABEL} {problem}"] += 1
+        check_end(file, tar.offset)
+    labelled = [
+        (location, labels.get(full) or labels.get(sample, ""))
+        for sample, found in images.items()
+        for full, location in found
+    ]
+    if without := sum(not found for found in images.values()):
+        left_out[f"samples without an image ({' '.join(IMAGES)})"] += without
+    return labelled, left_out
+
+
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an open tar file. Raises tarfile.ReadError for a size below zero, after which reading would never end."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
+        if member.size < 0:
+            raise tarfile.ReadError(f"{member.name} has a size of {member.size} bytes")
+        yield member
+
+
+def check_end(file: BinaryIO, offset: int) -> None:
+    """Raises tarfile.ReadError where an archive lacks the mark of its end, or another one follows it.
+
+    tarfile takes whatever is no header for the end; a file that was cut between two members lacks the mark.
+
+    Args:
+        offset: of the end, in bytes.
+    """
+    file.seek(offset)
     if file.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError("no mark of its end")
-    labelled = [(name, labels.get(sample, "")) for sample, names in images.items() for name in names]
-    return labelled, sum(not names for names in images.values())
+    if file.read(BEHIND).strip(b"\0"):
+        raise tarfile.ReadError(
+            "more data behind the mark of its end: joined by cat? join archives by tar --concatenate"
+        )
 
 
-def label_in_json(text: str, label_column: str) -> str:
-    """The text or whole number under `label_column`, or else under "cls", in JSON text; "" if there is none."""
+def read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, label_column: str) -> tuple[str, str]:
+    """The label in a .cls or .json member, "" if there is none; and in words why a value that is there is no label."""
+    if member.size > LARGEST_LABEL:
+        raise tarfile.ReadError(f"{member.name}: {member.size:,} bytes are too many for a label")
+    content = tar.extractfile(member)
+    text = content.read().decode(errors="replace") if content else ""
+    if member.name.lower().endswith(".cls"):
+        return text.strip(), ""
+    return label_in_json(text, label_column)
+
+
+def label_in_json(text: str, label_column: str) -> tuple[str, str]:
+    """The text or whole number under `label_column`, or else under "cls", in JSON text, as `read_label`."""
     try:
         fields = json.loads(text)
-        values = [fields[key] for key in (label_column, "cls") if key in fields]
-    except (ValueError, TypeError):
-        return ""
-    return next((str(value).strip() for value in values if isinstance(value, str | int)), "")
+        values = {key: fields[key] for key in (label_column, "cls") if key in fields}
+    except (ValueError, TypeError, RecursionError):
+        return "", ""
+    problem = ""
+    for key, value in values.items():
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, str | int):
+            return str(value).strip(), ""
+        problem = f'in the .json files "{key}" is {json.dumps(value)[:40]}, neither text nor a whole number; nor are there .cls files'
+    return "", problem
 
 
 SHARDS = Shards()
