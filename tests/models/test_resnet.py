@@ -87,7 +87,7 @@ def test_on_disk_it_is_ours_and_timms(tmp_path: Path) -> None:
     fresh = make_backbone(CFG, 96)
     start_from(fresh, str(tmp_path))
     torch.testing.assert_close(BackboneEncoder(fresh.eval())(images).cls, encoder(images).cls)
-    with pytest.raises(UserError, match=r"is a ResNet-50 of another architecture; .* set model\.size=resnet50$"):
+    with pytest.raises(UserError, match=r"another architecture \(ResNet-50\); .* set model\.size=resnet50$"):
         start_from(make_backbone(Model(size="tiny"), 64), str(tmp_path))
 
 
