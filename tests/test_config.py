@@ -97,3 +97,9 @@ def test_schedules_of_a_long_run_are_drawn_at_once(tmp_path: Path, monkeypatch: 
     data, began = make_folder(tmp_path / "images"), time.monotonic()
     assert main(["train", f"data.path={data}", "optim.length=1000000000 steps", "show_schedules=true"]) == 0
     assert (tmp_path / "schedules.png").is_file() and time.monotonic() - began < 20
+
+
+def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = load_config(None, ["run.dir=~/run", "init.weights=~other/x"])
+    assert cfg.run.dir == str(tmp_path / "run") and cfg.init.weights == "~other/x"

@@ -6,6 +6,7 @@ Order of precedence, lowest first: the defaults, the YAML layers, the words. A v
 """
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +113,8 @@ def to_float(value: Any) -> float:
 def to_text(value: Any) -> str:
     if not isinstance(value, str | bool | int | float):
         raise TypeError
-    return str(value)
+    text = str(value)
+    return os.path.expanduser(text) if text.startswith("~/") else text  # shells leave it alone behind `key=`
 
 
 BOOLS = {

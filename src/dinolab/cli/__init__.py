@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 when done, 2 for a mistake that the user can mend, 128 + signal when stopped by one (the state is saved).
     """
     logging.basicConfig(level=logging.WARNING, handlers=[log_handler()])
+    logging.getLogger("dinolab").setLevel(logging.INFO)  # such as where the split of a set is kept
     words = list(sys.argv[1:] if argv is None else argv)
     known: Sequence[str] = ()
     try:
