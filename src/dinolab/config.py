@@ -48,7 +48,7 @@ def read_options(
         refuse_unknown_keys(schema, layer, where, see)
         for key, value in flatten(layer).items():
             if key in known:
-                values[key] = convert(value, known[key], where if where == key else f"{where}: {key}")
+                values[key] = convert(value, known[key], f"{where}: {key}" if where else key)
     for word in words:
         key, value = parse_word(schema, word, see)
         values[key] = convert(value, known[key], key)
@@ -141,7 +141,7 @@ def keyword_options(schema: type[T], values: Mapping[str, Any], see: str) -> T:
     for key, f in options(schema):
         if key in given and get_origin(f.type) is list and not isinstance(given[key], list):
             given[key] = [given[key]]
-    return read_options(schema, layers=[("option", given)], see=see)
+    return read_options(schema, layers=[("", given)], see=see)
 
 
 def plain(value: Any) -> Any:
@@ -159,7 +159,7 @@ def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:
         raise UserError(f"{shorten(word)}: options are written key=value, for example optim.lr=5e-4")
     known = dict(options(schema))
     if key not in known:
-        refuse_unknown_keys(schema, nested(key, value), f"option {key}", see)
+        refuse_unknown_keys(schema, nested(key, value), "", see)
     kind = known[key].type
     if kind is str:  # YAML would make 7 of a folder 007
         return key, value
@@ -190,9 +190,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
-    """Raises UserError for a key that is no option, with the nearest one that is."""
+    """Raises UserError for a key that is no option, with the nearest one that is. `where` is the file, if it stands in one."""
     if not isinstance(tree, dict):
         raise UserError(f"{where}: not a mapping of options")
+    begin = f"{where}: " if where else ""
     known = [name for name, _ in options(schema)]
     sections = {name.split(".")[0] for name in known if "." in name}
     for key, value in flatten(tree).items():
@@ -201,7 +202,7 @@ def refuse_unknown_keys(schema: type, tree: Any, where: str, see: str) -> None:
         ends_alike = (name for name in known if name.split(".")[-1] == key.split(".")[-1])
         near = nearest(key, known) or next(ends_alike, "")
         hint = f"did you mean {near}?" if near else f"see {see}"
-        raise UserError(f"{where}: there is no option {key}; {hint}")
+        raise UserError(f"{begin}there is no option {key}; {hint}")
 
 
 def parse_duration(text: str, option: str) -> tuple[float, str]:

@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dinolab.data.addresses import braces
 from dinolab.data.decode import BrokenImage, read_image
@@ -266,3 +268,22 @@ def test_why_a_folder_has_no_labels(tmp_path):
     message = refusal(str(tmp_path), need_labels=True)
     assert "stray.jpg lies beside the class folders a, b" in message
     assert open_source(str(tmp_path)).unlabelled in message
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("shards:photos", r"shards:photos: no \.tar files there"),
+        ("dataset:photos", r"dataset:photos: no \.parquet files there"),
+        ("csv:photos", r"csv:photos: a folder, and no source of this kind; leave `csv:` out"),
+        ("folder:photos/0.png", r"folder:photos/0\.png: no folder, and no source of this kind; leave `folder:` out"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused(
+    path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        open_source(path)

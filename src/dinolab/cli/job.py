@@ -17,7 +17,7 @@ STAGES = ("train", "baselines", "evaluate", "speed", "video", "report")  # of di
 class Har:
     data: str = option(
         "",
-        "the data set: a folder or zip as downloaded from Kaggle, or a Hugging Face copy (a folder, or hf:NAME)",
+        "the folder or zip as downloaded from Kaggle, or a Hugging Face copy (a folder, or hf:NAME)",
         required=True,
     )
     out: str = option("runs/har", "the job's folder")

@@ -40,6 +40,9 @@ def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
                 write_cache(cache, key, listing)
     except FileNotFoundError as error:
         raise UserError(f"{request.named}: no such file or folder: {error.filename or error}") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        what = "a folder" if isinstance(error, IsADirectoryError) else "no folder"
+        raise UserError(f"{request.named}: {what}, and no source of this kind; leave `{kind}:` out") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{request.named}: cannot be read ({error})") from error
     return listing

@@ -42,9 +42,12 @@ def is_file(entry: os.DirEntry[str]) -> bool:
 def find_packed(request: Request, extension: str) -> list[str]:
     """The files that a folder, a file name or a pattern stands for.
 
-    Raises UserError if a folder holds several splits of a dataset (train-*.tar and test-*.tar), OSError if storage fails.
+    Raises UserError if there are none, or if a folder holds several splits of a dataset (train-*.tar and test-*.tar), OSError if
+    storage fails.
     """
     files = find_files(request.address, extension)
+    if not files:
+        raise UserError(f"{request.named}: no {extension} files there")
     if not is_remote(request.path) and os.path.isdir(request.address):
         names = [os.path.basename(file).lower() for file in files]
         splits = sorted({match[1] for match in map(SPLIT.match, names) if match})
