@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +365,11 @@ def test_weights_that_are_not_finite_are_an_error(run: RunFolder, capsys: pytest
     ):
         assert main(words) == 2
         assert "norm.weight holds values that are not finite" in capsys.readouterr().err
+
+
+def test_a_terminal_that_lacks_the_signs_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = TextIOWrapper(BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stderr", stream)
+    assert main(["train", "\u732b.yaml"]) == 2
+    stream.flush()
+    assert rb"\u732b.yaml" in stream.buffer.getvalue()

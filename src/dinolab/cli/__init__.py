@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from dinolab.cli.grammar import Family, find, parse, usage
 from dinolab.cli.help import help_text, wants_help
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 when done, 2 for a mistake that the user can mend, 128 + signal when stopped by one (the state is saved).
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the command
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, handlers=[log_handler()])
     logging.getLogger("dinolab").setLevel(logging.INFO)  # such as where the split of a set is kept
     words = list(sys.argv[1:] if argv is None else argv)
