@@ -1,6 +1,7 @@
 """Files from strangers: whatever is opened to look at, evaluate, export or resume runs no code, and a damaged file is named."""
 
 import json
+import logging
 import pickle
 import shutil
 import tarfile
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 import dinolab
 from dinolab import parallel
-from dinolab.cli import main
+from dinolab.cli import log_handler, main
 from dinolab.errors import UserError, mask, masked
 from dinolab.rundir import RunFolder
 from dinolab.training import checkpoint
@@ -270,8 +271,13 @@ def test_mask() -> None:
 @pytest.mark.parametrize(
     "name", ["[/b]", "$\\frac{$", "a\x1b[2J", "a\nALARM at step 1: b", "a\udce9", "\u202ecod.exe", "b\\"]
 )
-def test_names_are_no_markup(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_no_markup(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Classes, files and folders with these names are evaluated, drawn and listed, and the terminal gets none of their signs."""
+    log = logging.getLogger("dinolab")  # with the command line's handler, in place of pytest's
+    monkeypatch.setattr(log, "handlers", [log_handler()])
+    monkeypatch.setattr(log, "propagate", False)
     (tmp_path / name).mkdir(parents=True)
     data, inner = tmp_path / name / "images", name.replace("/", "")
     make_folder(tmp_path / "images", per_class=8, side=16).rename(data)

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.recipes import load_config
 from dinolab.runs.build import monitor_sources
 from dinolab.runs.run import Run
+from dinolab.runs.state import begin
 from dinolab.training.phases import Phase
+from tests.pictures import TINY, make_folder
 
 
 def source(*paths: str) -> Source:
@@ -53,3 +56,12 @@ def test_why_there_is_no_knn_while_training(tmp_path: Path, files: list[str], wo
     assert len(said) == 1 and words in said[0]
     never = load_config(None, [f"data.path={path}", "eval.every=0 steps"])
     assert monitor_sources(never, open_source(str(path)), said.append) is None and len(said) == 1
+
+
+def test_durations_longer_than_the_run_are_named(tmp_path: Path) -> None:
+    source = open_source(str(make_folder(tmp_path, per_class=4)))
+    words = [*TINY, f"data.path={tmp_path}", "optim.warmup=2 epochs", "optim.length=1 steps"]
+    (message,) = begin(Phase(load_config(None, words), len(source)), source, torch.device("cpu")).messages
+    assert "the whole run of 1 steps, and cut to it: optim.warmup=2 epochs" in message
+    fits = [*words, "optim.length=100 epochs"]
+    assert begin(Phase(load_config(None, fits), len(source)), source, torch.device("cpu")).messages == []

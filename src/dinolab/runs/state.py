@@ -34,7 +34,12 @@ def begin(phase: Phase, source: Source, device: torch.device) -> State:
     cfg = phase.cfg
     method = build_method(cfg, device, source.pixels)
     method.prepare(batches(source, cfg, 0, phase.last, workers(cfg, device), needs=needs_of(cfg)))
-    return State(phase, method, make_optimizer(method.student, cfg.optim, phase.frozen))
+    longer = ", ".join(f"{option}={text}" for option, text in phase.longer.items())
+    cut = (
+        f"longer than the whole run of {phase.total} steps, and cut to it: {longer}; give shorter ones, for example 10%"
+    )
+    messages = [cut] if longer else []
+    return State(phase, method, make_optimizer(method.student, cfg.optim, phase.frozen), messages=messages)
 
 
 def restore(places: list[Path], phases: list[Phase], source: Source, device: torch.device) -> State:

@@ -42,6 +42,7 @@ class Phase:
         self.total = round(value * (self.steps_per_epoch if unit == "epochs" else 1))
         if self.total < 1:
             raise UserError(f"optim.length={cfg.optim.length!r} is less than one step of {cfg.optim.batch_size} images")
+        self.longer: dict[str, str] = {}  # durations by option that are longer than the whole phase, and are cut
         self.warmup = self.steps(cfg.optim.warmup, "optim.warmup")
         self.peak_lr = scaled_lr(cfg.optim)
         method = METHODS[cfg.method]
@@ -73,7 +74,10 @@ class Phase:
         """A duration in steps, at most the whole phase."""
         value, unit = parse_duration(text, option)
         per_unit = {"steps": 1, "epochs": self.steps_per_epoch, "%": self.total / 100}[unit]
-        return min(self.total, math.ceil(value * per_unit - 1e-9))  # up: "every 25%" is then four times, not five
+        steps = math.ceil(value * per_unit - 1e-9)  # up: "every 25%" is then four times, not five
+        if steps > self.total:
+            self.longer[option] = text
+        return min(self.total, steps)
 
     def __call__(self, step: int) -> StepValues:
         step -= self.first
