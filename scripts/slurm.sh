@@ -17,11 +17,6 @@ set -u
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-1}
 
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that the processes have to save
-srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
-    --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
-step=$!
-
 # Shortly before the time limit SLURM sends USR1; it sends TERM when it preempts or cancels the job.
 # In both cases every process saves and ends. After USR1 this script puts the job back into the queue;
 # after a preemption SLURM does that itself.
@@ -31,6 +26,11 @@ stop() {
 }
 trap 'again=1; stop' USR1
 trap stop TERM
+
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that the processes have to save
+srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
+    --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
+step=$!
 
 wait "$step"
 status=$?

@@ -10,9 +10,9 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm.sh"
 SRUN = """#!/usr/bin/env bash
+trap 'echo saved > saved.txt; exit 143' TERM
 echo $$ > srun.pid
 echo "$@" > srun.txt
-trap 'echo saved > saved.txt; exit 143' TERM
 [ -e quick ] && exit 3
 while :; do sleep 0.05; done
 """
@@ -52,7 +52,6 @@ def test_time_nearly_up(cluster: Path, signum: int) -> None:
     command = wait_for(cluster / "srun.txt")
     assert "torchrun --nnodes 2 --nproc-per-node 4 " in command and "--rdzv-endpoint first:29500" in command
     assert command.endswith("-m dinolab train small_1k data.path=my photos\n")
-    time.sleep(0.2)  # past srun's own trap
     job.send_signal(signum)
     assert job.wait(timeout=20) == 143
     assert (cluster / "saved.txt").exists()

@@ -231,6 +231,11 @@ sys.exit(main())
 
 
 @pytest.mark.slow
+def heed_ctrl_c() -> None:
+    """Also where the tests themselves run in the background of a shell, which makes all below them ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted(tmp_path, caplog):
     """A pack that waits for its last image, a pipe, is killed, then stopped by Ctrl-C; without the pipe it then succeeds."""
     folder, out = make_folder(tmp_path / "images", per_class=8), tmp_path / "out"
@@ -240,7 +245,14 @@ def test_interrupted(tmp_path, caplog):
     source = open_source(str(folder))
     for stop in (signal.SIGKILL, signal.SIGINT):
         command = [sys.executable, "-c", WAITING, str(pipe), "data", "pack", str(folder), str(out)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        started = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed_ctrl_c,
+        )
+        with started as process:
             writer = os.open(pipe, os.O_WRONLY)  # returns when pack opens the other end
             assert "another process" in refusal(source, out)
             process.send_signal(stop)
