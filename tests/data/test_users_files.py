@@ -270,6 +270,13 @@ def test_why_a_folder_has_no_labels(tmp_path):
     assert open_source(str(tmp_path)).unlabelled in message
 
 
+@pytest.mark.parametrize("variable", ["DINOLAB_MAX_PIXELS", "DINOLAB_WHITE"])
+def test_a_wrong_variable_is_named_before_images_are_loaded(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "many")
+    with pytest.raises(UserError, match=f"^{variable}=many: a positive whole number"):
+        open_source(str(make_folder(tmp_path / "images", per_class=2)))
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [

@@ -59,6 +59,12 @@ def settings() -> str:
     return " ".join(f"{name}={os.environ[name]}" for name in (LIMIT, WHITE) if os.environ.get(name))
 
 
+def check_settings() -> None:
+    """Raises UserError where one of these variables is wrong: before images are loaded, in processes whose errors would be tracebacks."""
+    for name in (LIMIT, WHITE):
+        number_in(name, 1)
+
+
 def number_in(variable: str, default: int) -> int:
     """The positive whole number in an environment variable, or the default. Raises UserError for anything else."""
     text = os.environ.get(variable, "")

@@ -1,10 +1,8 @@
 """Converts Hugging Face's Dinov2Model, Dinov2WithRegistersModel and ViTModel (DINO) to our ViT, and back."""
 
-import pickle
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
@@ -13,7 +11,7 @@ from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 from dinolab.weights.meta import LAYERSCALE, size_or_shape
-from dinolab.weights.tensors import fit, refused
+from dinolab.weights.tensors import NOT_OPENED, fit, not_opened
 
 RENAMES = {  # our names to theirs, as far as the two families share them
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
@@ -65,14 +63,8 @@ def load_huggingface(name: str) -> ViT:
             raise UserError(f"hf:{name}: a {config.model_type} model; dinolab reads {kinds}, and others by timm:NAME")
         family, options = families[config.model_type]
         model, report = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:  # these stand for a missing file, download or network, or a file with more than tensors
-        raise UserError(f"hf:{name}: {refused(error) or ' '.join(str(error).split())[:300]}") from error
+    except NOT_OPENED as error:
+        raise not_opened(f"hf:{name}", error) from error
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
         raise UserError(f"hf:{name}: tensors are missing, or their shape differs from config.json: {'; '.join(wrong)}")

@@ -73,7 +73,7 @@ def load(
         encoder = open_published(path, unseen)
     elif unseen.given():
         raise UserError(
-            f"{source}: {', '.join(unseen.given())} are given only for official files; others say them themselves"
+            f"{source}: {', '.join(unseen.given())} can be given only for official files; all other weights record them"
         )
     elif name.startswith("timm:"):
         encoder = load_timm(name.removeprefix("timm:"))

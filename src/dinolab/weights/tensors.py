@@ -20,6 +20,9 @@ WRAPPERS = re.compile(
 BACKBONES = re.compile(
     r"^(?:model\.)?(?:(teacher[._]|momentum_)|(student[._]))?backbone\."
 )  # in DINO, DINOv2, Lightning's methods
+NOT_OPENED = (  # what other libraries raise for a missing file, download or network, or a file with more than tensors
+    OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
 NAMED = 12  # tensors that a message names; it counts the others
 
 
@@ -114,6 +117,11 @@ def _pickled(path: Path) -> Any:
     except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: {refused(error) or f'truncated or not a PyTorch file ({first})'}") from error
+
+
+def not_opened(name: str, error: Exception) -> UserError:
+    """The error for one of NOT_OPENED that another library raised."""
+    return UserError(f"{name}: {refused(error) or ' '.join(str(error).split())[:300]}")
 
 
 def refused(error: Exception) -> str:

@@ -2,14 +2,12 @@
 
 import io
 import math
-import pickle
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
@@ -18,7 +16,7 @@ from dinolab.models.inputs import Images, to_batch
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
 from dinolab.pixels import Pixels
-from dinolab.weights.tensors import fit, read_backbone, refused
+from dinolab.weights.tensors import NOT_OPENED, fit, not_opened, read_backbone
 
 
 class TimmEncoder(nn.Module):
@@ -116,14 +114,8 @@ def load_timm(name: str) -> TimmEncoder:
             model = timm.create_model(name, dynamic_img_size=True, **options)
         except TypeError:  # a convolutional network, which has no such option and takes any size
             model = timm.create_model(name, **options)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:  # these stand for a missing model, download or network, or a file with more than tensors
-        raise UserError(f"timm:{name}: {refused(error) or ' '.join(str(error).split())[:300]}") from error
+    except NOT_OPENED as error:
+        raise not_opened(f"timm:{name}", error) from error
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
     if file:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dinolab.data import draws
+from dinolab.data.headers import check_settings
 from dinolab.data.sources.kind import Request
 from dinolab.data.sources.kinds import KINDS, choose_kind, forget
 from dinolab.data.sources.listing import list_source
@@ -43,6 +44,7 @@ def open_source(
     Raises:
         UserError: there is no such source, it holds no images, lacks a column, or has no labels though `need_labels`.
     """
+    check_settings()
     named, name = mask(f"{option}={path}"), mask(path)
     forget()
     kind, rest = choose_kind(path, named)
