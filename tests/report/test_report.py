@@ -57,6 +57,11 @@ def copy(run: Path, to: Path, *without: str) -> Path:
     return to
 
 
+def test_no_section_of_a_good_run_is_left_out(page):
+    """A fault in a section's own code would otherwise look like a damaged file."""
+    assert "is left out: a file holds other content" not in page.text
+
+
 def test_all_parts_are_there(page):
     parts = [
         "Evaluations", "Confusion matrix", "Best and worst classes", "Published figures", "What it learned",

@@ -1,13 +1,12 @@
 """`dinolab.evaluate`: an encoder and images in; figures and files out."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dinolab.config import keyword_options
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import UserError, nearest
 from dinolab.evals import EVALS
 from dinolab.evals.contract import Context, Evaluation, EvaluationOptions
 from dinolab.evals.result import Json, Result
@@ -95,8 +94,8 @@ def run_evaluation(
 def find(name: str) -> Evaluation:
     """The evaluation of this name. Raises UserError where there is none."""
     if name not in EVALS:
-        near = difflib.get_close_matches(name, EVALS, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(EVALS)}"
+        near = nearest(name, EVALS)
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(EVALS)}"
         raise UserError(f"there is no evaluation {name}; {hint}")
     return EVALS[name]
 

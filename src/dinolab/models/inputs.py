@@ -89,7 +89,7 @@ def check_range(images: Tensor, pixels: Pixels) -> None:
     """Raises UserError where floats are clearly outside [0, 1], or are no numbers."""
     if not images.numel() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # which cannot look at values
         return
-    low, high = (float(x) for x in images.detach().aminmax())
+    low, high = torch.stack(images.detach().aminmax()).tolist()  # one transfer from the device
     if low >= -SLACK and high <= 1 + SLACK:
         return
     found = f"this encoder takes floats in [0, 1] and normalises them itself; these lie in [{low:.4g}, {high:.4g}]"
