@@ -226,10 +226,12 @@ class Run:
     dir: str = option("", "the run's folder (empty: runs/ and the config's name)")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     precision: str = option(
-        "auto", "bf16 autocast or fp32; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
+        "auto", "bf16 autocast or fp32; auto: bf16 on hardware that is fast in it", choices=("auto", "fp32", "bf16")
     )
     attention: str = option(
-        "auto", "attention kernel; auto: flash on CUDA, else sdpa", choices=("auto", "flash", "sdpa", "math")
+        "auto",
+        "attention kernel; auto: flash on CUDA, mixed on CPUs, else sdpa",
+        choices=("auto", "flash", "sdpa", "math", "mixed"),
     )
     compile: bool = option(
         False,

@@ -38,9 +38,9 @@ def test_every_combination_has_its_row(tmp_path, ticking):
         (model, 32, kind, backend)
         for model in ("tiny/16", "tiny/8")
         for kind in ("inference", "training")
-        for backend in ("flash", "sdpa", "math")
+        for backend in ("flash", "sdpa", "math", "mixed")
     ]
-    assert [row["tokens"] for row in rows] == [5] * 6 + [17] * 6
+    assert [row["tokens"] for row in rows] == [5] * 8 + [17] * 8
     for row in rows:  # a timed call takes a second of the ticking clock
         assert (
             row["ms"] == 1000 and row["images_per_s"] == 3 and row["times_as_fast_as_math"] == 1 and "note" not in row

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError, reason
 from dinolab.memory import STATUS, can_measure, entry, peak_memory
 from dinolab.parallel import choose_device, refuse_many
-from dinolab.precision import choose_precision
+from dinolab.precision import choose_precision, quick_products
 from dinolab.timing import WARM_UP, describe, synchronise
 
 ROUNDS = 3  # timed, at least
@@ -100,6 +100,7 @@ class Timing:
         }
 
 
+@quick_products()
 def measure(
     variants: Mapping[Name, Callable[[], object]], device: torch.device, seconds: float, before: int | None = None
 ) -> dict[Name, Timing]:

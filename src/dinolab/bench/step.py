@@ -24,7 +24,7 @@ from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
-from dinolab.precision import autocast, choose_precision
+from dinolab.precision import autocast, choose_precision, has_bf16
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method, needs_of
 from dinolab.training.loop import train_step
@@ -89,13 +89,6 @@ def changes(cfg: Config, setting: Setting) -> list[str]:
 def backend_of(cfg: Config, device: torch.device) -> str:
     """Return the attention backend that a config uses on a device."""
     return choose_backend(cfg.run.attention, device)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Return whether the device computes in bf16 itself; emulation has a hundredth of the speed."""
-    if device.type == "cpu":
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:

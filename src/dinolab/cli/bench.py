@@ -20,13 +20,13 @@ class Inference(Bench):
     models: list[str] = option([], "ViTs as SIZE/PATCH, for example small/16,small/8 (empty: the usual ones)")
     batch: int = option(0, "images at once (0: by device)", 0)
     device: str = option("auto", "auto, cpu, cuda, mps")
-    precision: str = option("auto", "auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
+    precision: str = option("auto", "auto: bf16 on hardware that is fast in it", choices=("auto", "fp32", "bf16"))
 
 
 @dataclass
 class Attention(Inference):
     sizes: list[int] = option([], "sides of the images in pixels, for example 224,448 (empty: 224 to 518)", 1)
-    backends: list[str] = option([], "some of flash, sdpa, math (empty: all)")
+    backends: list[str] = option([], "some of flash, sdpa, math, mixed (empty: all)")
 
 
 @dataclass

@@ -30,7 +30,7 @@ from dinolab.features.cache import checksum
 from dinolab.features.extract import FeatureSet, extract
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
-from dinolab.precision import autocast, choose_precision
+from dinolab.precision import autocast, choose_precision, quick_products
 from dinolab.progress import track
 from dinolab.weights.timm_models import TimmEncoder
 
@@ -158,6 +158,7 @@ def finetune(
     return probabilities, facts | {"layer_decay": decay}, features
 
 
+@quick_products()  # for the backward pass too
 def train_weights(
     model: Classifier,
     decay: float,

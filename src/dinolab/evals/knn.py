@@ -121,6 +121,7 @@ def monitor(
     device: str | torch.device = "cpu",
     workers: int = 0,
     progress: bool = False,
+    precision: str = "fp32",
 ) -> dict[str, float]:
     """k-NN accuracy of the encoder's class tokens while it is trained. With several processes, all must call it together.
 
@@ -137,7 +138,8 @@ def monitor(
             raise UserError(f"{source.name}: k-NN needs labels, and it has none; name a labelled source for it")
     number = match_classes(train, test)
     reference, query = (
-        extract(encoder, source, size, device=device, workers=workers, progress=progress) for source in (train, test)
+        extract(encoder, source, size, device=device, workers=workers, progress=progress, precision=precision)
+        for source in (train, test)
     )
     accuracy = knn(reference.matrix(), reference.labels, query.matrix().to(device), number[query.labels], k)
     return {"knn": accuracy, "knn_train_images": len(reference), "knn_test_images": len(query)}

@@ -16,6 +16,7 @@ from dinolab.features.options import FeatureOptions
 from dinolab.features.pixels import PixelEncoder
 from dinolab.machine import loaders
 from dinolab.parallel import choose_device
+from dinolab.precision import choose_precision, name_of
 from dinolab.weights.load import load
 
 Encodes = str | Path | nn.Module  # what users name an encoder by
@@ -46,7 +47,7 @@ def extraction_arguments(encoder: Any, options: FeatureOptions, progress: bool) 
     side = int(getattr(encoder, "image_size", 224))
     return {
         "size": parse_size(options.size, "size") or (side, side),
-        "precision": options.precision,
+        "precision": name_of(choose_precision(options.precision, device)),
         "device": device,
         "workers": loaders(device.type) if options.workers < 0 else options.workers,
         "cache": None if options.cache == "none" else Path(options.cache).expanduser(),

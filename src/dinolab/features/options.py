@@ -6,7 +6,7 @@ from dinolab.config import parse_size
 from dinolab.options import option
 
 TOKENS = ("cls", "patches", "both")  # the class token, the mean of the patches, or one after the other
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 FOLDER = "~/.cache/dinolab/features"
 
 
@@ -17,7 +17,11 @@ class FeatureOptions:
     size: str = option(
         "", "side of the images in pixels, or height and width as 224x336 (empty: the encoder's own)", check=parse_size
     )
-    precision: str = option("fp32", "number type of the encoder's matrix products", choices=PRECISIONS)
+    precision: str = option(
+        "auto",
+        "number type of the encoder's matrix products; auto: bf16 on hardware that is fast in it",
+        choices=PRECISIONS,
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
     workers: int = option(-1, "processes that load images (-1: by the number of cores; 0: none)", -1, 1024)
     cache: str = option(FOLDER, "folder that keeps features for the next time (none: keep nothing)")

@@ -8,7 +8,7 @@ from dinolab.jobs.plan import BASELINE, SCALES, Scale
 from dinolab.jobs.split import Split
 from dinolab.options import Config, options
 from dinolab.parallel import choose_device
-from dinolab.precision import choose_precision
+from dinolab.precision import choose_precision, name_of
 from dinolab.recipes import load_config, schema
 from dinolab.rundir import COMPARISON, RunFolder
 from dinolab.runs.build import workers
@@ -84,7 +84,7 @@ class Job:
         cfg = self.config(self.out)
         device = choose_device(cfg.run.device)
         return {
-            "precision": "bf16" if choose_precision(cfg.run.precision, device) else "fp32",
+            "precision": name_of(choose_precision(cfg.run.precision, device)),
             "device": device,
             "workers": workers(cfg, device),
             "cache": self.out / "features",

@@ -13,7 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-BACKENDS = ("flash", "sdpa", "math")
+from dinolab.precision import products_are_quick
+
+BACKENDS = ("flash", "sdpa", "math", "mixed")
+SHORT = 400  # tokens of a crop up to which the plain formula is quicker on a CPU
 Runs = tuple[tuple[int, int], ...]  # (number of crops, tokens of each), e.g. ((2B, 197), (8B, 37))
 
 
@@ -51,9 +54,11 @@ def pack_runs(runs: Runs, device: torch.device) -> Packing:
 
 
 def choose_backend(name: str, device: torch.device) -> str:
-    """Replaces "auto" by the fastest backend of a device: FlashAttention on GPUs from Ampere on, SDPA elsewhere."""
+    """Replaces "auto" by the fastest backend of a device: FlashAttention on GPUs from Ampere on, "mixed" on CPUs, else SDPA."""
     if name != "auto":
         return name
+    if device.type == "cpu":
+        return "mixed"
     return "flash" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "sdpa"
 
 
@@ -63,11 +68,14 @@ def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, bac
     Args:
         q_TNH, k_TNH, v_TNH: queries, keys and values.
         packing: of the sequence.
-        backend: "flash", "sdpa" or "math".
+        backend: one of BACKENDS.
             "flash" makes one variable-length call for all crops on CUDA. PyTorch runs FlashAttention or, where it is faster
             (Hopper, more than 128 tokens a crop), the kernel of cuDNN. On the CPU it calls SDPA's flash kernel once a run.
             Inputs that FlashAttention does not take (fp32 on CUDA, H above 256 or not a multiple of 8, MPS) are left to "sdpa".
             "sdpa" makes one fused call a run, for which PyTorch chooses the kernel. "math" is the plain formula.
+            "mixed" takes "math" for the runs of short crops on a CPU with quick matrix products, and "sdpa" for the others:
+            the plain formula holds all weights (crops x N x length^2), but it is two large products for each head, while the
+            fused kernel makes many small ones.
 
     Returns:
         (T, N, H)
@@ -77,7 +85,12 @@ def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, bac
 
         cu = packing.cu_seqlens
         return varlen_attn(q_TNH, k_TNH, v_TNH, cu, cu, packing.max_len, packing.max_len)  # type: ignore[return-value]
-    kernels: dict[str, Callable[..., Tensor]] = {"flash": _flash, "sdpa": F.scaled_dot_product_attention, "math": _math}
+    kernels: dict[str, Callable[..., Tensor]] = {
+        "flash": _flash,
+        "sdpa": F.scaled_dot_product_attention,
+        "math": _math,
+        "mixed": _mixed,
+    }
     outs = []
     for q, k, v in zip(packing.split(q_TNH), packing.split(k_TNH), packing.split(v_TNH)):
         out = kernels[backend](q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (n, N, length, H)
@@ -100,8 +113,13 @@ def _flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(H)) of queries and keys (..., length, H), in full: (..., length, length)."""
-    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attention_weights(q, k) @ v
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    plain = q.device.type == "cpu" and q.shape[-2] <= SHORT and products_are_quick(q.dtype)
+    return _math(q, k, v) if plain else F.scaled_dot_product_attention(q, k, v)

@@ -8,7 +8,7 @@ from dinolab.pixels import RGB, Pixels
 Backbone = ViT | ResNet50
 
 
-def make_backbone(cfg: Model, image_size: int, attention_backend: str = "sdpa", pixels: Pixels = RGB) -> Backbone:
+def make_backbone(cfg: Model, image_size: int, attention_backend: str = "mixed", pixels: Pixels = RGB) -> Backbone:
     """Builds the network that `model.` describes, with initial weights.
 
     Args:

@@ -13,6 +13,7 @@ from dinolab.models.backbone import Backbone
 from dinolab.models.inputs import Images, to_batch
 from dinolab.models.vit import Features, ViT
 from dinolab.pixels import RGB, Pixels
+from dinolab.precision import quick_products
 
 __all__ = ["BackboneEncoder", "Encoder", "Features", "evaluating", "normalise", "scaled"]
 
@@ -137,14 +138,14 @@ def _constants(pixels: Pixels, device: torch.device, dtype: torch.dtype) -> tupl
 
 @contextmanager
 def evaluating(network: nn.Module | Encoder) -> Iterator[None]:
-    """Inside the context the network is in evaluation mode and computes no gradients.
+    """Inside the context the network is in evaluation mode and computes no gradients; its float32 products are quick ones.
 
     Afterwards each of its modules is in the mode that it was in before.
     """
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), quick_products():
             yield
     finally:
         for module in training:

@@ -85,7 +85,7 @@ class ViT(nn.Module):
         pixels: the pixels that the network takes.
     """
 
-    def __init__(self, cfg: Model, image_size: int, attention_backend: str = "sdpa", pixels: Pixels = RGB):
+    def __init__(self, cfg: Model, image_size: int, attention_backend: str = "mixed", pixels: Pixels = RGB):
         super().__init__()
         self.dim, depth, heads = shape_of(cfg)
         if self.dim % heads:

@@ -21,7 +21,7 @@ from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.options import Config
 from dinolab.pixels import RGB, Pixels
-from dinolab.precision import choose_precision
+from dinolab.precision import choose_precision, name_of
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
@@ -155,10 +155,12 @@ def open_batches(
 
 def describe(cfg: Config, source: Source, phase: Phase, method: Method, device: torch.device) -> str:
     trained = sum(p.numel() for p in method.student.parameters())
+    precision = name_of(choose_precision(cfg.run.precision, device))
     several = f"{parallel.world()} processes, sharding {cfg.run.sharding}, " if parallel.world() > 1 else ""
     return (
         f"{cfg.method}, {method.product.describe()}, "
         f"{trained / 1e6:.1f} M trained parameters with the heads, "
         f"on {len(source):,} images of {source.name}: {phase.total:,} steps of {cfg.optim.batch_size} "
-        f"({phase.total / phase.steps_per_epoch:.1f} epochs), {several}{device}"
+        f"({phase.total / phase.steps_per_epoch:.1f} epochs), {several}{device} in {precision}, "
+        f"attention by {choose_backend(cfg.run.attention, device)}"
     )

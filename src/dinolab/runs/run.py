@@ -122,7 +122,10 @@ class Run:
         train, test = self.monitor
         size = self.cfg.eval.size or self.cfg.views.global_size
         loaders = workers(self.cfg, self.device)
-        result = knn.monitor(BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders)
+        result = knn.monitor(
+            BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders,
+            precision=self.cfg.run.precision,
+        )  # fmt: skip
         self.log.line({"step": step, **result})
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
         at_start = self.measured().get(0, 0.0)

@@ -19,7 +19,7 @@ from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods.base import Logs, Method
 from dinolab.parallel import agree, rank, sum_over_ranks, world
-from dinolab.precision import autocast
+from dinolab.precision import autocast, quick_products
 from dinolab.training.optim import optimizer_step
 from dinolab.training.phases import Phase, StepValues
 from dinolab.training.profile import span
@@ -191,6 +191,7 @@ def mean_over_parts(parts: list[Logs]) -> dict[str, float]:
     return dict(zip(parts[0], (sum_over_ranks(means) / world()).tolist()))
 
 
+@quick_products()  # for the backward pass too
 def train_step(
     method: Method,
     optimizer: torch.optim.Optimizer,
