@@ -18,7 +18,7 @@ from dinolab.visuals import pca
 from dinolab.visuals.attention import attention_maps
 from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
 from dinolab.visuals.images import as_fractions, fit_patches, usual_size
-from dinolab.visuals.lettering import load_font, shorten
+from dinolab.visuals.lettering import lettering
 from dinolab.visuals.sheet import heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
 
@@ -205,10 +205,9 @@ def title_bar(titles: tuple[str, str], width: int, odd: int) -> np.ndarray:
     """
     size = min(max(12, width // 22), 24)
     height = 2 * size + odd
-    font = load_font(size)
     bar = Image.new("RGB", (2 * width, height), (24, 24, 24))
     draw = ImageDraw.Draw(bar)
     for n, title in enumerate(titles):
-        text = shorten(title, font, width - size)
+        text, font = lettering(title, size, width - size)
         draw.text((n * width + size // 2, height / 2), text, "white", font, anchor="lm")
     return np.asarray(bar)
