@@ -100,7 +100,7 @@ def test_hugging_faces_processor_makes_our_input(size: int, registers: int, tmp_
     pixels = Pixels(mean=(0.5, 0.4, 0.3), deviation=(0.2, 0.3, 0.25))
     out, _ = export(make_run(tmp_path / "mine", size, pixels, registers=registers), "huggingface", tmp_path / "out")
     encoder, model = dinolab.load(tmp_path / "mine"), AutoModel.from_pretrained(out).eval()
-    photo = load_sample_image("china.jpg")  # (427, 640, 3)
+    photo = load_sample_image("china.jpg").copy()  # (427, 640, 3)
     view = eval_view(photo, size)
     short = {40: 40, 112: 128}[size]
     resized = resize(photo, short, round(short * 640 / 427))

@@ -107,7 +107,7 @@ def readable(name: str) -> str:
 def fit_fonts(text: Text) -> None:
     """Give a text the fonts that its letters need; letters that no installed font has become codes such as \\u732b."""
     families, missing = find_fonts(text.get_text(), text.get_fontproperties())
-    text.set_family(families)
+    text.set_fontfamily(families)
     if missing:
         text.set_text(escape(text.get_text(), missing))
 
