@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import nn
+from transformers import AutoImageProcessor, AutoModel
 
 import dinolab
 from dinolab.cli import main
+from dinolab.data.views import eval_view, resize
 from dinolab.errors import UserError
 from dinolab.export import TARGETS, export, write
 from dinolab.export.onnx import bicubic
 from dinolab.models.backbone import make_backbone
-from dinolab.models.encoder import _constants
+from dinolab.models.encoder import _constants, normalise
 from dinolab.models.vit import ViT
 from dinolab.options import Model
-from dinolab.pixels import RGB
+from dinolab.pixels import RGB, Pixels
 from dinolab.weights.load import save_encoder
 
 SIZE = 40
@@ -37,8 +41,8 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "mine")
 
 
-def make_run(folder: Path, **changes) -> Path:
-    vit = ViT(Model(**({"dim": 48, "depth": 2, "heads": 4, "patch_size": 8} | changes)), SIZE)
+def make_run(folder: Path, size: int = SIZE, pixels: Pixels = RGB, **changes) -> Path:
+    vit = ViT(Model(**({"dim": 48, "depth": 2, "heads": 4, "patch_size": 8} | changes)), size, pixels=pixels)
     for p in vit.parameters():
         nn.init.normal_(p, std=0.1)
     folder.mkdir()
@@ -67,8 +71,9 @@ def test_every_target_gives_our_features(
         assert a.shape == b.shape
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
     code = Path(f"mine-{to}", "README.md").read_text().split("```python\n")[1].split("```")[0]
-    images = torch.rand(2, 3, 40, 40)
-    exec(code, {"images": images.numpy() if to == "onnx" else images})
+    batch = torch.rand(2, 3, 40, 40)
+    forms = {"onnx": batch.numpy(), "huggingface": [Image.new("RGB", (50, 40)), np.zeros((40, 70, 3), np.uint8)]}
+    exec(code, {"images": forms.get(to, batch)})
 
 
 def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
@@ -87,6 +92,35 @@ def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
     ):
         assert words in card
     assert "/home/me" not in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+@pytest.mark.parametrize("size", [40, 112])  # without a margin round the centre, and with one
+def test_hugging_faces_processor_makes_our_input(size: int, registers: int, tmp_path: Path) -> None:
+    pixels = Pixels(mean=(0.5, 0.4, 0.3), deviation=(0.2, 0.3, 0.25))
+    out, _ = export(make_run(tmp_path / "mine", size, pixels, registers=registers), "huggingface", tmp_path / "out")
+    encoder, model = dinolab.load(tmp_path / "mine"), AutoModel.from_pretrained(out).eval()
+    photo = load_sample_image("china.jpg").copy()  # (427, 640, 3)
+    view = eval_view(photo, size)
+    short = {40: 40, 112: 128}[size]
+    resized = resize(photo, short, round(short * 640 / 427))
+    for images, tolerance in ((resized, 1e-5), (photo, 0.05)):  # the photo is resized by another filter
+        inputs = AutoImageProcessor.from_pretrained(out)(images, return_tensors="pt")
+        with torch.inference_mode():
+            theirs = model(**inputs).last_hidden_state[0, 0]
+        ours = encoder(view).cls[0]
+        assert inputs["pixel_values"].shape == (1, 3, size, size)
+        assert (theirs - ours).norm() < tolerance * ours.norm()
+
+
+def test_other_pixels_go_out_and_come_back(tmp_path: Path) -> None:
+    pixels = Pixels(5, 65535, (0.1, 0.2, 0.3, 0.4, 0.5), (0.5, 0.4, 0.3, 0.2, 0.1))
+    out, _ = export(make_run(tmp_path / "mine", pixels=pixels), "huggingface", tmp_path / "out")
+    assert dinolab.load(f"hf:{out}").pixels == pixels
+    image = np.random.default_rng(0).integers(0, 65536, (SIZE, SIZE, 5)).astype(np.uint16)
+    inputs = AutoImageProcessor.from_pretrained(out)(image, input_data_format="channels_last", return_tensors="pt")
+    ours = normalise(torch.from_numpy(image).permute(2, 0, 1)[None], pixels)
+    torch.testing.assert_close(inputs["pixel_values"], ours, atol=1e-5, rtol=0)
 
 
 def test_an_official_file_goes_out_too(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Images that would be read wrong, or take all memory: each is read right, or is a BrokenImage that says what it is."""
 
 import io
+import logging
+import os
 import struct
 import subprocess
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from torch.utils.data import Dataset
 
 from dinolab.data import deep
+from dinolab.data.addresses import IMAGES
 from dinolab.data.decode import BrokenImage, decode, jpeg_size
-from dinolab.data.headers import jpeg_frame
+from dinolab.data.headers import jpeg_frame, looks_like_image
+from dinolab.data.loader import loaded, make_loader
 from dinolab.errors import UserError
 from tests.data.test_decode import close, encoded, picture
 from tests.data.tiffs import tiff_of
@@ -20,7 +26,7 @@ from tests.data.tiffs import tiff_of
 
 @pytest.fixture(autouse=True)
 def forget_warnings():
-    deep.first_of.cache_clear()
+    deep.named[:] = bytes(2)
 
 
 def png16(values: np.ndarray) -> bytes:
@@ -231,3 +237,53 @@ def test_a_png_with_a_damaged_text(transparent):
         reason(data)
     else:
         close(decode(data, ""), picture(), 0)
+
+
+def test_heic_is_read_where_its_plugin_is_installed():
+    plugin = pytest.importorskip("pillow_heif")
+    image = picture()
+    file = io.BytesIO()
+    plugin.from_pillow(Image.fromarray(image)).save(file, quality=95)
+    close(decode(file.getvalue(), "it.heic"), image, 6)
+    assert looks_like_image(file.getvalue()[:16]) and ".heic" in IMAGES
+    assert reason(file.getvalue()[:-100])
+
+
+def test_heic_names_the_plugin_that_it_needs(monkeypatch):
+    monkeypatch.setattr("dinolab.data.decode.HEIF", False)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    assert reason(data) == "HEIC, which needs pillow-heif: pip install pillow-heif"
+
+
+class Odd(Dataset):
+    """A damaged PNG and JPEG, and images of 12 bits, decoded by loading processes."""
+
+    def __init__(self):
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8))
+        png, jpeg = encoded(noise, "PNG"), encoded(noise, "JPEG")
+        self.damaged = [png[:300] + bytes(30) + png[330:], jpeg[:-400] + b"\xff\xd9"]
+        self.dark = png16(np.rint(RAMP * 4080).astype(np.uint16))
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, n):
+        for data in self.damaged:
+            with suppress(BrokenImage):
+                decode(data, "it.png")
+        decode(self.dark, f"{n}.png")
+        os.write(2, b"line\n")
+        return n
+
+
+def test_loading_processes_write_no_lines_of_decoders_and_warn_once_together(tmp_path, capfd):
+    handler = logging.FileHandler(tmp_path / "log")
+    deep.log.addHandler(handler)
+    try:
+        for _ in range(2):  # other processes each time
+            assert list(loaded(make_loader(Odd(), 2, batch_size=None), "")) == list(range(8))
+    finally:
+        deep.log.removeHandler(handler)
+        handler.close()
+    assert capfd.readouterr().err == 16 * "line\n"
+    assert (tmp_path / "log").read_text().count("DINOLAB_WHITE") == 1

@@ -159,7 +159,7 @@ def test_sheet_with_masks_returns_the_jaccard_index(tmp_path):
     masks = [torch.zeros(16, 32, dtype=torch.bool) for _ in images]
     for mask in masks:
         mask[:8, 16:24] = True  # patch 2
-    result = attention_sheet(Planted(), images, tmp_path / "sheet.png", masks=masks)
+    result = attention_sheet(Planted(), images, tmp_path / "sheet.png", masks=masks).overlap
     assert result["best_head"] == 2
     assert result["heads"] == [0, 0, 1, 0, 0, 0, 0, 0]
-    assert attention_sheet(Planted(), images, tmp_path / "sheet.png") is None
+    assert attention_sheet(Planted(), images, tmp_path / "sheet.png").overlap is None

@@ -60,6 +60,42 @@ def test_the_head_that_finds_the_object_is_named(planted, scenes, capsys):
     assert out.is_file()
 
 
+def test_arrays_and_heads_on_request(planted, scenes, capsys, monkeypatch):
+    monkeypatch.chdir(scenes)
+    (scenes / "show_attention").mkdir()
+    (scenes / "show_attention/3_head_1.png").write_bytes(b"of an earlier call")
+    words = ["images", "size=32", "arrays=true"]
+    assert main(["show", "attention", "ours", *words, "heads=true"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["show_attention", "show_attention.npz", "show_attention.png"]
+    with np.load("show_attention.npz") as arrays:
+        assert arrays["images"].tolist() == ["images/a/1.png", "images/a/2.png"]
+        assert [arrays[f"attention_{n}"].shape for n in (1, 2)] == [(3, 4, 6), (3, 5, 4)]
+        red = arrays["attention_1"][0]
+        assert np.argwhere(red > red.max() / 2).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    files = {path.name for path in (scenes / "show_attention").iterdir()}
+    assert files == {f"{n}_{what}.png" for n in (1, 2) for what in ("image", "head_1", "head_2", "head_3")}
+    image, head = (cv2.imread(f"show_attention/1_{what}.png").astype(int) for what in ("image", "head_1"))
+    assert image.shape == head.shape == (224, 336, 3)
+    yellow = head[..., 2] > 200
+    assert np.array_equal(yellow, image[..., 2] > 200) and yellow.sum() == 112 * 112
+
+    for what, names in (("pca", ["components", "foreground"]), ("similarity", ["similarity"])):
+        assert main(["show", what, "ours", *words, f"out={what}.png"]) == 0
+        with np.load(f"{what}.npz") as arrays:
+            assert sorted(arrays) == sorted(["images", *(f"{name}_{n}" for name in names for n in (1, 2))])
+            assert arrays[f"{names[0]}_2"].shape[:2] == (5, 4)
+            if what == "similarity":
+                assert arrays["similarity_1"].max() == pytest.approx(1)
+            else:
+                inside = arrays["foreground_1"]
+                first = arrays["components_1"][..., 0]
+                assert inside.sum() == 4 and first.sum() != 0
+                assert (first[inside].min() > first[~inside].max()) or (first[inside].max() < first[~inside].min())
+        (scenes / f"{what}.png").unlink()
+        assert main(["show", what, "ours", *words, f"out={what}.png"]) == 2
+        assert f"{what}.npz exists already" in capsys.readouterr().err
+
+
 def test_many_images_are_thinned_with_a_message(planted, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dinolab.cli.show.MOST_IMAGES", 3)
     folder = make_folder(tmp_path / "images", per_class=5, side=16)

@@ -26,7 +26,7 @@ def test_scale_leaves_the_patch_itself_out():
 
 def test_sheet_lights_the_same_colour_in_other_images(tmp_path):
     images = [scene(40, 56, 8, 8), scene(48, 35, 16, 24), scene(40, 56, 8, 8, (30, 30, 250))]  # 35: cut to 32
-    low, high = similarity_sheet(ByColour().train(), images, (12 / 56, 12 / 40), tmp_path / "sheet.png")
+    low, high = scale(similarity_sheet(ByColour().train(), images, (12 / 56, 12 / 40), tmp_path / "sheet.png"))
     assert high == pytest.approx(1, abs=1e-5)
     assert low < 0.3
     sheet = cv2.imread(str(tmp_path / "sheet.png"))

@@ -11,6 +11,7 @@ import torch
 
 from dinolab.errors import UserError
 from dinolab.visuals import clip as module
+from dinolab.visuals.attention import attention_maps, mass_mask
 from dinolab.visuals.clip import h264_writer, open_clip
 from dinolab.visuals.video import SAMPLES, make_video, paint_attention, panel_size, survey
 from tests.visuals.planted import ByColour, scene
@@ -129,6 +130,21 @@ def test_a_flash_does_not_move_the_scale_of_attention():
     assert np.abs(paint(calm, picture) - before).mean() < 0.02
     _, fresh = paint_attention(ByColour().eval(), [flash] * 3, None)
     assert np.abs(fresh(calm, picture) - before).mean() > 0.02
+
+
+def test_a_share_of_the_attention_is_shown_in_a_white_line():
+    frame = scene(64, 96, 24, 16)
+    title, paint = paint_attention(ByColour().eval(), [frame], 1, share=0.6)
+    assert title == "attention, head 1, 60 % of it"
+    _, whole = paint_attention(ByColour().eval(), [frame], 1)
+    picture = np.full((128, 192, 3), 0.4)
+    drawn, heat = paint(frame, picture), whole(frame, picture)
+    mask = mass_mask(attention_maps(ByColour().eval(), frame[None])[0, 0]).numpy().repeat(16, 0).repeat(16, 1)
+    assert 0 < mask.sum() <= 32 * 32  # the square alone
+    np.testing.assert_allclose(drawn[~mask], 0.35 * 0.4)
+    white = (drawn == 1).all(2)
+    assert white.any() and not (white & ~mask).any()
+    np.testing.assert_array_equal(drawn[mask & ~white], heat[mask & ~white])
 
 
 def test_sizes_of_panels():

@@ -21,15 +21,31 @@ class Picture:
     size: int = option(0, "short side in pixels of the images that the encoder gets (0: chosen by the images)", 0)
     device: str = option("auto", "auto, cpu, cuda, mps")
 
+    def written(self, out: Path) -> list[Path]:
+        """The files and folders that are written, the picture `out` last."""
+        return [out]
+
 
 @dataclass
-class Attention(Picture):
+class Maps(Picture):
+    arrays: bool = option(False, "also write the maps as NumPy arrays, into an .npz file beside the picture")
+
+    def written(self, out: Path) -> list[Path]:
+        return [out.with_suffix(".npz"), out] if self.arrays else [out]
+
+
+@dataclass
+class Attention(Maps):
     mass: float = option(0.6, "share of the attention that the predicted masks cover", 0.001, 1)
     masks: str = option("", "folder of true masks, images of the same names, black outside of the objects")
+    heads: bool = option(False, "also write each head's map as a PNG, into a folder beside the picture")
+
+    def written(self, out: Path) -> list[Path]:
+        return [out.with_suffix(""), *super().written(out)] if self.heads else super().written(out)
 
 
 @dataclass
-class Similarity(Picture):
+class Similarity(Maps):
     at: list[float] = option([0.5, 0.5], POINT, 0)
 
 
@@ -43,6 +59,9 @@ class Neighbours(Picture):
 class Video(Picture):
     map: str = option(MAPS[0], "what is shown beside the clip", choices=MAPS)
     head: int = option(0, "attention head, from 1 (0: the mean of all)", 0)
+    mass: float = option(
+        0.0, "show only the patches that hold this share of the attention, for example 0.6 (0: all)", 0, 1
+    )
     at: list[float] = option([0.5, 0.5], f"with map=similarity: {POINT}", 0)
 
 
@@ -71,29 +90,40 @@ def open_fitted(encoder: Any, shown: Sequence[Any], own: Picture) -> tuple[list[
     return pictures, [fit_patches(p, encoder.patch_size, size, str(f.path)) for f, p in zip(shown, pictures)]
 
 
+def finish(out: Path, own: Maps, shown: Sequence[Any], maps: dict[str, Any]) -> int:
+    """Write the arrays, if they are asked for, and print what has been written."""
+    from dinolab.visuals.arrays import write_arrays
+
+    if own.arrays:
+        write_arrays(out.with_suffix(".npz"), [f.path for f in shown], maps)
+    say(*own.written(out))
+    return 0
+
+
 def run_attention(run: str, paths: list[str], own: Attention) -> int:
-    from dinolab.visuals.attention import attention_sheet
+    from dinolab.visuals.attention import attention_sheet, write_heads
     from dinolab.visuals.images import read_mask
 
     out, shown, encoder = choose_out(run, own, "attention", ".png"), open_images(paths), open_encoder(run, own)
     _, images = open_fitted(encoder, shown, own)
     masks = [read_mask(f, Path(own.masks)) for f in shown] if own.masks else None
-    overlap = attention_sheet(encoder, images, out, own.mass, masks)
+    maps, overlap = attention_sheet(encoder, images, out, own.mass, masks)
+    if own.heads:
+        write_heads(out.with_suffix(""), images, maps)
     if overlap:
         heads = "  ".join(f"{n}: {value:.3f}" for n, value in enumerate(overlap["heads"], 1))
         best = overlap["best_head"] + 1
         say(f"Jaccard index, mean of {len(shown)} images, by head: {heads}; best: head {best}")
-    say(out)
-    return 0
+    return finish(out, own, shown, {"attention": maps})
 
 
-def run_pca(run: str, paths: list[str], own: Picture) -> int:
+def run_pca(run: str, paths: list[str], own: Maps) -> int:
     from dinolab.visuals.pca import pca_sheet
 
     out, shown, encoder = choose_out(run, own, "pca", ".png"), open_images(paths), open_encoder(run, own)
-    pca_sheet(encoder, open_fitted(encoder, shown, own)[1], out)
-    say(out)
-    return 0
+    maps = pca_sheet(encoder, open_fitted(encoder, shown, own)[1], out)
+    arrays = {"components": [one.components for one in maps], "foreground": [one.foreground for one in maps]}
+    return finish(out, own, shown, arrays)
 
 
 def run_similarity(run: str, paths: list[str], own: Similarity) -> int:
@@ -102,9 +132,8 @@ def run_similarity(run: str, paths: list[str], own: Similarity) -> int:
 
     out, shown, encoder = choose_out(run, own, "similarity", ".png"), open_images(paths), open_encoder(run, own)
     pictures, images = open_fitted(encoder, shown, own)
-    similarity_sheet(encoder, images, as_fractions(own.at, *pictures[0].shape[:2]), out)
-    say(out)
-    return 0
+    maps = similarity_sheet(encoder, images, as_fractions(own.at, *pictures[0].shape[:2]), out)
+    return finish(out, own, shown, {"similarity": maps})
 
 
 def run_neighbours(run: str, paths: list[str], own: Neighbours) -> int:
@@ -124,7 +153,9 @@ def run_video(run: str, clip: str, own: Video) -> int:
 
     out = choose_out(run, own, "video", ".mp4")
     encoder, size, head = open_encoder(run, own), own.size or None, own.head or None
-    frames = make_video(encoder, Path(clip), out, own.map, size, head, (own.at[0], own.at[1]), sys.stderr.isatty())
+    frames = make_video(
+        encoder, Path(clip), out, own.map, size, head, (own.at[0], own.at[1]), sys.stderr.isatty(), own.mass
+    )
     say(f"{out}: {frames:,} frames")
     return 0
 
@@ -167,8 +198,9 @@ def choose_out(run: str, own: Picture, what: str, ending: str) -> Path:
     out = Path(own.out)
     if out.suffix.lower() != ending:
         raise UserError(f"out={out}: must end in {ending}")
-    if out.exists():
-        raise UserError(f"out={out}: exists already; name another file, or remove it")
+    for path in own.written(out)[::-1]:
+        if path.exists():
+            raise UserError(f"out={out}: {path} exists already; name another file, or remove it")
     return out
 
 
@@ -186,7 +218,7 @@ PICTURES = {
         options=(Attention,),
     ),
     "pca": Verb(
-        "patch features as colours, by a PCA over all images", run_pca, positionals=(RUN, IMAGES), options=(Picture,)
+        "patch features as colours, by a PCA over all images", run_pca, positionals=(RUN, IMAGES), options=(Maps,)
     ),
     "similarity": Verb(
         "how similar all patches are to one patch of the first image",

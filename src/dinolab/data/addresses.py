@@ -9,15 +9,19 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinolab.errors import UserError
 from dinolab.files import beside
 
+HEIF = find_spec("pillow_heif") is not None  # whether there is the plugin with which Pillow reads HEIC
+HEIC = (".heic", ".heif")
 IMAGES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
     ".jfif", ".jpe", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".dib",
+    *(HEIC if HEIF else ()),
 )  # fmt: skip
 MOST_BYTES = 1 << 31  # of an encoded image
 MOST_FILES = 1_000_000  # that the braces of a pattern may stand for

@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from dinolab.data.addresses import HEIF
 from dinolab.data.deep import is_dark, read_deep, read_signed
-from dinolab.data.headers import JPEG, TIFF, check_jpeg, check_unopened, open_image, read_header
+from dinolab.data.headers import HEIC_BRANDS, JPEG, TIFF, check_jpeg, check_unopened, open_image, read_header
+from dinolab.data.quiet import quiet
 from dinolab.data.storage import describe, read_bytes
 from dinolab.errors import UserError
 
@@ -47,7 +49,8 @@ class BrokenImage(Exception):
 
 
 def read_image(path: str | PathLike[str]) -> np.ndarray:
-    """Read and decode an image: a JPEG, PNG, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, or the first frame of a GIF.
+    """Read and decode an image: a JPEG, PNG, WebP, BMP, TIFF, PPM, JPEG 2000 or AVIF file, or the first frame of a GIF;
+    and HEIC files, where pillow-heif is installed.
 
     Args:
         path: the image's location (see `locations.py`).
@@ -127,9 +130,12 @@ def read_other(data: bytes, path: str | PathLike[str]) -> np.ndarray:
     except (OSError, SyntaxError):  # Pillow does not open it
         if data.startswith(TIFF):
             raise ValueError("damaged, or a TIFF of a kind that cannot be read") from None
+        if data[4:12] in HEIC_BRANDS and not HEIF:
+            raise ValueError("HEIC, which needs pillow-heif: pip install pillow-heif") from None
         if not check_unopened(data):
             raise
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        with quiet():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if image is None or image.dtype != np.uint8 or image.shape[2:] == (4,):  # whose transparency would be lost
             raise
         return read_plain(data)
@@ -144,13 +150,14 @@ def read_other(data: bytes, path: str | PathLike[str]) -> np.ndarray:
 
 def read_plain(data: bytes, reduction: int = 1) -> np.ndarray:
     """Decode with OpenCV, or with Pillow where that fails, to uint8 (H, W, 3), RGB."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_RGB[reduction])
+    with quiet():
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), READ_RGB[reduction])
     return read_with_pillow(data) if image is None else image
 
 
 def read_with_pillow(data: bytes) -> np.ndarray:
     """Decode to uint8 (H, W, 3), RGB, with transparent parts composited onto white. Raises what Pillow raises."""
-    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+    with quiet(), warnings.catch_warnings(action="ignore"), open_image(data) as image:
         if image.mode == "I" and image.format == "PPM":  # scaled to 16 bits by Pillow
             image.load()  # NumPy would hide what is raised
             return np.repeat((np.array(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)

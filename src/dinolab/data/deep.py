@@ -6,9 +6,9 @@ a warning. The environment variable DINOLAB_WHITE sets the value that becomes 25
 """
 
 import logging
+import mmap
 import os
 import warnings
-from functools import cache
 from os import PathLike
 
 import cv2
@@ -16,9 +16,11 @@ import numpy as np
 from PIL import ImageOps
 
 from dinolab.data.headers import WHITE, number_in, open_image
+from dinolab.data.quiet import quiet
 from dinolab.data.storage import describe
 
 FULL, FULL_SIGNED, TWELVE, FOURTEEN = 0xFFFF, 0x7FFF, 0xFFF, 0x3FFF  # largest value in 16, 15, 12 and 14 bits
+named = mmap.mmap(-1, 2)  # whether an image of 14 and one of 12 bits has been named: memory that forked processes share
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ def read_deep(data: bytes, key: tuple[int, ...] | None, path: str | PathLike[str
 
 def decode_with(data: bytes, flags: int) -> np.ndarray:
     """Decode with OpenCV's flags. Raises ValueError where that fails."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with quiet():
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError("16 bits, and damaged or neither grey nor RGB; convert it to 8 bits")
     return image
@@ -55,7 +58,7 @@ def decode_with(data: bytes, flags: int) -> np.ndarray:
 
 def read_signed(data: bytes, path: str | PathLike[str]) -> np.ndarray:
     """Decode a grey image of signed 16 bits, as `read_deep`. Raises ValueError where there are negative values."""
-    with warnings.catch_warnings(action="ignore"), open_image(data) as image:
+    with quiet(), warnings.catch_warnings(action="ignore"), open_image(data) as image:
         image.load()  # NumPy would hide what is raised
         values = np.array(ImageOps.exif_transpose(image))
     if values.min() < 0:
@@ -65,7 +68,8 @@ def read_signed(data: bytes, path: str | PathLike[str]) -> np.ndarray:
 
 def is_dark(data: bytes) -> bool:
     """Whether an image of 16 bits with transparency has colours whose white is not 65,535."""
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with quiet():
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.ndim < 3:
         return False
     most = int(values[..., : values.shape[2] - 1].max())
@@ -82,16 +86,11 @@ def choose_white(most: int, full: int, path: str | PathLike[str]) -> int:
     return white
 
 
-@cache
-def first_of(white: int) -> list[str]:
-    """Holds the first image that was scaled by this value though its range is not full, once there is one."""
-    return []
-
-
 def warn_once(white: int, name: str, most: int, full: int) -> None:
-    """Log a warning about the first image that is scaled by this value."""
-    if not first_of(white):
-        first_of(white).append(name)
+    """Log a warning about the first image that is scaled by this value, in this process and those that it forks."""
+    kind = int(white == TWELVE)
+    if not named[kind]:
+        named[kind] = 1
         log.warning(
             "%s: 16 bits, but no value above %s of %s: this and images like it are scaled so that %s becomes 255; "
             "set the environment variable DINOLAB_WHITE to the right value",

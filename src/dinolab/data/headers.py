@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
+from dinolab.data.addresses import HEIF
 from dinolab.errors import UserError
 
 JPEG, PNG, BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"
@@ -27,6 +28,15 @@ SMALLEST_OTHER, EMPTY = (
     4096,
     1 << 24,
 )  # pixels that a byte of another format can stand for, in images of more pixels than the second
+HEIC_BRANDS = (
+    b"ftypheic",
+    b"ftypheix",
+    b"ftypheim",
+    b"ftypheis",
+    b"ftyphevc",
+    b"ftypmif1",
+    b"ftypmsf1",
+)  # from byte 4 on
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # channels by TIFF's tag PhotometricInterpretation
 ALPHA = ((1,), (2,), (999,))  # TIFF's tag ExtraSamples where the one channel beside the colours is transparency
@@ -87,6 +97,10 @@ def check_size(width: int, height: int) -> None:
 def formats() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow has, with its plugins."""
     Image.init()
+    if HEIF:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -148,7 +162,7 @@ def looks_like_image(head: bytes) -> bool:
         head.startswith((b"\xff\xd8\xff", PNG, b"GIF8", *TIFF, b"\0\0\0\x0cjP  "))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or (head[:2] == BMP and head[6:10] == bytes(4))
-        or head[4:12] in (b"ftypavif", b"ftypavis")
+        or head[4:12] in (b"ftypavif", b"ftypavis", *(HEIC_BRANDS if HEIF else ()))
     )
 
 
@@ -171,7 +185,8 @@ def read_header(data: bytes) -> Header:
         if isinstance(key, int | tuple):
             return Header(deep=True, key=(key,) if isinstance(key, int) else key)
         alpha = image.has_transparency_data and not image.mode.startswith("I")
-        return Header(alpha, deep, signed, image.format == "PPM" and image.mode in ("RGB", "I", "L", "F"))
+        pillow = image.format == "HEIF" or (image.format == "PPM" and image.mode in ("RGB", "I", "L", "F"))
+        return Header(alpha, deep, signed, pillow)
 
 
 def png_bits(data: bytes) -> int:

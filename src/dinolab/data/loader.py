@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dinolab import options
 from dinolab.data.device_views import Photos
+from dinolab.data.quiet import silence
 from dinolab.data.samples import NOTHING, MicroBatches
 from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
@@ -158,6 +159,7 @@ def kept_ready(per_step: int, workers: int) -> int:
 
 def start_worker(_: int) -> None:
     """Called at the start of every process that loads images."""
+    silence()
     cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # the main process alone answers
         signal.signal(sent_to_all, signal.SIG_IGN)

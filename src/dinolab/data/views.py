@@ -149,10 +149,13 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
-def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """The view of an image for evaluation: resized to just cover 256/224 of `size`, then cropped to its centre.
+def eval_margin(side: int) -> float:
+    """By which factor an image is larger than the centre that an evaluation cuts out of it: 256/224, and 1 below 64 pixels."""
+    return 1 if side < 64 else 256 / 224
 
-    Below 64 px there is no margin: the image is resized to just cover `size` itself.
+
+def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """The view of an image for evaluation: resized to just cover `size` times its `eval_margin`, then cropped to its centre.
 
     Args:
         image: uint8 (H, W, 3).
@@ -162,7 +165,7 @@ def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
         uint8 (3, height, width).
     """
     height, width = (size, size) if isinstance(size, int) else size
-    margin = 1 if min(height, width) < 64 else 256 / 224
+    margin = eval_margin(min(height, width))
     tall, wide = round(height * margin), round(width * margin)
     factor = max(tall / image.shape[0], wide / image.shape[1])
     image = resize(image, max(tall, round(image.shape[0] * factor)), max(wide, round(image.shape[1] * factor)))

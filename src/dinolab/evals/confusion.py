@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinolab.errors import printable
-from dinolab.plotting import new_figure, save
+from dinolab.plotting import new_figure, readable, save
 
 NUMBERS = 30  # most classes with which each cell shows its share
 NAMES = 100  # most classes with which rows and columns are named
@@ -28,7 +27,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], title: str, out: Path
     axes.set_title(title, fontsize=12, loc="left", pad=10)
     axes.set(xlabel="predicted", ylabel="true")
     if number <= NAMES:
-        short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in map(printable, classes)]
+        short = [name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in map(readable, classes)]
         axes.set_xticks(range(number), short, rotation=90, fontsize=9, parse_math=False)
         axes.set_yticks(range(number), short, fontsize=9, parse_math=False)
     if number <= NUMBERS:

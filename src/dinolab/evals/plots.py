@@ -9,10 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from dinolab.errors import printable
 from dinolab.evals.comparison import Row
 from dinolab.evals.contract import Evaluation, Figure
-from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
+from dinolab.plotting import COLOURS, MARKERS, fit_fonts, new_figure, open_frame, readable, save
 
 DPI = 200
 BAR = 0.26  # inches
@@ -77,7 +76,7 @@ def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colo
         )  # fmt: skip
         for place, (value, _, high) in zip(places, (s for _, s in bars)):
             axes.text(high + 0.012 * highest, place, f"{value:.1f}", va="center", fontsize=8, color="0.2")
-    axes.set_yticks(range(len(rows)), [shorten(printable(row.name)) for row in rows], fontsize=10, parse_math=False)
+    axes.set_yticks(range(len(rows)), [shorten(readable(row.name)) for row in rows], fontsize=10, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * highest or 1)  # with room for the figures
     axes.margins(y=0.02)
@@ -115,7 +114,7 @@ def draw_speeds(rows: Sequence[Row], name: str, evaluation: Evaluation, out: Pat
     axes.set_ylabel(f"{axis_title(main)}, {evaluation.title}")
     axes.set_title(f"{main.title[0].upper()}{main.title[1:]} over throughput", loc="left", fontsize=12)
     open_frame(axes)
-    name_points(axes, speeds, values, ends, [shorten(row.name) for row, _, _ in points])
+    name_points(axes, speeds, values, ends, [shorten(readable(row.name)) for row, _, _ in points])
     save(figure, out, DPI)
 
 
@@ -135,6 +134,7 @@ def name_points(
         text = axes.annotate(
             name, (x, y), (0, 0), fontsize=9, color="0.1", textcoords="offset points", parse_math=False
         )
+        fit_fonts(text)
         worst: list[tuple[int, int]] = []
         for n, (dx, dy, across, up) in enumerate(PLACES):
             text.set(position=(dx, dy), ha=across, va=up)

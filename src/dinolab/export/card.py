@@ -20,11 +20,13 @@ model = dinolab.load("{name}")
 features = model(images)  # uint8 or floats in [0, 1], (B, {channels}, H, W); features.cls, .registers, .patches
 """,
     "huggingface": """\
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
+processor = AutoImageProcessor.from_pretrained("{name}")
 model = AutoModel.from_pretrained("{name}")
-tokens = model(images).last_hidden_state  # class token, registers, patches
-# images: {normalised}
+inputs = processor(images, input_data_format="channels_last", return_tensors="pt")
+tokens = model(**inputs).last_hidden_state  # class token, registers, patches
+# images: {colours}, arrays of whole numbers (H, W, {channels}); the processor resizes and normalises them
 """,
     "timm": """\
 import timm

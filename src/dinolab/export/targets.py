@@ -1,5 +1,6 @@
 """The formats to export to. Each has a writer, and a reader that runs the file with the library it was written for."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from dinolab.export.onnx import open_onnx, write_onnx
 from dinolab.models.encoder import BackboneEncoder, Features, normalise
 from dinolab.options import Model
 from dinolab.pixels import Pixels
-from dinolab.weights.huggingface import to_huggingface
+from dinolab.weights.huggingface import PREPROCESSOR, preprocessor, to_huggingface
 from dinolab.weights.load import load, save_encoder
 from dinolab.weights.timm_models import TimmEncoder, to_timm
 
@@ -33,8 +34,10 @@ def write_safetensors(encoder: BackboneEncoder, folder: Path) -> None:
 
 
 def write_huggingface(encoder: BackboneEncoder, folder: Path) -> None:
-    """Writes a model for transformers."""
+    """Writes a model for transformers, and the file from which its image processors learn size, mean and deviation."""
     to_huggingface(encoder.vit).save_pretrained(folder)
+    described = preprocessor(encoder.pixels, encoder.image_size)
+    (folder / PREPROCESSOR).write_text(json.dumps(described, indent=2) + "\n")
 
 
 def open_huggingface(folder: Path, pixels: Pixels) -> Forward:

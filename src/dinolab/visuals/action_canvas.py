@@ -9,13 +9,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dinolab.visuals.action_strip import COLOURS, DARK, LIGHT, STRIP
-from dinolab.visuals.lettering import fitting_font, load_font, shorten
+from dinolab.visuals.lettering import lettering
 from dinolab.visuals.video import Paint
 
 PANEL = 480, 616  # height and width of a panel, at most
 NARROWEST = 1280  # width of the canvas, at least
 MARGIN, GAP = 24, 12
 HEADER, LABEL = 72, 40  # heights of the title and of the panels' names
+SMALLEST = 16  # letters of a long title
 
 
 class Layout(NamedTuple):
@@ -70,8 +71,8 @@ def draw_base(layout: Layout, names: Sequence[str]) -> np.ndarray:
     """Draw the parts that are the same in all frames: the title, and the panels' names."""
     image = Image.new("RGB", (layout.width, layout.height), DARK)
     draw, room = ImageDraw.Draw(image), layout.width - 2 * MARGIN
-    font = fitting_font(layout.title, 32, room)
-    draw.text((MARGIN, HEADER / 2), shorten(layout.title, font, room), "white", font, anchor="lm")
+    title, font = lettering(layout.title, 32, room, bold=True, smallest=SMALLEST)
+    draw.text((MARGIN, HEADER / 2), title, "white", font, anchor="lm")
     base = np.array(image)
     for n, name in enumerate(names):
         name_panel(base, layout, name, n)
@@ -80,8 +81,8 @@ def draw_base(layout: Layout, names: Sequence[str]) -> np.ndarray:
 
 def name_panel(canvas: np.ndarray, layout: Layout, name: str, panel: int) -> None:
     """Draw a panel's name above it, over the name that is there."""
-    label, font = Image.new("RGB", (layout.panel[1], LABEL), DARK), load_font(24)
-    text = shorten(name, font, layout.panel[1])
+    label = Image.new("RGB", (layout.panel[1], LABEL), DARK)
+    text, font = lettering(name, 24, layout.panel[1])
     ImageDraw.Draw(label).text((0, LABEL / 2 - 4), text, LIGHT, font, anchor="lm")
     left = layout.lefts[panel]
     canvas[HEADER : HEADER + LABEL, left : left + layout.panel[1]] = label
@@ -91,16 +92,13 @@ def draw_card(layout: Layout, about: Mapping[str, str]) -> np.ndarray:
     """Draw the title card: the title, and below it each part of the video with its explanation."""
     image = Image.new("RGB", (layout.width, layout.height), DARK)
     draw = ImageDraw.Draw(image)
-    big, bold, plain = (
-        fitting_font(layout.title, 56, layout.width - 4 * MARGIN),
-        load_font(26, bold=True),
-        load_font(26),
-    )
     left, top = 2 * MARGIN, layout.height // 2 - 100
-    draw.text((left, top), shorten(layout.title, big, layout.width - 2 * left), "white", big, anchor="ls")
+    title, font = lettering(layout.title, 56, layout.width - 2 * left, bold=True, smallest=SMALLEST)
+    draw.text((left, top), title, "white", font, anchor="ls")
     for n, (name, text) in enumerate(about.items()):
         row = top + 70 + 48 * n
-        draw.text((left, row), name, COLOURS[1], bold, anchor="ls")
-        text = shorten(text, plain, layout.width - 2 * left - 190)
-        draw.text((left + 190, row), text, LIGHT, plain, anchor="ls")
+        name, font = lettering(name, 26, 180, bold=True)
+        draw.text((left, row), name, COLOURS[1], font, anchor="ls")
+        text, font = lettering(text, 26, layout.width - 2 * left - 190)
+        draw.text((left + 190, row), text, LIGHT, font, anchor="ls")
     return np.asarray(image)

@@ -3,6 +3,7 @@
 n frames, C classes. All sizes are pixels.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -14,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw
 
+from dinolab.plotting import fit_fonts
 from dinolab.visuals.attention import HEAD_COLOURS
-from dinolab.visuals.lettering import load_font, shorten
+from dinolab.visuals.lettering import lettering
 
 STRIP = 272  # height
 TICKS = 34  # height of the times below the chart, which the strip contains
@@ -60,11 +62,14 @@ class Strip:
         draw = ImageDraw.Draw(image)
         high = STRIP // BARS
         for row, label in enumerate((-now).argsort(kind="stable")[:BARS].tolist()):
-            font, top = load_font(27, bold=row == 0), row * high
+            top, bold = row * high, row == 0
             share, colour = f"{100 * now[label]:.0f} %", self.colours.get(label, GREY)
-            name = shorten(self.classes[label], font, self.left - 100)
-            draw.text((0, top + 32), name, "white" if row == 0 else LIGHT, font, anchor="ls")
-            draw.text((self.left, top + 32), share, "white" if row == 0 else LIGHT, font, anchor="rs")
+            for text, room, x, anchor in (
+                (self.classes[label], self.left - 100, 0, "ls"),
+                (share, 100, self.left, "rs"),
+            ):
+                written, font = lettering(text, 27, room, bold)
+                draw.text((x, top + 32), written, "white" if bold else LIGHT, font, anchor=anchor)
             draw.rectangle((0, top + 42, self.left - 1, top + 54), (58, 58, 58))
             if (filled := round(self.left * float(now[label]))) > 0:
                 draw.rectangle((0, top + 42, filled - 1, top + 54), colour)
@@ -101,14 +106,25 @@ class Strip:
 def name_span(axes: Axes, name: str, middle: float, room: float) -> None:
     """Write a class's name into its area of the chart: horizontally if `room` is wide enough, else vertically, else not at all."""
     size = 22
-    needed = load_font(size).getlength(name) + 8
+    name, font = lettering(name, size, math.inf)
+    needed = font.getlength(name) + 8
     if max(needed if needed <= room else 0, size + 6) > room:
         return
     edged = [withStroke(linewidth=4, foreground=to_fractions(DARK))]
     turned = 0 if needed <= room else 90
-    axes.text(
-        middle, 0.05, name, fontsize=size, color="white", ha="center", va="bottom", rotation=turned, path_effects=edged
+    text = axes.text(
+        middle,
+        0.05,
+        name,
+        fontsize=size,
+        color="white",
+        ha="center",
+        va="bottom",
+        rotation=turned,
+        path_effects=edged,
+        parse_math=False,
     )
+    fit_fonts(text)
 
 
 def to_fractions(colour: tuple[int, ...]) -> Any:

@@ -5,12 +5,14 @@ B images, h x w patches, H x W pixels.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.colors import to_rgb
+from PIL import Image
 from torch import Tensor
 
 from dinolab.models.encoder import evaluating
@@ -19,6 +21,13 @@ from dinolab.visuals.sheet import Cell, Row, crop_to_patches, edge, enlarge, hea
 HEADS_A_ROW = 6
 # The first seven heads have the colours of Okabe and Ito, which colour-blind readers can tell apart.
 HEAD_COLOURS = [to_rgb(c) for c in ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")]
+
+
+class Drawn(NamedTuple):
+    """What an attention sheet shows."""
+
+    maps: list[Tensor]  # (heads, h, w) of each image
+    overlap: dict[str, Any] | None  # the result of `best_head_jaccard`; None without masks
 
 
 def attention_maps(encoder: Any, images: Tensor) -> Tensor:
@@ -110,7 +119,7 @@ def colour_heads(picture: np.ndarray, maps: Tensor, share: float) -> np.ndarray:
 
 def attention_sheet(
     encoder: Any, images: Sequence[Tensor], out: Path, share: float = 0.6, masks: Sequence[Tensor] | None = None
-) -> dict[str, Any] | None:
+) -> Drawn:
     """Draw a PNG with a row for each image: the image, the heads' masks in colours, the mean of the heads, every head.
 
     The colours of each map go from its own least to its own greatest value.
@@ -120,9 +129,6 @@ def attention_sheet(
         out: the PNG.
         share: lines enclose the fewest patches that hold this share of the map's sum.
         masks: the objects' true masks, bool (H, W) each. With them, titles show each head's Jaccard index.
-
-    Returns:
-        The result of `best_head_jaccard`; None without masks.
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
@@ -136,7 +142,31 @@ def attention_sheet(
     if overlap:
         note += " J: Jaccard index of these patches with the object's mask; ★: the best head over all images."
     write_sheet(rows, out, note)
-    return overlap
+    return Drawn(maps, overlap)
+
+
+def write_heads(folder: Path, images: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
+    """Write each head's map as a PNG without title or line: `2_head_1.png` is the first head of the second image, `2_image.png`.
+
+    The colours go from the map's least to its greatest value; a patch is a square of one colour. Maps of an earlier call, which may
+    have had more images, are removed.
+
+    Args:
+        folder: is made where it does not exist.
+        images: uint8 (3, H, W) each.
+        maps: (heads, h, w) each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("[0-9]*_head_[0-9]*.png"), *folder.glob("[0-9]*_image.png")):
+        old.unlink()
+    for n, (image, heads) in enumerate(zip(images, maps, strict=True), 1):
+        picture = enlarge(image)
+        drawn = {"image": picture}
+        for head, one in enumerate(heads, 1):
+            values = stretch((one - one.min()) / (one.max() - one.min()).clamp(min=1e-12), picture.shape[:2], "nearest")
+            drawn[f"head_{head}"] = matplotlib.colormaps["inferno"](values)[..., :3]
+        for name, pixels in drawn.items():
+            Image.fromarray((255 * pixels).round().astype(np.uint8)).save(folder / f"{n}_{name}.png")
 
 
 def rows_of(

@@ -15,6 +15,7 @@ from dinolab.data.views import eval_view
 from dinolab.features.extract import extract
 from dinolab.features.neighbours import nearest
 from dinolab.models.encoder import evaluating
+from dinolab.plotting import readable
 from dinolab.visuals.images import read_picture
 from dinolab.visuals.sheet import Cell, Row, enlarge, write_sheet
 
@@ -85,7 +86,7 @@ def neighbours_sheet(
 
 def cell(source: Source, near: Neighbour, size: int) -> Cell:
     """Return a neighbour's picture with its class, shortened, and its similarity as title."""
-    name = "" if source.labels is None else source.classes[source.labels[near.position]]
+    name = "" if source.labels is None else readable(source.classes[source.labels[near.position]])
     short = name if len(name) <= 12 else name[:11] + "…"
     title = f"{short}: {near.similarity:.2f}" if short else f"{near.similarity:.2f}"
     return Cell(show(read_image(source.paths[near.position]), size), title)

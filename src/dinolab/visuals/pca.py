@@ -25,7 +25,11 @@ class Colours(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map features (N, D) to colours, float32 (N, 3) in [0, 1]."""
-        return (((x - self.mean) @ self.basis - self.low) / (self.high - self.low).clamp(min=1e-12)).clamp(0, 1).float()
+        return ((self.project(x) - self.low) / (self.high - self.low).clamp(min=1e-12)).clamp(0, 1).float()
+
+    def project(self, x: Tensor) -> Tensor:
+        """Project features (N, D) onto the components, (N, 3)."""
+        return (x - self.mean) @ self.basis
 
 
 class Pca(NamedTuple):
@@ -40,6 +44,7 @@ class Pca(NamedTuple):
 class PcaMaps(NamedTuple):
     """The maps of one image, for each patch."""
 
+    components: Tensor  # (h, w, 3): the projections onto the first three components of all patches
     foreground: Tensor  # bool (h, w)
     rgb: Tensor  # (h, w, 3) in [0, 1]: first three components, fitted to all patches
     foreground_rgb: Tensor  # (h, w, 3) in [0, 1]: components fitted to the foreground's patches; 1 (white) elsewhere
@@ -56,7 +61,7 @@ def fit(images: Sequence[Tensor] | Tensor) -> Pca:
     """
     x = torch.cat([patches.flatten(0, 1) for patches in images]).cpu().double()
     colours = fit_colours(x)
-    first = (x - colours.mean) @ colours.basis[:, 0]
+    first = colours.project(x)[:, 0]
     cut = threshold(first)
     at_border = torch.cat([border(*patches.shape[:2]).flatten() for patches in images])
     side = -1 if (first[at_border] > cut).double().mean() > 0.5 else 1
@@ -68,10 +73,12 @@ def paint(patches: Tensor, pca: Pca) -> PcaMaps:
     """Compute the maps of one image from its patch features (h, w, D)."""
     grid = patches.shape[:2]
     x = patches.flatten(0, 1).cpu().double()
-    foreground = pca.side * ((x - pca.all.mean) @ pca.all.basis[:, 0]) > pca.cut
+    components = pca.all.project(x)
+    foreground = pca.side * components[:, 0] > pca.cut
     foreground_rgb = torch.ones(len(x), 3)
     foreground_rgb[foreground] = pca.foreground(x[foreground])
-    return PcaMaps(foreground.view(grid), pca.all(x).view(*grid, 3), foreground_rgb.view(*grid, 3))
+    rgb = pca.all(x).view(*grid, 3)
+    return PcaMaps(components.float().view(*grid, 3), foreground.view(grid), rgb, foreground_rgb.view(*grid, 3))
 
 
 def fit_colours(x: Tensor) -> Colours:
@@ -106,8 +113,10 @@ def border(h: int, w: int) -> Tensor:
     return at_border
 
 
-def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> None:
+def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> list[PcaMaps]:
     """Draw a PNG with a row for each image: the image, its patches' first three components as RGB, those of the foreground.
+
+    It returns the maps.
 
     Args:
         images: uint8 (3, H, W) each, of any sizes; all share one basis. What does not fill a patch at the right and bottom is cut
@@ -119,9 +128,11 @@ def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> None:
         patches = [encoder(image[None]).patches[0].float().cpu() for image in images]
     pca = fit(patches)
     rows: list[Row] = []
-    for image, features in zip(images, patches, strict=True):
-        picture, maps = enlarge(image), paint(features, pca)
-        drawn = [stretch(part, picture.shape[:2], "nearest") for part in (maps.rgb, maps.foreground_rgb)]
+    maps = [paint(features, pca) for features in patches]
+    for image, one in zip(images, maps, strict=True):
+        picture = enlarge(image)
+        drawn = [stretch(part, picture.shape[:2], "nearest") for part in (one.rgb, one.foreground_rgb)]
         rows.append([Cell(picture, "image"), Cell(drawn[0], "all patches"), Cell(drawn[1], "foreground")])
     note = "First three principal components as red, green, blue, of all patches and of the foreground's; one basis for all images."
     write_sheet(rows, out, note)
+    return maps

@@ -20,6 +20,7 @@ WIDEST = 32.0  # a sheet's width in inches, at most
 GAP = 0.06  # inches between cells
 LEAST = 224  # pixels of an image's sides, at least: smaller images are enlarged
 SMALL = 450  # pixels: pictures below this size are drawn with sharp pixels
+DIM = 0.35  # brightness of a picture below a map
 CHARACTERS = 15  # of the note, to an inch
 NOTE_LINE = 0.15  # inches of height that a line of the note takes
 
@@ -72,7 +73,7 @@ def heat(picture: np.ndarray, grid: Tensor, low: float, high: float) -> np.ndarr
     """
     values = ((stretch(grid, picture.shape[:2], "bilinear") - low) / max(high - low, 1e-12)).clip(0, 1)
     glow = matplotlib.colormaps["inferno"](values)[..., :3]
-    return 0.35 * picture.mean(2, keepdims=True) * (1 - values[..., None]) + 0.85 * glow
+    return DIM * picture.mean(2, keepdims=True) * (1 - values[..., None]) + 0.85 * glow
 
 
 def edge(inside: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def similarity_map(patches: Tensor, query: Tensor) -> Tensor:
     return F.cosine_similarity(patches.float(), query.float(), dim=-1)
 
 
-def similarity_sheet(encoder: Any, images: Sequence[Tensor], at: tuple[float, float], out: Path) -> tuple[float, float]:
+def similarity_sheet(encoder: Any, images: Sequence[Tensor], at: tuple[float, float], out: Path) -> list[Tensor]:
     """Draw a PNG of images, six side by side, each above the map of its patches' similarity to one patch of the first image.
 
     Args:
@@ -37,7 +37,7 @@ def similarity_sheet(encoder: Any, images: Sequence[Tensor], at: tuple[float, fl
         out: the PNG.
 
     Returns:
-        The ends of the colour scale, which all maps share: the least similarity, and the greatest other than the patch's own.
+        The map (h, w) of each image. All share one colour scale (see `scale`).
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
@@ -58,7 +58,7 @@ def similarity_sheet(encoder: Any, images: Sequence[Tensor], at: tuple[float, fl
         rows += [above, below]
     note = f"Cosine similarity with the marked patch, from {low:.2f} (black) to {high:.2f} (yellow) in all images."
     write_sheet(rows, out, note)
-    return low, high
+    return maps
 
 
 def scale(maps: Sequence[Tensor]) -> tuple[float, float]:

@@ -15,11 +15,11 @@ from dinolab.errors import UserError
 from dinolab.models.encoder import evaluating
 from dinolab.progress import track
 from dinolab.visuals import pca
-from dinolab.visuals.attention import attention_maps
+from dinolab.visuals.attention import attention_maps, mass_mask
 from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
 from dinolab.visuals.images import as_fractions, fit_patches, usual_size
-from dinolab.visuals.lettering import load_font, shorten
-from dinolab.visuals.sheet import heat, mark, stretch
+from dinolab.visuals.lettering import lettering
+from dinolab.visuals.sheet import DIM, edge, heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
 
 SAMPLES = 8  # frames that fix the colours
@@ -49,6 +49,7 @@ def make_video(
     head: int | None = None,
     at: tuple[float, float] = (0.5, 0.5),
     progress: bool = False,
+    share: float = 0,
 ) -> int:
     """Write a video of each frame of a clip with its map beside it, under a bar of titles, at the clip's frame rate.
 
@@ -62,6 +63,7 @@ def make_video(
         head: of attention, from 1; by default the mean of the heads.
         at: of similarity, the place of the query patch in the first frame, in fractions or pixels.
         progress: show a bar on stderr.
+        share: of attention, show only the patches that hold this share of it; 0 shows all.
 
     Returns:
         The number of frames.
@@ -79,7 +81,12 @@ def make_video(
         count, shape, samples = survey(clip, prepare)
         height, width = panel_size(*shape)
         point = as_fractions(at, *shape)
-        title, paint = painter(encoder, samples, what, head, point, clip.rate)
+        if what == "attention":
+            title, paint = paint_attention(encoder, samples, head, clip.rate, share)
+        elif what == "pca":
+            title, paint = paint_pca(encoder, samples)
+        else:
+            title, paint = paint_similarity(encoder, samples, point)
         bar = title_bar((clip.name, title), width, height % 2)
         frames = track(clip.frames(), f"{what} of {clip.name}", count, progress)
         with h264_writer(out, clip.rate, len(bar) + height, 2 * width) as add:
@@ -110,17 +117,6 @@ def survey(clip: Clip, prepare: Callable[[np.ndarray], Tensor]) -> Survey:
     return Survey(count, shape, samples)
 
 
-def painter(
-    encoder: Any, samples: Sequence[Tensor], what: str, head: int | None, at: tuple[float, float], rate: Fraction
-) -> tuple[str, Paint]:
-    """Return the map's title and the function that paints it."""
-    if what == "attention":
-        return paint_attention(encoder, samples, head, rate)
-    if what == "pca":
-        return paint_pca(encoder, samples)
-    return paint_similarity(encoder, samples, at)
-
-
 def paint_similarity(encoder: Any, samples: Sequence[Tensor], at: tuple[float, float]) -> tuple[str, Paint]:
     """Return the title and painter of the similarity to a patch of the first sample; the samples fix the colour scale."""
     patches = [patch_features(encoder, sample) for sample in samples]
@@ -144,7 +140,7 @@ def paint_pca(encoder: Any, samples: Sequence[Tensor]) -> tuple[str, Paint]:
 
 
 def paint_attention(
-    encoder: Any, samples: Sequence[Tensor], head: int | None, rate: Fraction = FOLDER_RATE
+    encoder: Any, samples: Sequence[Tensor], head: int | None, rate: Fraction = FOLDER_RATE, share: float = 0
 ) -> tuple[str, Paint]:
     """Return the title and painter of the class token's attention.
 
@@ -155,6 +151,7 @@ def paint_attention(
         samples: frames, uint8 (3, H, W).
         head: from 1; None for the mean of the heads.
         rate: frames a second.
+        share: show the colours only on the patches of `mass_mask`, within a white line, as DINO's masks; 0 shows all.
 
     Raises:
         UserError: the encoder has no such head.
@@ -173,9 +170,15 @@ def paint_attention(
     def paint(frame: Tensor, picture: np.ndarray) -> np.ndarray:
         one = attention(frame)
         scales.lerp_(torch.stack(one.aminmax()), 1 - kept)
-        return heat(picture, one, *scales.tolist())
+        drawn = heat(picture, one, *scales.tolist())
+        if share:
+            inside = stretch(mass_mask(one, share), picture.shape[:2], "nearest") > 0.5
+            drawn[~inside] = DIM * picture.mean(2, keepdims=True)[~inside]
+            drawn[edge(inside)] = 1
+        return drawn
 
-    return ("attention, " + (f"mean of {heads} heads" if head is None else f"head {head}")), paint
+    whose = f"mean of {heads} heads" if head is None else f"head {head}"
+    return f"attention, {whose}" + (f", {100 * share:g} % of it" if share else ""), paint
 
 
 def patch_features(encoder: Any, frame: Tensor) -> Tensor:
@@ -205,10 +208,9 @@ def title_bar(titles: tuple[str, str], width: int, odd: int) -> np.ndarray:
     """
     size = min(max(12, width // 22), 24)
     height = 2 * size + odd
-    font = load_font(size)
     bar = Image.new("RGB", (2 * width, height), (24, 24, 24))
     draw = ImageDraw.Draw(bar)
     for n, title in enumerate(titles):
-        text = shorten(title, font, width - size)
+        text, font = lettering(title, size, width - size)
         draw.text((n * width + size // 2, height / 2), text, "white", font, anchor="lm")
     return np.asarray(bar)

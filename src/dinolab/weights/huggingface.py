@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from dinolab.data.views import eval_margin
 from dinolab.errors import UserError
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
@@ -13,6 +15,7 @@ from dinolab.pixels import RGB, Pixels
 from dinolab.weights.meta import LAYERSCALE, size_or_shape
 from dinolab.weights.tensors import NOT_OPENED, fit, not_opened
 
+PREPROCESSOR = "preprocessor_config.json"  # the file
 RENAMES = {  # our names to theirs, as far as the two families share them
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "pos_embed": "embeddings.position_embeddings",
@@ -72,7 +75,7 @@ def load_huggingface(name: str) -> ViT:
 
 
 def read_pixels(name: str, channels: int) -> Pixels:
-    """The mean and deviation in a model's preprocessor_config.json; ImageNet's where an RGB model comes without that file.
+    """The pixels that a model's preprocessor_config.json describes; those of RGB with ImageNet's mean where an RGB model lacks the file.
 
     Raises UserError where the file is missing or does not fit a model with other channels.
     """
@@ -88,11 +91,37 @@ def read_pixels(name: str, channels: int) -> Pixels:
     if not content.get("do_normalize", True):
         mean, deviation = (0.0,) * channels, (1.0,) * channels
     try:
-        return Pixels(channels, mean=tuple(mean), deviation=tuple(deviation))
-    except (ValueError, TypeError) as error:
+        maximum = round(1 / content.get("rescale_factor", 1 / RGB.maximum))
+        return Pixels(channels, maximum, tuple(mean), tuple(deviation))
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(
             f"hf:{name}: its preprocessor_config.json is missing or does not fit the model ({error})"
         ) from error
+
+
+def preprocessor(pixels: Pixels, side: int) -> dict[str, Any]:
+    """The content of a preprocessor_config.json: Hugging Face's processor then makes the view that dinolab's evaluations use.
+
+    It normalises as dinolab does. It resizes with a bicubic filter, as Meta does, where dinolab averages over areas.
+
+    Args:
+        pixels: what the model takes.
+        side: of the square that is cut out of the centre of an image, in pixels.
+    """
+    return {
+        "image_processor_type": "BitImageProcessor",  # which the published DINOv2 models have, too
+        "do_convert_rgb": pixels.channels == RGB.channels,
+        "do_resize": True,
+        "size": {"shortest_edge": round(side * eval_margin(side))},
+        "resample": Image.Resampling.BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / pixels.maximum,
+        "do_normalize": True,
+        "image_mean": pixels.mean,
+        "image_std": pixels.deviation,
+    }
 
 
 def from_huggingface(model: Any, where: str, pixels: Pixels = RGB) -> ViT:

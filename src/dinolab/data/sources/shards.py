@@ -155,7 +155,24 @@ def read_shard(shard: str, request: Request) -> tuple[list[Image], Counter[str]]
 
 
 def read_index(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Image], Counter[str]]:
-    """Read the index of an open tar file, with the result of `read_shard`. Raises tarfile.TarError.
+    """Read the index of an open tar file, or of several that were joined by cat, with the result of `read_shard`.
+
+    Raises tarfile.TarError.
+    """
+    images: list[Image] = []
+    left_out: Counter[str] = Counter()
+    start: int | None = 0
+    while start is not None:
+        file.seek(start)
+        found, others, end = read_archive(file, shard, label_column)
+        images += found
+        left_out += others
+        start = next_archive(file, end)
+    return images, left_out
+
+
+def read_archive(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Image], Counter[str], int]:
+    """Read the index of the tar archive that begins here, as `read_index`, and the offset of its end, in bytes.
 
     A sample with several images becomes several images with one label, unless each has a .cls file under its full name. A label in
     a .cls file takes precedence over one in a .json.
@@ -183,7 +200,7 @@ def read_index(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Imag
                     labels[full] = sys.intern(label)
                 elif problem:
                     left_out[f"{NOT_A_LABEL} {problem}"] += 1
-        check_end(file, tar.offset)
+        end = tar.offset
     labelled = [
         (location, labels.get(full) or labels.get(sample, ""))
         for sample, found in images.items()
@@ -191,7 +208,7 @@ def read_index(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Imag
     ]
     if without := sum(not found for found in images.values()):
         left_out[f"samples without an image ({' '.join(IMAGES)})"] += without
-    return labelled, left_out
+    return labelled, left_out, end
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -203,21 +220,22 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def check_end(file: BinaryIO, offset: int) -> None:
-    """Raises tarfile.ReadError where an archive lacks the mark of its end, or another one follows it.
+def next_archive(file: BinaryIO, end: int) -> int | None:
+    """The offset of the archive that follows one with this end, where archives were joined by cat; None where nothing follows.
 
-    tarfile takes whatever is no header for the end; a file that was cut between two members lacks the mark.
-
-    Args:
-        offset: of the end, in bytes.
+    Raises tarfile.ReadError where the mark of the end is missing: tarfile takes whatever is no header for the end, and a file that was
+    cut between two members lacks the mark.
     """
-    file.seek(offset)
+    file.seek(end)
     if file.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError("no mark of its end")
-    if file.read(BEHIND).strip(b"\0"):
-        raise tarfile.ReadError(
-            "more data behind the mark of its end: joined by cat? join archives by tar --concatenate"
-        )
+    for start in range(end + BLOCK, end + BEHIND, BLOCK):
+        block = file.read(BLOCK)
+        if block.strip(b"\0"):
+            return start
+        if not block:
+            break
+    return None
 
 
 def read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, label_column: str) -> tuple[str, str]:

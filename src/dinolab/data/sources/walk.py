@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dinolab.data.addresses import IMAGES, head_of
+from dinolab.data.addresses import HEIC, IMAGES, head_of
 from dinolab.data.headers import looks_like_image
 from dinolab.rundir import RunFolder
 
@@ -101,6 +101,8 @@ def kind_of(entry: os.DirEntry[str]) -> str:
         regular, image = False, image or not ending
     if image:
         return "image" if regular else "links that lead nowhere, and other files that cannot be read"
+    if ending in HEIC:
+        return f"{ending} (read once pillow-heif is installed)"
     return "" if ending in COMPANIONS or not ending else ending
 
 
