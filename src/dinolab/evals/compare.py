@@ -36,7 +36,7 @@ from dinolab.options import option
 from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)
-FORMAT = "results 2"  # to be raised when the same settings give other results
+FORMAT = "results 3"  # to be raised when the same settings give other results
 REPEATED = (
     "dinolab.features.extract",
     "dinolab.evals.scores",
