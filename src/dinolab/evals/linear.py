@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.evals.classification import ACCURACY, WITHOUT_LEAKS, Classification, Classified
+from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
 from dinolab.evals.contract import Context
 from dinolab.evals.heads import HELD_OUT, Input, hold_out, logits, new_head
 from dinolab.evals.labelled_images import LabelledImages, Sides
@@ -35,7 +35,7 @@ class LinearHeads(Classification):
     title = "linear"
     about = "Linear layers on frozen features over the grid of DINOv2; the best is chosen on held-out training images."
     earlier = "linear heads, DINOv2's grid, on features without augmentation"
-    FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), WITHOUT_LEAKS)
+    FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), *FURTHER)
     compared = True
     runs_first = True
 
