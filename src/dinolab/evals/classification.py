@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dinolab.evals.contenders import labels
 from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.heads import Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet, describe
+from dinolab.evals.layer import LinearLayer
 from dinolab.evals.result import Json, Measured, Result
 from dinolab.evals.results import Predictions
 from dinolab.evals.scores import (
@@ -27,7 +29,9 @@ from dinolab.evals.scores import (
     spread,
     warn_of_leaks,
 )
+from dinolab.features.cache import checksum
 from dinolab.files import file_name
+from dinolab.rundir import LAYER
 
 FIRST = 5  # of top-5 accuracy, which is given where there are more classes than that
 ACCURACY = Figure("accuracy", "accuracy")
@@ -44,6 +48,7 @@ class Classified:
     settings: Json  # for the result: what was set, and what was chosen
     other: dict[str, Tensor] = field(default_factory=dict)  # classes int64 (M,) predicted under other settings
     tries: dict[str, list[Tensor]] = field(default_factory=dict)  # the same, with several draws
+    layer: Trained | None = None  # the linear layer that predicted; None if it was none
 
     def rows(self, start: int, stop: int) -> "Classified":
         """The predictions for some of the test images."""
@@ -78,6 +83,11 @@ class Classification(Evaluation):
             self.judge(number, [(one, part_of(one, found, number)) for one, found in drawn], context, folder)
             for number, folder in enumerate(folders)
         )
+        if context.out:
+            (context.out / LAYER).unlink(missing_ok=True)
+        if context.out and (trained := drawn[0][1].layer):
+            known = context.encoder | {"weights_crc32": checksum(encoder.state_dict())}
+            LinearLayer(trained, sides.train.classes, context.size, context.precision, known).save(context.out)
         encoder_name = {"name": context.encoder["name"]}
         result.tests = [replace(one, encoder=encoder_name, settings={}, environment=None) for one in tests]
         return result

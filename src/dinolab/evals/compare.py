@@ -124,7 +124,9 @@ def run_comparison(
     open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
     sources = open_train_and_test(options.train, options.test, given or {})
     if len(sources) > 2:
-        raise UserError(f"test={','.join(options.test)}: encoders are compared on one set of test images; name one at a time")
+        raise UserError(
+            f"test={','.join(options.test)}: encoders are compared on one set of test images; name one at a time"
+        )
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
     out = Path(options.out) if options.out else None

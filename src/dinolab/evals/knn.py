@@ -41,7 +41,9 @@ class KNN(Classification):
     class Options(LabelledImages.Options):
         k: int = option(20, "number of nearest neighbours", 1, 1 << 30)
         temperature: float = option(TEMPERATURE, "divides the similarities; a lower one favours the nearest", 1e-6, 1e6)
-        shots: list[int] = option([], "few-shot k-NN: numbers of training images of each class (empty: none)", 1, 1 << 30)
+        shots: list[int] = option(
+            [], "few-shot k-NN: numbers of training images of each class (empty: none)", 1, 1 << 30
+        )
         tries: int = option(5, "draws of these training images for each number of them", 1, 10000)
         tokens: str = option("cls", "features: class token, mean of the patches, or both", choices=TOKENS)
         blocks: int = option(1, "number of last blocks whose class tokens are used", 1, 1000)

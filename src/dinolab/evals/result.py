@@ -44,8 +44,12 @@ class Result:
     leaks: list[list[str]] = field(default_factory=list)  # [test image, training image] with the same bytes
     seeds: Json | None = None  # {"seed": [...], "value": [...], "mean", "std"} where several were run
     environment: Json | None = None  # machine and versions
-    tries: dict[str, Json] = field(default_factory=dict)  # the main figure of repeated draws: {"value": [...], "mean", "std"}
-    tests: list["Result"] = field(default_factory=list)  # of further test sets; what they share with this one is left out
+    tries: dict[str, Json] = field(
+        default_factory=dict
+    )  # the main figure of repeated draws: {"value": [...], "mean", "std"}
+    tests: list["Result"] = field(
+        default_factory=list
+    )  # of further test sets; what they share with this one is left out
 
     @property
     def main(self) -> Measured | None:

@@ -99,7 +99,9 @@ def table(result: Result, evaluation: Evaluation) -> Table:
         shown.add_row(name, main.text(value), images)
     for test in result.tests:
         if test.main:
-            shown.add_row(escape(printable(test.data["test"])), with_interval(main, test.main), f"{test.data['test_images']:,}")
+            shown.add_row(
+                escape(printable(test.data["test"])), with_interval(main, test.main), f"{test.data['test_images']:,}"
+            )
     shown.add_section()
     for name, one in sorted(result.per_class.items(), key=lambda item: item[1]["accuracy"]):
         shown.add_row(escape(printable(name)), f"{one['accuracy']:.1%}", f"{one['images']:,}")
