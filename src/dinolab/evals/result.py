@@ -88,6 +88,8 @@ def checked(result: Result) -> Result:
     ends = [end for measured in result.figures.values() for end in measured.interval or (0, 0)]
     if not all(is_a(float, number) for number in [*by_class, *ends, *result.other.values()]):
         raise TypeError("a figure is not a number")
+    if not all(is_a(str, one.data.get("test")) and is_a(int, one.data.get("test_images")) for one in result.tests):
+        raise TypeError("a test set has no name or no number of images")
     if len(ends) != 2 * len(result.figures):
         raise TypeError("an interval does not have two ends")
     return result
