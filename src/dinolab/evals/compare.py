@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,9 +23,9 @@ from dinolab.evals import EVALS
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
-from dinolab.evals.contract import Evaluation, EvaluationOptions
+from dinolab.evals.contract import Evaluation, EvaluationOptions, Given
 from dinolab.evals.evaluate import find, make_folder, run_evaluation
-from dinolab.evals.labelled_images import LabelledImages, open_train_and_test
+from dinolab.evals.labelled_images import LabelledImages, named_and_opened, open_train_and_test
 from dinolab.evals.plots import draw_figures, draw_speeds
 from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
@@ -36,7 +36,7 @@ from dinolab.options import option
 from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)
-FORMAT = "results 2"  # to be raised when the same settings give other results
+FORMAT = "results 3"  # to be raised when the same settings give other results
 REPEATED = (
     "dinolab.features.extract",
     "dinolab.evals.scores",
@@ -98,9 +98,7 @@ def compare(
     Raises:
         UserError: images or labels are missing, an option is wrong, or not one encoder could be evaluated.
     """
-    sources = {"train": train, "test": test}
-    given = {key: source for key, source in sources.items() if isinstance(source, Source)}
-    named = {key: source.name if isinstance(source, Source) else source for key, source in sources.items()}
+    named, given = named_and_opened(train=train, test=test)
     values = python_options(encoder, {**named, "out": out, **options})
     chosen = keyword_options(CompareOptions, values, see="dinolab eval all --help")
     return run_comparison(encoder, chosen, progress, environment, against, given)
@@ -113,7 +111,7 @@ def run_comparison(
     progress: bool = False,
     environment: Json | None = None,
     against: Sequence[Encodes] | None = None,
-    given: Mapping[str, Source] | None = None,
+    given: Given | None = None,
 ) -> Comparison:
     """`compare` with its options read.
 
@@ -125,6 +123,10 @@ def run_comparison(
     evaluations = {name: find(name) for name in chosen}
     open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
     sources = open_train_and_test(options.train, options.test, given or {})
+    if len(sources) > 2:
+        raise UserError(
+            f"test={','.join(options.test)}: encoders are compared on one set of test images; name one at a time"
+        )
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
     out = Path(options.out) if options.out else None
@@ -182,7 +184,7 @@ class Run:
         if key in self.earlier:
             return self.earlier[key]
         folder = self.out / file_name(row.name) / which if self.out else None
-        given = dict(zip(("train", "test"), self.sources))
+        given = {key: [source] for key, source in zip(("train", "test"), self.sources)}
         try:
             own = options_of(evaluation, options, folder)
             result = run_evaluation(

@@ -72,6 +72,15 @@ class FeatureSet:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
+def joined(sets: list[FeatureSet]) -> FeatureSet:
+    """The rows of all sets, one set after the other; all are of the same encoder, blocks and patches."""
+    if len(sets) == 1:
+        return sets[0]
+    blocks = [torch.cat(parts) for parts in zip(*(one.blocks for one in sets), strict=True)]
+    others = ("patches", "labels", "kept", "digests")
+    return FeatureSet(blocks, *(torch.cat([getattr(one, name) for one in sets]) for name in others))
+
+
 def extract(
     encoder: Any,
     source: Source,
