@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -17,9 +18,10 @@ from dinolab import options
 from dinolab.data.device_views import Photos
 from dinolab.data.samples import NOTHING, MicroBatches
 from dinolab.data.types import Needs, Source, Views
-from dinolab.errors import UserError
+from dinolab.errors import OPEN_FILES, UserError, lacking
 
 SETTLE, WATCH = 10, 20  # steps that pass before waiting is measured, and over which it is
+OPEN_AT_MOST = 1 << 16  # files: some programs look at each that the limit allows
 WAITING = 0.1  # share of the time spent waiting for images above which crops are left to the device
 
 
@@ -113,12 +115,12 @@ def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool
             if len(micro) == dataset.per_step:
                 yield micro
                 micro = []
-    except RuntimeError as error:
-        if "Too many open files" not in str(error):  # workers hand over each tensor as an open file
+    except (RuntimeError, OSError) as error:
+        if lacking(error) != OPEN_FILES:  # workers hand over each tensor as an open file
             raise
         raise UserError(
-            f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
-            "make it larger, raise the limit (ulimit -n), or set run.workers=0"
+            f"run.micro_batch={dataset.micro} and {workers} run.workers need more files open at once than are allowed: "
+            "raise the limit (ulimit -n), make run.micro_batch larger, or set run.workers=0"
         ) from error
 
 
@@ -128,8 +130,23 @@ def make_loader(dataset: Dataset, workers: int, **how: Any) -> DataLoader:
     On Linux the processes are forked, whichever way Python would choose: others run the user's script again, which ends badly where it
     calls dinolab outside of `if __name__ == "__main__":`.
     """
+    if workers:
+        allow_open_files()
     forks = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(dataset, num_workers=workers, worker_init_fn=start_worker, multiprocessing_context=forks, **how)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may: the usual 1,024 are few for images that are handed over as files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, OPEN_AT_MOST)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from dinolab.config import keyword_options
 from dinolab.data.types import Source
-from dinolab.errors import UserError, reason
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
 from dinolab.evals import EVALS
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
@@ -166,7 +166,7 @@ class Run:
             how = extraction_arguments(network, self.options, self.progress)
             row.size, row.dim = list(how["size"]), getattr(network, "dim", None)
             row.throughput = throughput(network, how["size"], how["device"], how["precision"])
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             row.failure = failure(error)
             log.warning("%s: %s", name, row.failure)
             self.save()
@@ -188,7 +188,7 @@ class Run:
             result = run_evaluation(
                 which, network, own, self.progress, self.found.environment, called=row.name, given=given
             )
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             log.warning("%s, %s: %s", row.name, which, failure(error))
             return Entry(failure=failure(error))
         return Entry(main_facts(result), folder=str(folder) if folder else None, key=key)
@@ -212,11 +212,10 @@ class Run:
             draw_speeds(rows, shown, evaluation, self.out / "accuracy_over_throughput.png")
 
 
-def failure(error: UserError | RuntimeError) -> str:
+def failure(error: Exception) -> str:
     """Why an encoder could not be evaluated; an error that is neither a user's mistake nor a lack of memory is raised again."""
-    text = reason(error)
-    if isinstance(error, UserError) or text == "out of memory":
-        return text
+    if isinstance(error, UserError) or lacking(error) == OUT_OF_MEMORY:
+        return reason(error)
     raise error
 
 

@@ -1,6 +1,7 @@
 """The parts of a run, made from its configuration: data, device, method, optimizer, batches."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from dinolab.data.loader import adaptive_batches, batches, photo_batches
 from dinolab.data.samples import micro_batch
 from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.types import Needs, Source, Views
-from dinolab.errors import UserError
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.machine import loaders
 from dinolab.methods import METHODS
 from dinolab.methods.base import Method
@@ -97,7 +98,9 @@ def build_method(
         method.load_state_dict(state)
     try:
         method = method.to(device)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if lacking(error) != OUT_OF_MEMORY:
+            raise
         raise UserError(f"out of memory on {device}: the model alone is too large, set a smaller model.size") from error
     if device.type == "cpu":
         keep_memory()
@@ -139,7 +142,18 @@ def out_of_memory(cfg: Config) -> UserError:
     now = micro_batch(cfg, parallel.world())
     smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size // parallel.world()) if 2 <= n <= now / 2]
     way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size, or smaller heads"
-    return UserError(f"out of memory on the GPU with {now} images at a time: set {way_out}")
+    return UserError(f"out of memory with {now} images at a time: set {way_out}")
+
+
+@contextmanager
+def fitting(cfg: Config) -> Iterator[None]:
+    """A lack of memory inside the block becomes a UserError with the option to change."""
+    try:
+        yield
+    except Exception as error:
+        if lacking(error) != OUT_OF_MEMORY:
+            raise
+        raise out_of_memory(cfg) from error
 
 
 def open_batches(

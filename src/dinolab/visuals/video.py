@@ -17,7 +17,7 @@ from dinolab.progress import track
 from dinolab.visuals import pca
 from dinolab.visuals.attention import attention_maps
 from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
-from dinolab.visuals.images import as_fractions, fit_patches, usual_size
+from dinolab.visuals.images import as_fractions, fit_patches, patch_features, usual_size
 from dinolab.visuals.lettering import load_font, shorten
 from dinolab.visuals.sheet import heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
@@ -176,11 +176,6 @@ def paint_attention(
         return heat(picture, one, *scales.tolist())
 
     return ("attention, " + (f"mean of {heads} heads" if head is None else f"head {head}")), paint
-
-
-def patch_features(encoder: Any, frame: Tensor) -> Tensor:
-    """Compute the patch features (h, w, D) of a frame, uint8 (3, H, W), and return them on the CPU."""
-    return encoder(frame[None]).patches[0].float().cpu()
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
