@@ -19,7 +19,9 @@ def naming(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             error.filename = error.filename or str(path)
-        elif "No space left on device" in str(error):
+        elif any(
+            sign in str(error) for sign in ("No space left on device", "inline_container")
+        ):  # safetensors; torch.save
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 

@@ -3,11 +3,13 @@
 import atexit
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from multiprocessing import queues
 from time import perf_counter
 from typing import Any
 
@@ -159,11 +161,15 @@ def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:
         signal.signal(signal.SIGCHLD, on_child_death)
     try:
         yield from items
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (
+        RuntimeError,
+        EOFError,
+        ConnectionError,
+    ) as error:  # the latter two where it died while it handed over an image
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            "a process that loads images died, most likely killed for lack of memory or of space in /dev/shm: "
+            "a process that loads images died, most likely for lack of memory, of space in /dev/shm or of open files (ulimit -n): "
             f"try {way_out}"
         ) from error
 
@@ -176,6 +182,9 @@ def kept_ready(per_step: int, workers: int) -> int:
 def start_worker(_: int) -> None:
     """Called at the start of every process that loads images."""
     cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
+    # or it would print a traceback and go on, and the main process would wait for the lost images for ever
+    queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))  # type: ignore[attr-defined]
+    sys.excepthook = lambda *_: None  # called where images are handed over to a main process that has gone
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # the main process alone answers
         signal.signal(sent_to_all, signal.SIG_IGN)
 

@@ -62,7 +62,8 @@ def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
         if changed:
             differences = ", ".join(f"{k}={now[k]} (was {before.get(k)})" for k in changed)
             raise UserError(
-                f"{folder.path} holds a run with other options: {differences}. Give the same, or another run.dir"
+                f"{folder.path} holds a run with other options: {differences}. Give the same, or another run.dir; "
+                f"init.weights={folder.path} there begins with the weights that this run has reached"
             )
     return places
 

@@ -12,7 +12,7 @@ from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.options import Config
 from dinolab.recipes import load_config, validate
 from dinolab.rundir import RunFolder
-from dinolab.runs.build import describe, fitting, monitor_sources, open_data, out_of_memory
+from dinolab.runs.build import all_alike, describe, fitting, monitor_sources, open_data, out_of_memory
 from dinolab.runs.folder import check_run, describe_run, held_for_training
 from dinolab.runs.pictures import draw_pictures
 from dinolab.runs.run import Run
@@ -62,7 +62,7 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
     run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)
     try:
         log.say(describe(cfg, source, phases[0], state.method, device))
-        for message in state.messages:
+        for message in filter(None, [parallel.alone(), "" if state.step else all_alike(source), *state.messages]):
             log.say(message)
         if state.step == 0 or run.evaluation_missed():
             run.evaluate(state.step)
