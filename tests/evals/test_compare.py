@@ -135,8 +135,9 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
         return evaluate(protocol, *args, **options)
 
     monkeypatch.setattr(module, "run_evaluation", noted)
-    for picture in ("compare.draw_figures", "compare.draw_speeds", "results.draw_confusion"):  # drawn in other tests
-        monkeypatch.setattr(f"dinolab.evals.{picture}", lambda *_: None)
+    for picture in ("draw_figures", "draw_speeds"):  # drawn in other tests
+        monkeypatch.setattr(f"dinolab.evals.compare.{picture}", lambda *_: None)
+    monkeypatch.setattr("dinolab.evals.results.draw_confusion", lambda *args: args[-1].touch())
     options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
 
     def again(encoder=run, against=("pixels",), train=folders[0], **changed):

@@ -509,6 +509,18 @@ def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stay
     assert checkpoint.step_of(checkpoint.checkpoints(run / "checkpoints")[-1]) == 60
 
 
+def test_too_few_open_files_end_a_run_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    more = ["eval.every=0 steps", "run.workers=2", "optim.batch_size=24", "run.micro_batch=2"]
+    code = (
+        "import resource, sys; from dinolab.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", *words(pictures, tmp_path / "run", *more)]
+    few = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert few.returncode == 2 and "Traceback" not in few.stderr
+    assert "(ulimit -n)" in few.stderr.splitlines()[-1] and "run.workers" in few.stderr.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_a_script_may_train_in_a_thread_and_without_a_main_guard(pictures: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}", "optim.length=1 steps", "run.workers=1"]

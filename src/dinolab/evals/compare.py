@@ -19,7 +19,7 @@ from torch import nn
 from dinolab.config import keyword_options
 from dinolab.data.types import Source
 from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
-from dinolab.evals import EVALS
+from dinolab.evals import EVALS, splits
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
@@ -127,6 +127,9 @@ def run_comparison(
     sources = open_train_and_test(options.train, options.test, given or {})
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
+    for seed in range(options.seed, options.seed + options.seeds):
+        if len(sources) == 1 and splits.beside(sources[0], seed):
+            splits.held_out(sources[0], seed, None, progress)  # what is wrong with it is no failure of a single encoder
     out = Path(options.out) if options.out else None
     if out:
         make_folder(out)
@@ -203,7 +206,11 @@ class Run:
         """Write table and plots. Raises UserError where not one encoder could be evaluated."""
         rows = self.found.encoders
         if not any(entry.result and entry.result.main for row in rows for entry in row.results.values()):
-            raise UserError("; ".join(failure for row in rows for failure in row.failures))
+            found = [
+                text for row in rows for text in (row.failure, *(each.failure for each in row.results.values())) if text
+            ]
+            alike = len(set(found)) == 1  # then the encoders need no names
+            raise UserError(found[0] if alike else "; ".join(failure for row in rows for failure in row.failures))
         if self.out:
             write_whole(self.out / "table.md", markdown(self.found).encode(errors="surrogateescape"))
             title = f"Evaluations on {Path(self.sources[-1].name).name}"
