@@ -24,6 +24,8 @@ from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.visuals.attention import attention_sheet
+from dinolab.visuals.pca import pca_sheet
 from dinolab.weights.load import save_encoder
 from tests.pictures import make_folder
 
@@ -249,15 +251,17 @@ def test_poisoned_test_labels_change_no_prediction(folders, tmp_path, run, monke
         assert written[0] == written[1]
 
 
-def test_features_of_a_diverged_model_are_never_right(folders, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 5)
+def test_features_that_are_not_finite_are_an_error(folders, run, tmp_path):
     encoder = dinolab.load(run)
-    encoder.vit.norm.weight.fill_(float("nan"))
-    assert dinolab.evaluate("knn", encoder, *folders, tmp_path, cache="none").main.value == 0
-    assert "class0/000.png,class0,,nan" in (tmp_path / "predictions.csv").read_text()
-    for protocol in ("logreg", "linear"):
-        with pytest.raises(UserError, match="diverged"):
-            dinolab.evaluate(protocol, encoder, *folders, cache="none")
+    with torch.no_grad():
+        encoder.vit.cls_token[..., 3] = float("nan")
+    for cache in ("none", str(tmp_path)):  # also where they come from the cache
+        with pytest.raises(UserError, match=r"features of .*class0/000\.png .*its weight backbone.cls_token"):
+            dinolab.evaluate("knn", encoder, *folders, cache=cache)
+    image = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    for picture in (attention_sheet, pca_sheet):
+        with pytest.raises(UserError, match="are not finite numbers"):
+            picture(encoder, [image], tmp_path / "picture.png")
 
 
 def test_tokens_and_blocks_are_what_the_features_are_made_of(folders, run):

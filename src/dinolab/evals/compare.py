@@ -18,8 +18,8 @@ from torch import nn
 
 from dinolab.config import keyword_options
 from dinolab.data.types import Source
-from dinolab.errors import UserError, reason
-from dinolab.evals import EVALS
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
+from dinolab.evals import EVALS, splits
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
@@ -129,6 +129,9 @@ def run_comparison(
         )
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
+    for seed in range(options.seed, options.seed + options.seeds):
+        if len(sources) == 1 and splits.beside(sources[0], seed):
+            splits.held_out(sources[0], seed, None, progress)  # what is wrong with it is no failure of a single encoder
     out = Path(options.out) if options.out else None
     if out:
         make_folder(out)
@@ -168,7 +171,7 @@ class Run:
             how = extraction_arguments(network, self.options, self.progress)
             row.size, row.dim = list(how["size"]), getattr(network, "dim", None)
             row.throughput = throughput(network, how["size"], how["device"], how["precision"])
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             row.failure = failure(error)
             log.warning("%s: %s", name, row.failure)
             self.save()
@@ -190,7 +193,7 @@ class Run:
             result = run_evaluation(
                 which, network, own, self.progress, self.found.environment, called=row.name, given=given
             )
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             log.warning("%s, %s: %s", row.name, which, failure(error))
             return Entry(failure=failure(error))
         return Entry(main_facts(result), folder=str(folder) if folder else None, key=key)
@@ -205,7 +208,11 @@ class Run:
         """Write table and plots. Raises UserError where not one encoder could be evaluated."""
         rows = self.found.encoders
         if not any(entry.result and entry.result.main for row in rows for entry in row.results.values()):
-            raise UserError("; ".join(failure for row in rows for failure in row.failures))
+            found = [
+                text for row in rows for text in (row.failure, *(each.failure for each in row.results.values())) if text
+            ]
+            alike = len(set(found)) == 1  # then the encoders need no names
+            raise UserError(found[0] if alike else "; ".join(failure for row in rows for failure in row.failures))
         if self.out:
             write_whole(self.out / "table.md", markdown(self.found).encode(errors="surrogateescape"))
             title = f"Evaluations on {Path(self.sources[-1].name).name}"
@@ -214,11 +221,10 @@ class Run:
             draw_speeds(rows, shown, evaluation, self.out / "accuracy_over_throughput.png")
 
 
-def failure(error: UserError | RuntimeError) -> str:
+def failure(error: Exception) -> str:
     """Why an encoder could not be evaluated; an error that is neither a user's mistake nor a lack of memory is raised again."""
-    text = reason(error)
-    if isinstance(error, UserError) or text == "out of memory":
-        return text
+    if isinstance(error, UserError) or lacking(error) == OUT_OF_MEMORY:
+        return reason(error)
     raise error
 
 

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour accuracy: how good features are as they stand, with nothing trained on top.
+"""Measures weighted k-nearest-neighbour accuracy: how good features are as they stand, with nothing trained on top.
 
 The protocol of DINO (arXiv 2104.14294, section 4.1 and appendix) after Wu et al. (arXiv 1805.01978): cosine
 similarity, and each of the k nearest training images votes for its class with weight exp(similarity / 0.07).
@@ -82,7 +82,7 @@ def draw_shots(labels: Tensor, shots: int, seed: int, number: int) -> Tensor:
 
 
 def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float = TEMPERATURE) -> Tensor:
-    """Each class's share of the neighbours' weights, float32 (M, classes), from similarities and labels (M, k) of neighbours.
+    """Compute each class's share of the neighbours' weights, float32 (M, classes), from similarities and labels (M, k) of neighbours.
 
     A row of NaN where a similarity is not finite, as with features of a diverged model.
     """
@@ -100,7 +100,7 @@ def vote_for_each(
     device: str | torch.device,
     temperature: float = TEMPERATURE,
 ) -> dict[int, Tensor]:
-    """For each k the classes' shares of the votes, float32 (M, classes) on the CPU, from one search on `device`."""
+    """Compute for each k the classes' shares of the votes, float32 (M, classes) on the CPU, from one search on `device`."""
     similarities, indices = nearest(train, test.to(device), max(ks))
     of = labels.to(device)[indices]
     return {k: vote(similarities[:, :k], of[:, :k], classes, temperature).cpu() for k in ks}
@@ -115,7 +115,7 @@ def predict(
     test_chunk: int = QUERIES,
     train_chunk: int = REFERENCES,
 ) -> Tensor:
-    """The class that the k nearest training images vote for, int64 (M,).
+    """Predict the class that the k nearest training images vote for, int64 (M,).
 
     Where a vote is not finite, as with features of a diverged model, the class is -1. Computes on the device of `test`.
 
@@ -139,7 +139,7 @@ def knn(
     k: int = 20,
     temperature: float = TEMPERATURE,
 ) -> float:
-    """The share of test images, from 0 to 1, for which `predict` gives their class; see there."""
+    """Compute the share of test images, from 0 to 1, for which `predict` gives their class; see there."""
     predicted = predict(train, train_labels, test, k, temperature)
     return (predicted == test_labels.to(predicted.device)).sum().item() / len(test_labels)
 
@@ -154,7 +154,7 @@ def monitor(
     workers: int = 0,
     progress: bool = False,
 ) -> dict[str, float]:
-    """k-NN accuracy of the encoder's class tokens while it is trained. With several processes, all must call it together.
+    """Measure the k-NN accuracy of the encoder's class tokens while it is trained. With several processes, all must call it together.
 
     Classes are matched by name. Test images of a class that `train` lacks count as wrong, and a warning says so.
 

@@ -29,7 +29,7 @@ from dinolab.evals.contract import Context
 from dinolab.evals.heads import HELD_OUT, Input, Trained, hold_out, logits, new_head
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
-from dinolab.features.extract import FeatureSet, refuse_infinite
+from dinolab.features.extract import FeatureSet
 from dinolab.options import option
 from dinolab.progress import track
 
@@ -98,9 +98,8 @@ def linear_dino(
         The best layer, and what was chosen, with the accuracy of each rate as `grid`.
 
     Raises:
-        UserError: features are not finite, or there are several rates and no class has two training images.
+        UserError: there are several rates and no class has two training images.
     """
-    refuse_infinite(*train.blocks, train.patches)
     rates = training.rates
     held_out = hold_out(train.labels, HELD_OUT, seed)
     held_out &= len(rates) > 1

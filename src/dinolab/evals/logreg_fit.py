@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.evals.logreg import SOLVERS
 from dinolab.evals.logreg_torch import TorchLogisticRegression
-from dinolab.features.extract import refuse_infinite
 from dinolab.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -58,13 +57,12 @@ def logreg(
         was chosen: solver, C, folds, cross_validation.
 
     Raises:
-        UserError: features are not finite, or all labels are of one class.
+        UserError: all labels are of one class.
     """
     if solver not in SOLVERS:
         raise UserError(f"solver={solver}: one of {', '.join(SOLVERS)}")
     if solver == "auto":
         solver = "scikit-learn" if torch.device(device).type == "cpu" else "torch"
-    refuse_infinite(train)
     x, y = train.numpy(), labels.numpy()
     sizes = np.bincount(y)
     if np.count_nonzero(sizes) < 2:

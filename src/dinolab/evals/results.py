@@ -36,25 +36,29 @@ class Predictions:
     def write(self, folder: Path, title: str) -> None:
         """predictions.csv, and with labels confusion.png; an earlier evaluation's are replaced.
 
-        The earlier result.json is removed first: until the new one is written, which is the last file, the folder holds no result,
-        and never one that goes with other predictions.
+        All files are written under other names first, and the earlier result.json is removed when they are ready: from then until
+        the new one is written, which is the last file, the folder holds no result, and never one that goes with other predictions.
+        A process that is killed before leaves the earlier evaluation whole.
 
         Without labels, predictions.csv has a line for every image, as a submission needs it: no label where an image could not be
         read.
         """
-        (folder / RESULT).unlink(missing_ok=True)
         labels = [self.classes[c] if c >= 0 else "" for c in self.predicted]
         if self.truth is None:
-            (folder / CONFUSION).unlink(missing_ok=True)
             by_position = dict(zip(self.kept.tolist(), labels))
             rows = ((name, by_position.get(i, "")) for i, name in enumerate(self.images))
-            write_csv(folder / PREDICTIONS, ["filename", "label"], rows)
+            with beside(folder / PREDICTIONS) as listing:
+                write_csv(listing, ["filename", "label"], rows)
+                (folder / RESULT).unlink(missing_ok=True)
+                (folder / CONFUSION).unlink(missing_ok=True)
             return
         true_labels = (self.classes[c] for c in self.truth)
         scored = zip((self.images[i] for i in self.kept), true_labels, labels, (f"{p:.6f}" for p in self.probability))
-        write_csv(folder / PREDICTIONS, ["filename", "label", "predicted", "probability"], scored)
         counts = count_confusions(self.predicted, self.truth, len(self.classes))
-        draw_confusion(counts, self.classes, title, folder / CONFUSION)
+        with beside(folder / CONFUSION) as drawing, beside(folder / PREDICTIONS) as listing:
+            write_csv(listing, ["filename", "label", "predicted", "probability"], scored)
+            draw_confusion(counts, self.classes, title, drawing)
+            (folder / RESULT).unlink(missing_ok=True)
 
 
 def write_csv(file: Path, columns: list[str], rows: Iterable[Sequence[str]]) -> None:
