@@ -167,7 +167,7 @@ class Rig:
         began = time.perf_counter()
         loss().backward()
         if not slow_updates:
-            optimizer_step(self.optimizer, self.s, self.cfg.optim.clip)
+            optimizer_step(self.optimizer, self.method.student, self.s, self.cfg.optim)
             self.method.after_step(self.s)
             return time.perf_counter() - began
         for group in self.optimizer.param_groups:

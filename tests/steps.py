@@ -52,7 +52,7 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     share = parallel.rank(), parallel.world()
     for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=share, needs=needs_of(cfg))):
         views = [v.to(device) for v in micro]
-        parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim.clip, autocast(device, None))
+        parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim, autocast(device, None))
         means = mean_over_parts(parts)
         if not getattr(cfg.loss, "koleo", 0):
             means.pop("koleo", None)  # it is still computed, within micro-batches

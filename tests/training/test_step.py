@@ -50,8 +50,8 @@ def steps(folder, words: list[str], number: int, device: str):
     precision = autocast(where, choose_precision("auto", where))
     for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda", needs=needs_of(cfg))):
         views = [v.to(where) for v in micro]
-        s, clip = phase(step), cfg.optim.clip
-        yield lambda views=views, s=s, clip=clip: train_step(method, optimizer, views, s, clip, precision)
+        s, optim = phase(step), cfg.optim
+        yield lambda views=views, s=s: train_step(method, optimizer, views, s, optim, precision)
 
 
 @pytest.mark.parametrize("words", VARIANTS, ids=" ".join)
