@@ -21,9 +21,18 @@ from tests.pictures import TINY, fit_words
 
 STEPS, BATCH = 10, 8
 EXACT = {  # the same for any number of processes and micro-batches
-    "dino": ["method=dino"],
+    "dino": ["method=dino", "optim.clip_by=parameter", "optim.clip=0.01"],
     "dino sinkhorn": ["method=dino", "loss.targets=sinkhorn", "optim.name=sgd"],
     "dinov2": ["method=dinov2", "loss.targets=sinkhorn", "loss.koleo=0", "model.registers=2", "model.layerscale=0.1"],
+    "dinov2 as published": [
+        "method=dinov2",
+        "loss.koleo=0",
+        "head.train_norms=true",
+        "ibot_head.separate=false",
+        "loss.freeze_by=lr",
+        "optim.clip_by=network",
+        "optim.clip=0.1",
+    ],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
 }
 WHOLE = {  # the same for any number of processes, with the same number of micro-batches

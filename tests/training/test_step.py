@@ -21,11 +21,12 @@ READS_BACK = (
     "lift_fresh",
 )  # the last: torch.tensor(...)
 VARIANTS = [
-    ["method=dino"],
+    ["method=dino", "model.drop_path_rates=linear", "optim.clip_by=parameter"],
     ["method=dino", "loss.targets=sinkhorn", "head.batch_norm=true"],
     ["method=dinov2", "model.drop_path=0.4", "model.layerscale=1e-5", "model.registers=2"],
     ["method=dinov2", "loss.targets=centring", "run.micro_batch=2", "model.ffn=swiglu"],
     ["method=dinov2", "loss.ibot=0", "optim.clip=0"],
+    ["method=dinov2", "ibot_head.separate=false", "head.train_norms=true", "loss.freeze_by=lr", "optim.clip_by=network"],
 ]
 
 
