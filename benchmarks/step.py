@@ -214,7 +214,14 @@ def main() -> None:
     args.add_argument("--out", type=Path, default=Path("docs/results/step.json"))
     options = args.parse_intermixed_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    words = ["run.device=cpu", "run.precision=fp32", "optim.batch_size=8", "optim.length=100 steps", *PLAIN, *options.options]
+    words = [
+        "run.device=cpu",
+        "run.precision=fp32",
+        "optim.batch_size=8",
+        "optim.length=100 steps",
+        *PLAIN,
+        *options.options,
+    ]
 
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:

@@ -137,9 +137,9 @@ class Model:
     drop_path: float = option(0.0, "stochastic depth: share of the crops that each residual branch drops", 0, 0.95)
     drop_path_rates: str = option(
         "uniform",
-        "uniform: drop_path in all blocks, as DINOv2; linear: from 0 in the first block to drop_path in the last, as DINO; "
+        "uniform: drop_path in all blocks, as DINOv2; rising: in a line from 0 in the first block to drop_path in the last, as DINO; "
         "rounded: uniform, but always the same whole number of crops, as in runs of earlier versions",
-        choices=("uniform", "linear", "rounded"),
+        choices=("uniform", "rising", "rounded"),
     )
     init: str = option(
         "published",

@@ -177,7 +177,7 @@ def factors(kept: Kept, tokens: int, dtype: torch.dtype = torch.float32) -> torc
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rates", ["uniform", "linear", "rounded"])
+@pytest.mark.parametrize("rates", ["uniform", "rising", "rounded"])
 def test_stochastic_depth_equals_masking_by_multiplication(backend: str, rates: str) -> None:
     """The same kept crops, with the branch computed for all crops and multiplied by 0 or by one over the share kept."""
     vit = small(drop_path=0.4, drop_path_rates=rates).double().train()

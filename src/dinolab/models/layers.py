@@ -61,9 +61,9 @@ def draw_kept(packing: Packing, rates: Sequence[float], rounded: bool = False) -
             scales.append(scale.expand(-1, -1, length).flatten(1))
             runs.append((keep, length))
             start += n * length
-        row, scale = torch.cat(rows, 1).unbind(), torch.cat(scales, 1).unsqueeze(-1).unbind()
+        of_branches = list(zip(torch.cat(rows, 1), torch.cat(scales, 1).unsqueeze(-1)))
         of_kept = pack_runs(tuple(runs), device)
-        kept += [Kept(row[i], scale[i], row[i + 1], scale[i + 1], of_kept) for i in range(0, 2 * blocks, 2)]
+        kept += [Kept(*attn, *mlp, of_kept) for attn, mlp in zip(of_branches[::2], of_branches[1::2])]
     return kept
 
 

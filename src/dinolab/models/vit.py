@@ -35,7 +35,7 @@ def shape_of(cfg: Model) -> tuple[int, int, int]:
 
 def depth_rates(cfg: Model, depth: int) -> list[float]:
     """The rate of stochastic depth in each block."""
-    if cfg.drop_path_rates == "linear":
+    if cfg.drop_path_rates == "rising":
         return [cfg.drop_path * i / max(1, depth - 1) for i in range(depth)]
     return [cfg.drop_path] * depth
 

@@ -18,7 +18,9 @@ class StepValues:
     """The scheduled values of one step."""
 
     figures: dict[str, float]  # by name: lr, weight_decay, and the method's own; they go into the log
-    frozen: dict[str, str] = field(default_factory=dict)  # parts of the student that are held fixed: by what, see Freeze
+    frozen: dict[str, str] = field(
+        default_factory=dict
+    )  # parts of the student that are held fixed: by what, see Freeze
 
     def __getitem__(self, name: str) -> float:
         return self.figures[name]
