@@ -99,7 +99,7 @@ class Classifier(nn.Module):
         """Stochastic depth: the same in all blocks of our ViT, rising to `rate` in timm's; nothing where a network has none."""
         _, network = self.network()
         if isinstance(network, ViT):
-            network.cfg.drop_path = rate
+            network.cfg.drop_path, network.cfg.drop_path_rates = rate, "uniform"
             return
         places = [
             (m, name) for m in network.modules() for name, _ in m.named_children() if name.startswith("drop_path")
