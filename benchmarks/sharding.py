@@ -51,7 +51,7 @@ def main() -> None:
         if sharded:
             parallel.shard(method.networks, "full", how.device, how.autocast)
         optimizer = make_optimizer(method.student, cfg.optim)
-        return lambda: train_step(method, optimizer, views, s, cfg.optim.clip, precision)
+        return lambda: train_step(method, optimizer, views, s, cfg.optim, precision)
 
     timings = measure(
         {name: steps(name == "fully_shard") for name in ("plain", "fully_shard")}, how.device, how.seconds, before

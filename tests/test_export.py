@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 import dinolab
 from dinolab.cli import main
-from dinolab.data.views import eval_view, resize
+from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.export import TARGETS, export, write
 from dinolab.export.onnx import bicubic
@@ -100,17 +100,14 @@ def test_hugging_faces_processor_makes_our_input(size: int, registers: int, tmp_
     pixels = Pixels(mean=(0.5, 0.4, 0.3), deviation=(0.2, 0.3, 0.25))
     out, _ = export(make_run(tmp_path / "mine", size, pixels, registers=registers), "huggingface", tmp_path / "out")
     encoder, model = dinolab.load(tmp_path / "mine"), AutoModel.from_pretrained(out).eval()
-    photo = load_sample_image("china.jpg").copy()  # (427, 640, 3)
-    view = eval_view(photo, size)
-    short = {40: 40, 112: 128}[size]
-    resized = resize(photo, short, round(short * 640 / 427))
-    for images, tolerance in ((resized, 1e-5), (photo, 0.05)):  # the photo is resized by another filter
-        inputs = AutoImageProcessor.from_pretrained(out)(images, return_tensors="pt")
-        with torch.inference_mode():
-            theirs = model(**inputs).last_hidden_state[0, 0]
-        ours = encoder(view).cls[0]
-        assert inputs["pixel_values"].shape == (1, 3, size, size)
-        assert (theirs - ours).norm() < tolerance * ours.norm()
+    # (426, 640, 3): where an odd number of pixels is cut off, their centre lies one to the left of torchvision's and ours
+    photo = load_sample_image("china.jpg")[1:].copy()
+    inputs = AutoImageProcessor.from_pretrained(out)(photo, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = model(**inputs).last_hidden_state[0, 0]
+    ours = encoder(eval_view(photo, size)).cls[0]
+    assert inputs["pixel_values"].shape == (1, 3, size, size)
+    assert (theirs - ours).norm() < 1e-4 * ours.norm()
 
 
 def test_other_pixels_go_out_and_come_back(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
+import errno
 import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 import dinolab
+from dinolab.errors import reason
 from dinolab.evals.results import write_csv
-from dinolab.files import beside, file_name, lock, write_whole
+from dinolab.files import beside, file_name, lock, naming, write_whole
 from tests.pictures import make_folder
 
 
@@ -46,7 +49,24 @@ def test_an_evaluation_with_its_result_is_complete(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "result.json").exists()
     monkeypatch.undo()
     dinolab.evaluate("knn", "pixels", train, test, tmp_path / "out", cache="none")
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr("dinolab.evals.results.draw_confusion", killed)
+    with pytest.raises(KeyboardInterrupt):
+        dinolab.evaluate("knn", "pixels", test, train, tmp_path / "out", cache="none")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == whole
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
+
+
+def test_a_full_disk_is_named(tmp_path):
+    file = tmp_path / "figures.json"
+    for error in (  # of a file's write, of safetensors, of torch.save
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 832 vs 726"),
+    ):
+        with pytest.raises(OSError, match="No space left on device") as raised, naming(file):
+            raise error
+        assert reason(raised.value).startswith(f"the disk of {tmp_path} is full; free some space there")
 
 
 def test_file_names():

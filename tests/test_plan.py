@@ -304,7 +304,7 @@ def test_out_of_memory_names_the_option_to_change(
     monkeypatch.setattr(rig, "train_step", full)
     assert main(["plan", *TINY, f"data.path={pictures}", f"run.dir={tmp_path / 'run'}"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message == "dinolab: out of memory on the GPU with 8 images at a time: set run.micro_batch=4 or less"
+    assert message == "dinolab: out of memory with 8 images at a time: set run.micro_batch=4 or less"
     assert list(tmp_path.iterdir()) == []
     none_smaller = load_config(None, ["optim.batch_size=2"])
     assert "a smaller model.size" in str(out_of_memory(none_smaller))

@@ -317,13 +317,14 @@ def test_names_are_no_markup(
         ({"RANK": "x"}, "RANK=x: a number from 0 to 1"),
         ({"RANK": "2"}, "RANK=2: a number from 0 to 1"),
         ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: a number from 1 to 65535"),
-        ({"MASTER_PORT": ""}, "MASTER_PORT=: a number from 1 to 65535"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT is missing: torchrun sets it"),
+        ({"MASTER_ADDR": None}, "WORLD_SIZE=2 without MASTER_ADDR: start the processes with torchrun"),
         ({"LOCAL_WORLD_SIZE": "-1"}, "LOCAL_WORLD_SIZE=-1: a number from 1"),
         ({"MASTER_ADDR": "no.such.host.invalid", "RANK": "1"}, "cannot meet at MASTER_ADDR and MASTER_PORT"),
     ],
 )
 def test_wrong_variables_of_torchrun_are_named(
-    changes: dict[str, str],
+    changes: dict[str, str | None],
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -337,7 +338,8 @@ def test_wrong_variables_of_torchrun_are_named(
         "LOCAL_WORLD_SIZE": "2",
     }
     for name, value in (usual | changes).items():
-        monkeypatch.setenv(name, value)
+        if value is not None:
+            monkeypatch.setenv(name, value)
     monkeypatch.setattr(parallel, "PATIENCE", timedelta(seconds=3))
     if "LOCAL_WORLD_SIZE" in changes:
         with pytest.raises(UserError, match=message):
@@ -346,6 +348,19 @@ def test_wrong_variables_of_torchrun_are_named(
     data = make_folder(tmp_path / "images")
     assert main(["train", *fit_words([*TINY, f"data.path={data}", f"run.dir={tmp_path / 'run'}"])]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_process_that_trains_alone_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parallel.alone() == ""
+    for name in ("SLURM_STEP_NUM_TASKS", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+        assert parallel.launched() == 1
+        assert parallel.alone().startswith(f"{name}=2, but this process trains alone")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert parallel.launched() == 2 and parallel.alone() == ""
+    with pytest.raises(UserError, match="LOCAL_RANK is missing"):
+        parallel.local_rank()
 
 
 def test_a_process_that_waits_for_others_says_so(

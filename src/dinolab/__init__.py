@@ -4,6 +4,7 @@ dinolab.train("dinov2_vits8", "data.path=DIR", "run.dir=runs/mine")
 model = dinolab.load("runs/mine")
 features = model(images)  # uint8 or floats in [0, 1], (B, 3, H, W) -> features.cls (B, D), features.patches (B, h, w, D)
 dinolab.evaluate("knn", model, "TRAIN_DIR", "TEST_DIR").main.value
+dinolab.load_layer("runs/mine/eval/linear").predict(model, images)  # probabilities (B, classes)
 dinolab.compare("runs/mine", ["pixels", "untrained"], "TRAIN_DIR", "TEST_DIR", out="runs/compared")
 dinolab.embed(model, "DIR")["cls"]
 """
@@ -16,17 +17,19 @@ from dinolab.errors import UserError
 if TYPE_CHECKING:
     from dinolab.evals.compare import compare
     from dinolab.evals.evaluate import evaluate
+    from dinolab.evals.layer import load_layer
     from dinolab.features.embed import embed
     from dinolab.runs.train import train
     from dinolab.weights.load import load
 
-__all__ = ["UserError", "compare", "embed", "evaluate", "load", "train"]
+__all__ = ["UserError", "compare", "embed", "evaluate", "load", "load_layer", "train"]
 
 HOMES = {
     "compare": "dinolab.evals.compare",
     "embed": "dinolab.features.embed",
     "evaluate": "dinolab.evals.evaluate",
     "load": "dinolab.weights.load",
+    "load_layer": "dinolab.evals.layer",
     "train": "dinolab.runs.train",
 }
 

@@ -140,7 +140,7 @@ def keyword_options(schema: type[T], values: Mapping[str, Any], see: str) -> T:
     given = {key: plain(value) for key, value in values.items() if value is not None}
     for key, f in options(schema):
         if key in given and get_origin(f.type) is list and not isinstance(given[key], list):
-            given[key] = [given[key]]
+            given[key] = [given[key]] if given[key] != "" else []
     return read_options(schema, layers=[("", given)], see=see)
 
 
@@ -149,7 +149,7 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(n, int) for n in value):
         return f"{value[0]}x{value[1]}"
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def parse_word(schema: type, word: str, see: str) -> tuple[str, Any]:

@@ -12,6 +12,7 @@ from dinolab.data.digits import SIDE, make_scenes
 from dinolab.data.sources import open_source
 from dinolab.evals import knn
 from dinolab.features.pixels import PixelEncoder
+from dinolab.files import write_whole
 from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
@@ -41,7 +42,8 @@ def demo(folder: Path) -> dict[str, float]:
         for name, encoder in (("raw pixels", PixelEncoder()), ("before training", before), ("after training", after))
     }
     overlap = {name: digit_overlap(encoder, scenes) for name, encoder in (("before", before), ("after", after))}
-    (folder / "demo.json").write_text(json.dumps({"knn": accuracy, "attention_jaccard": overlap}, indent=2) + "\n")
+    found = {"knn": accuracy, "attention_jaccard": overlap}
+    write_whole(folder / "demo.json", (json.dumps(found, indent=2) + "\n").encode())
 
     print(f"\nk-NN accuracy on {len(query)} test scenes, whose digits are in no training scene (chance: 10 %):")
     for name, value in accuracy.items():

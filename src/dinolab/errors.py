@@ -1,8 +1,10 @@
 """The exceptions for mistakes a user can mend, and for processes that are gone; and parts of messages."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"  # in place of a password or a key
@@ -11,6 +13,15 @@ KEY = re.compile(
     r"([?&;][\w.-]*(?:token|key|secret|sig|signature|password|passwd|pwd|auth|credential|code)[\w.-]*=)[^&\s\"'<>]+",
     re.IGNORECASE,
 )  # https://host/file?token=KEY
+OUT_OF_MEMORY = "out of memory"
+OPEN_FILES = (
+    "too many files are open at once; raise the limit (ulimit -n), or use fewer processes that load images (workers)"
+)
+MEMORY = (  # parts of the messages by which PyTorch, oneDNN, CUDA's libraries, OpenCV and the system say that memory is short
+    "out of memory", "can't allocate memory", "Cannot allocate memory", "not enough memory", "Insufficient memory", "bad_alloc",
+    "could not create a primitive", "could not create a memory", "ALLOC_FAILED",
+)  # fmt: skip
+FULL = {errno.ENOSPC: "is full", getattr(errno, "EDQUOT", errno.ENOSPC): "is full for you: your quota is used up"}
 
 
 class UserError(Exception):
@@ -75,6 +86,29 @@ def some(things: Sequence[str], most: int, between: str = "; ") -> str:
 def reason(error: BaseException) -> str:
     """The error in one line, for a table or a message."""
     text = str(error).strip()
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:  # torch's, without importing it
-        return "out of memory"
-    return text.splitlines()[0] if text else type(error).__name__
+    return lacking(error) or (text.splitlines()[0] if text else type(error).__name__)
+
+
+def lacking(error: BaseException) -> str:
+    """What the machine has too little of, if that is the reason of an error: memory, disk, open files or threads; else empty.
+
+    Libraries report it by many kinds of exceptions, so it is recognised by their messages too.
+    """
+    text, number = str(error), getattr(error, "errno", None)
+    if isinstance(error, UserError):
+        return ""
+    if isinstance(error, OSError) and number in FULL:
+        file = getattr(error, "filename", None)
+        disk = f"the disk of {Path(file).absolute().parent}" if isinstance(file, str | Path) else "the disk"
+        return f"{disk} {FULL[number]}; free some space there and give the same command again, or write to another disk"
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sign in text for sign in MEMORY)
+    ):
+        return OUT_OF_MEMORY
+    if number == errno.EMFILE or "Too many open files" in text:
+        return OPEN_FILES
+    if "can't start new thread" in text:
+        return "no more threads can be started; free memory, or raise the limit (ulimit -u)"
+    return ""

@@ -1,5 +1,6 @@
 """Files that are whole or not there, whenever the process is killed."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -7,14 +8,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from dinolab.errors import FULL
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where the disk is full inside the block, the OSError names this file; libraries raise errors of their own for it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            error.filename = error.filename or str(path)
+        elif any(
+            sign in str(error) for sign in ("No space left on device", "inline_container")
+        ):  # safetensors; torch.save
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A place to write to, which is renamed to `path` at the end, and removed if it does not come to that."""
     place = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        yield place
-        place.replace(path)
+        with naming(path):
+            yield place
+            place.replace(path)
     finally:
         place.unlink(missing_ok=True)
 

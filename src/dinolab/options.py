@@ -134,8 +134,12 @@ class Model:
     registers: int = option(0, "number of register tokens (arXiv 2309.16588)", 0, 64)
     layerscale: float = option(0.0, "initial value of LayerScale (0: none)", 0, 1)
     ffn: str = option("mlp", "feed-forward network", choices=("mlp", "swiglu"))
-    drop_path: float = option(
-        0.0, "stochastic depth: share of crops each residual branch drops, the same in all blocks", 0, 0.95
+    drop_path: float = option(0.0, "stochastic depth: share of the crops that each residual branch drops", 0, 0.95)
+    drop_path_rates: str = option(
+        "uniform",
+        "uniform: drop_path in all blocks, as DINOv2; rising: in a line from 0 in the first block to drop_path in the last, as DINO; "
+        "rounded: uniform, but always the same whole number of crops, as in runs of earlier versions",
+        choices=("uniform", "rising", "rounded"),
     )
     init: str = option(
         "published",
@@ -159,6 +163,10 @@ class Head:
     layers: int = option(3, "layers of the MLP", 1, 10)
     prototypes: int = option(65536, "number of prototypes, K", 2, 1 << 24)
     batch_norm: bool = option(False, "batch norm after each hidden layer: helps small runs off the flat start")
+    train_norms: bool = option(
+        False,
+        "train the length of each prototype too (DINOv2, and DINO with norm_last_layer=false); false: all lengths stay 1",
+    )
 
 
 @dataclass
@@ -177,7 +185,13 @@ class Optim:
     weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
     name: str = option("adamw", "AdamW, or SGD as is usual for ResNets", choices=("adamw", "sgd"))
     betas: list[float] = option([0.9, 0.999], "AdamW's betas; the first is SGD's momentum", 0, 0.99999)
-    clip: float = option(3.0, "largest norm of the whole gradient (0: no clipping)", 0, 1e6)
+    clip: float = option(3.0, "largest norm of the gradient (0: no clipping)", 0, 1e6)
+    clip_by: str = option(
+        "whole",
+        "what is clipped by its own norm: the whole gradient; that of each network (backbone, heads), as DINOv2; that of each "
+        "parameter tensor, as DINO",
+        choices=("whole", "network", "parameter"),
+    )
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
     nan: str = option(

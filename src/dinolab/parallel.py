@@ -40,13 +40,33 @@ def world() -> int:
 
 def launched() -> int:
     """The number of processes that torchrun has started, whether or not they have joined the group yet."""
-    complete = {"WORLD_SIZE", "RANK", "MASTER_ADDR"} <= os.environ.keys()  # some clusters set the first alone
-    return from_environment("WORLD_SIZE", 1) if complete else 1
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
+    count = from_environment("WORLD_SIZE", 1, usual="1")
+    if len(missing) == 1 and count > 1:
+        raise UserError(
+            f"WORLD_SIZE={count} without {missing[0]}: start the processes with torchrun, which sets both; "
+            "to train in one, unset WORLD_SIZE"
+        )
+    return 1 if missing else count  # some clusters set WORLD_SIZE alone
+
+
+def alone() -> str:
+    """A sentence for the log where this process trains by itself though several seem to be meant; else empty."""
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if (
+            launched() == 1
+            and os.environ.get(name, "1") != "1"
+            and not ("RANK" in os.environ and "MASTER_ADDR" in os.environ)
+        ):
+            return f"{name}={os.environ[name]}, but this process trains alone: to train in several, start them with torchrun"
+    return ""
 
 
 def from_environment(name: str, low: int, high: int = 1 << 20, usual: str = "") -> int:
     """The whole number in one of torchrun's variables. Raises UserError where it is not from `low` to `high`."""
     text = os.environ.get(name, usual)
+    if not text:
+        raise UserError(f"{name} is missing: torchrun sets it; to train in one process, unset WORLD_SIZE")
     if not text.isdecimal() or len(text) > 9 or not low <= int(text) <= high:
         raise UserError(
             f"{name}={text}: a number from {low} to {high}, as torchrun sets it; to train in one process, unset {name}"
@@ -61,8 +81,8 @@ def refuse_many(verb: str) -> None:
 
 
 def local_rank() -> int:
-    """The rank among the processes of this machine."""
-    return from_environment("LOCAL_RANK", 0, usual="0")
+    """The rank among the processes of this machine. Raises UserError where several train together and it is not set."""
+    return from_environment("LOCAL_RANK", 0, usual="" if launched() > 1 else "0")
 
 
 def local_world() -> int:

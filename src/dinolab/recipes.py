@@ -68,7 +68,7 @@ def load_config(file: str | Path | None = None, words: Sequence[str] = ()) -> Co
 
 def load_saved_config(file: Path, words: Sequence[str] = ()) -> Config:
     """The config.yaml of a run's folder, then words. Earlier versions wrote the options of all methods into it: those are left out."""
-    layer = renamed(read_yaml(file))
+    layer = as_it_was(renamed(read_yaml(file)))
     method = layer.get("method", "")
     cfg = assemble(method, [(str(file), without_foreign(layer, method))], words)
     validate(cfg)
@@ -115,6 +115,14 @@ def renamed(layer: dict[str, Any]) -> dict[str, Any]:
         section, name = old.split(".")
         if isinstance(layer.get(section), dict) and name in layer[section]:
             layer = merge(layer, nested(new, layer[section].pop(name)))
+    return layer
+
+
+def as_it_was(layer: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the values of options that its version did not have, where today's default is another."""
+    model = layer.get("model")
+    if isinstance(model, dict) and model.get("drop_path") and "drop_path_rates" not in model:
+        return merge(layer, nested("model.drop_path_rates", "rounded"))
     return layer
 
 

@@ -151,6 +151,7 @@ class RunFolder:
 RESULT = "result.json"  # an evaluation's figures, in its folder
 PREDICTIONS = "predictions.csv"
 CONFUSION = "confusion.png"
+LAYER = "layer.safetensors"  # the trained linear layer of an evaluation
 COMPARISON = "all.json"  # several evaluations of several encoders
 
 

@@ -1,5 +1,6 @@
 """Parsing of command lines: positionals, options, hints, ranges."""
 
+import errno
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +9,7 @@ from dinolab import cli
 from dinolab.cli.grammar import Family, Positional, Verb, find, parse, training_options, walk
 from dinolab.cli.verbs import ROOT
 from dinolab.config import parse_bytes, parse_size, read_options
-from dinolab.errors import UserError
+from dinolab.errors import OPEN_FILES, UserError
 from dinolab.options import Config, option, options
 
 
@@ -260,6 +261,14 @@ def test_status_and_messages_of_the_command(monkeypatch, capsys):
         (RuntimeError("shapes do not match"), None, ""),
         (RuntimeError("CUDA out of memory"), 2, "dinolab: out of memory: try a smaller size=\n"),
         (RuntimeError("[enforce fail] can't allocate memory: 1"), 2, "dinolab: out of memory: try a smaller size=\n"),
+        (RuntimeError("could not create a primitive"), 2, "dinolab: out of memory: try a smaller size=\n"),
+        (MemoryError(), 2, "dinolab: out of memory: try a smaller size=\n"),
+        (OSError(errno.EMFILE, "Too many open files"), 2, f"dinolab: {OPEN_FILES}\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            2,
+            "dinolab: the disk of /a is full; free some space there and give the same command again, or write to another disk\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

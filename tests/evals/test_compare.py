@@ -126,6 +126,15 @@ def test_nothing_but_failures_is_an_error(folders, tmp_path):
         compare("nowhere", ["neither"], *folders, tmp_path / "out", cache="none")
 
 
+def test_a_split_that_cannot_be_drawn_is_one_error_of_the_whole_comparison(tmp_path, caplog):
+    data = make_folder(tmp_path / "data", per_class=2)
+    for file in data.glob("*/*.png"):
+        cv2.imwrite(str(file), np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match=f"^{data}: no images can be held out"):
+        compare("pixels", ["untrained"], str(data), None, tmp_path / "out", evaluations=["knn"], cache="none")
+    assert not caplog.text and not (tmp_path / "out").exists()
+
+
 def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, monkeypatch):
     done = []
     evaluate = module.run_evaluation
@@ -135,8 +144,9 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
         return evaluate(protocol, *args, **options)
 
     monkeypatch.setattr(module, "run_evaluation", noted)
-    for picture in ("compare.draw_figures", "compare.draw_speeds", "results.draw_confusion"):  # drawn in other tests
-        monkeypatch.setattr(f"dinolab.evals.{picture}", lambda *_: None)
+    for picture in ("draw_figures", "draw_speeds"):  # drawn in other tests
+        monkeypatch.setattr(f"dinolab.evals.compare.{picture}", lambda *_: None)
+    monkeypatch.setattr("dinolab.evals.results.draw_confusion", lambda *args: args[-1].touch())
     options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
 
     def again(encoder=run, against=("pixels",), train=folders[0], **changed):

@@ -1,6 +1,7 @@
 """Whole evaluations on small folders of coloured squares, in Python and on the command line."""
 
 import csv
+import io
 import json
 import shutil
 from functools import partial
@@ -8,16 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import dinolab
+from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
+from dinolab.data.views import eval_view
 from dinolab.errors import UserError
+from dinolab.evals import EVALS
 from dinolab.evals.earlier import read_result
+from dinolab.evals.results import table
 from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.options import Model
+from dinolab.visuals.attention import attention_sheet
+from dinolab.visuals.pca import pca_sheet
 from dinolab.weights.load import save_encoder
 from tests.pictures import make_folder
 
@@ -60,6 +68,82 @@ def test_k_is_told_side_by_side_and_one_of_them_counts(folders):
     assert found.settings["k"] == 1
 
 
+def test_few_shot_accuracies_have_mean_and_deviation(folders, tmp_path):
+    options = {"size": 32, "cache": "none", "temperature": 0.5}
+    found = dinolab.evaluate("knn", "pixels", *folders, tmp_path, shots=[1, 10], tries=3, k=1, **options)
+    assert list(found.tries) == ["1 of each class", "10 of each class"]
+    few, all_images = found.tries.values()
+    assert len(few["value"]) == 3 and 0.3 < few["mean"] <= 1
+    assert all_images["value"] == 3 * [found.main.value] and all_images["std"] == 0
+    assert found.settings["shots"] == [1, 10] and found.settings["temperature"] == 0.5
+    assert read_result(tmp_path / "result.json").tries == found.tries
+    assert "10 of each class, mean of 3 draws" in shown(found)
+
+
+def shown(result):
+    """The table in the terminal."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(table(result, EVALS[result.evaluation]))
+    return console.file.getvalue()
+
+
+def test_top_5_accuracy_with_more_than_five_classes(tmp_path):
+    train, test = (str(make_folder(tmp_path / name, per_class=3, classes=6)) for name in ("train", "test"))
+    found = dinolab.evaluate("knn", "pixels", train, test, size=16, cache="none", k=18, temperature=100)
+    assert list(found.figures)[:2] == ["accuracy", "top5"]
+    assert found.main.value <= found.figures["top5"].value <= 1 and found.figures["top5"].interval
+    assert "top-5 accuracy" in shown(found)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear"])
+def test_several_test_sets_are_as_one_by_one(folders, tmp_path, protocol, monkeypatch):
+    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 3)  # few, so that something is wrong
+    train, test = folders
+    other = tmp_path / "other"
+    shutil.copytree(test, other)
+    shutil.move(other / "class0", other / "new")  # a class that only this set has, and with it other numbers of classes
+    (other / "class1" / "000.png").write_bytes(b"no image")
+    how = {"size": 32, "cache": "none", "seeds": 2}
+    first = dinolab.evaluate(protocol, "pixels", train, [test, other], tmp_path / "out", **how)
+    second = first.tests[0]
+    for found, data, place in ((first, test, "."), (second, other, "other")):
+        alone = dinolab.evaluate(protocol, "pixels", train, data, tmp_path / "alone", **how)
+        for fact in ("figures", "per_class", "data", "other", "seeds", "leaks"):
+            assert getattr(found, fact) == getattr(alone, fact)
+        for file in ("predictions.csv", "confusion.png"):
+            assert (tmp_path / "out" / place / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
+    assert read_result(tmp_path / "out" / "result.json").tests[0].figures == second.figures
+    assert second.data["test_images"] == 11 and second.main.value < 1
+    assert f"{second.main.value:.1%} (" in shown(first).split(str(other))[1]
+    with pytest.raises(UserError, match=r"test=.*one set of test images"):
+        dinolab.compare("pixels", [], train, [test, str(other)], cache="none")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [("linear", {}), ("linear-dino", {"epochs": 2, "lr": 0.1}), ("logreg", {"tokens": "both"}), ("logreg", {"tokens": "patches"})],
+)  # fmt: skip
+def test_the_saved_layer_gives_the_predictions(folders, run, tmp_path, protocol, options, monkeypatch):
+    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 10)
+    dinolab.evaluate(protocol, run, *folders, tmp_path / "out", size="24x16", cache="none", **options)
+    layer, encoder = dinolab.load_layer(tmp_path / "out"), dinolab.load(run)
+    assert layer.size == (24, 16) and layer.precision == "fp32" and layer.encoder["name"] == str(run)
+    source = open_source(folders[1])
+    images = torch.stack([torch.from_numpy(eval_view(read_image(path), layer.size)) for path in source.paths])
+    probability, predicted = layer.predict(encoder, images).max(1)
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert [row["predicted"] for row in rows] == [layer.classes[c] for c in predicted]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(probability.tolist(), abs=2e-6)
+    dinolab.evaluate("knn", run, *folders, tmp_path / "out", cache="none")  # which has none
+    with pytest.raises(UserError, match=r"layer\.safetensors: no such file"):
+        dinolab.load_layer(tmp_path / "out")
+
+
+def test_a_file_that_is_no_layer_is_refused(run):
+    with pytest.raises(UserError, match=r"model\.safetensors: not a layer of dinolab's .*repeat"):
+        dinolab.load_layer(run / "model.safetensors")
+
+
 def test_the_accuracy_is_that_of_knn_while_training(folders, run):
     from dinolab.evals import knn
 
@@ -98,7 +182,7 @@ def test_a_test_set_without_labels_gets_predictions_as_its_submission_wants_them
     )  # whose files must not be taken for those of the next
     found = dinolab.evaluate("logreg", "pixels", train, unlabelled, out, **options)
     assert found.figures == {} and found.main is None
-    assert sorted(file.name for file in out.iterdir()) == ["predictions.csv", "result.json"]
+    assert sorted(file.name for file in out.iterdir()) == ["layer.safetensors", "predictions.csv", "result.json"]
     assert read_result(out / "result.json").evaluation == "logreg"
     expected = "filename,label\nImage_2.png,class2\nImage_0.png,class0\nImage_1.png,class1\n"
     assert (out / "predictions.csv").read_text() == expected
@@ -167,15 +251,17 @@ def test_poisoned_test_labels_change_no_prediction(folders, tmp_path, run, monke
         assert written[0] == written[1]
 
 
-def test_features_of_a_diverged_model_are_never_right(folders, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 5)
+def test_features_that_are_not_finite_are_an_error(folders, run, tmp_path):
     encoder = dinolab.load(run)
-    encoder.vit.norm.weight.fill_(float("nan"))
-    assert dinolab.evaluate("knn", encoder, *folders, tmp_path, cache="none").main.value == 0
-    assert "class0/000.png,class0,,nan" in (tmp_path / "predictions.csv").read_text()
-    for protocol in ("logreg", "linear"):
-        with pytest.raises(UserError, match="diverged"):
-            dinolab.evaluate(protocol, encoder, *folders, cache="none")
+    with torch.no_grad():
+        encoder.vit.cls_token[..., 3] = float("nan")
+    for cache in ("none", str(tmp_path)):  # also where they come from the cache
+        with pytest.raises(UserError, match=r"features of .*class0/000\.png .*its weight backbone.cls_token"):
+            dinolab.evaluate("knn", encoder, *folders, cache=cache)
+    image = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    for picture in (attention_sheet, pca_sheet):
+        with pytest.raises(UserError, match="are not finite numbers"):
+            picture(encoder, [image], tmp_path / "picture.png")
 
 
 def test_tokens_and_blocks_are_what_the_features_are_made_of(folders, run):

@@ -215,7 +215,7 @@ def test_bad_input(folders, encoder, tmp_path):
     source = open_source(folders[0])
     features = extract(encoder, source, 16, progress=False)
     with pytest.raises(UserError, match=r"not a number after .* below lr=1e\+30"):
-        finetune.finetune(encoder, source, features, source, (16, 16), Training(1, 10, (1e30,)), progress=False)
+        finetune.finetune(encoder, source, features, [source], (16, 16), Training(1, 10, (1e30,)), progress=False)
 
 
 def test_classes_that_are_none_of_the_training_s_are_refused_before_it(folders, encoder, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import knn as module
-from dinolab.evals.knn import knn, monitor, predict, vote_for_each
+from dinolab.evals.knn import draw_shots, knn, monitor, predict, vote_for_each
 from dinolab.features.extract import FeatureSet
 
 
@@ -147,3 +147,16 @@ def test_on_images(har):
     paths = sorted(str(path) for path in (har / "train").iterdir())[:12]
     some = Source("some", paths, np.arange(12), [str(i) for i in range(12)])
     assert monitor(PixelEncoder(), some, some, 64, k=1, progress=False)["knn"] == 1
+
+
+def test_few_shots():
+    """Draws have the asked number of each class or all there are, differ, and grow with the number."""
+    labels = torch.tensor([0] * 6 + [1] * 6 + [2] * 2)
+    drawn = [draw_shots(labels, 3, 0, number) for number in range(4)]
+    for rows in drawn:
+        assert labels[rows].bincount().tolist() == [3, 3, 2]
+        assert rows.unique().equal(rows)
+    assert len({tuple(rows.tolist()) for rows in drawn}) > 1
+    assert set(drawn[0].tolist()) < set(draw_shots(labels, 5, 0, 0).tolist())
+    assert draw_shots(labels, 100, 0, 0).equal(torch.arange(14))
+    assert not draw_shots(labels, 3, 1, 0).equal(drawn[0])

@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import top_k_accuracy_score
 
 from dinolab.data.types import Source
 from dinolab.evals.confusion import draw_confusion
 from dinolab.evals.scores import (
     accuracy_by_class,
+    among_the_first,
     bootstrap_interval,
     count_confusions,
     find_leaks,
@@ -41,6 +43,21 @@ def test_scores_by_hand():
     }
     expected = [[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert count_confusions(predicted, truth, 4).tolist() == expected
+
+
+def test_top_5_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    probabilities, truth = rng.dirichlet(np.ones(9), 300), rng.integers(0, 9, 300)
+    found = among_the_first(torch.from_numpy(probabilities), truth, 5)
+    assert found.mean() == pytest.approx(top_k_accuracy_score(truth, probabilities, k=5, labels=range(9)))
+
+
+def test_top_2_of_ties_and_of_what_was_not_predicted():
+    """Equal classes come in their order; no probability, unknown classes and values that are not finite are never right."""
+    rows = torch.tensor([[0.4, 0.2, 0.2, 0.2], [1.0, 0.0, 0.0, 0.0], [0.5, float("nan"), 0.5, 0.0]])
+    expected = {0: [True, True, False], 1: [True, False, False], 2: [False, False, False], 4: [False, False, False]}
+    for truth, right in expected.items():
+        assert among_the_first(rows, np.full(3, truth), 2).tolist() == right
 
 
 def test_seeds_are_summarised_by_the_sample_s_deviation():

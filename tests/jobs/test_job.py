@@ -191,6 +191,7 @@ def test_the_table_has_the_fine_tuned_networks_beside_the_others(tmp_path):
         (["optim.lenght=1 steps"], r"optim.lenght.*optim.length"),
         (["official=nowhere.pth"], r"official=nowhere.pth: no such file"),
         (["clip=nowhere.mp4"], r"clip=nowhere.mp4: no such file"),
+        (["data=tests"], r"no Training_set.csv in it"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_done(small_har, tmp_path, capsys, more, message):

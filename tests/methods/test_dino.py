@@ -85,7 +85,7 @@ def run(cfg: Config, method: MomentumTeacher, micro: int = 1) -> list[float]:
             loss, _ = method.loss(views, t, s)
             (loss / micro).backward()
             total += loss.item() / micro
-        optimizer_step(optimizer, s, cfg.optim.clip)
+        optimizer_step(optimizer, method.student, s, cfg.optim)
         method.after_step(s)
         losses.append(total)
     return losses

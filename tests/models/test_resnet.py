@@ -145,7 +145,7 @@ def step(method: MomentumTeacher, optimizer: torch.optim.Optimizer, cfg: Config,
     (targets,) = method.targets([views], s)
     loss, _ = method.loss(views, targets, s)
     loss.backward()
-    optimizer_step(optimizer, s, cfg.optim.clip)
+    optimizer_step(optimizer, method.student, s, cfg.optim)
     method.after_step(s)
     return loss.item()
 

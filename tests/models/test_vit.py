@@ -10,8 +10,8 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from dinolab.errors import UserError
 from dinolab.models.attention import BACKENDS, pack_runs
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.models.layers import draw_kept
-from dinolab.models.vit import ViT
+from dinolab.models.layers import Kept, draw_kept
+from dinolab.models.vit import ViT, depth_rates
 from dinolab.options import Model
 from dinolab.recipes import load_config
 
@@ -169,10 +169,18 @@ def test_packed_equals_crop_by_crop(backend: str) -> None:
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
 
 
+def factors(kept: Kept, tokens: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The factor of each token in both branches, (2, tokens, 1): 0 where it is dropped."""
+    both = torch.zeros(2, tokens, 1, dtype=dtype)
+    both[0, kept.attn_rows], both[1, kept.mlp_rows] = kept.attn_scale.to(dtype), kept.mlp_scale.to(dtype)
+    return both
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_stochastic_depth_equals_masking_by_multiplication(backend: str) -> None:
-    """The same kept crops, with the branch computed for all crops and multiplied by 0 or by crops/kept."""
-    vit = small(drop_path=0.4).double().train()
+@pytest.mark.parametrize("rates", ["uniform", "rising", "rounded"])
+def test_stochastic_depth_equals_masking_by_multiplication(backend: str, rates: str) -> None:
+    """The same kept crops, with the branch computed for all crops and multiplied by 0 or by one over the share kept."""
+    vit = small(drop_path=0.4, drop_path_rates=rates).double().train()
     randomise(vit)
     vit.attention_backend = backend
     crops = [x.double() for x in runs_of(vit)[0]]
@@ -182,14 +190,10 @@ def test_stochastic_depth_equals_masking_by_multiplication(backend: str) -> None
 
     torch.manual_seed(5)
     x, packing, grids = vit.pack(crops)
-    for block, kept in zip(vit.blocks, draw_kept(packing, 0.4, len(vit.blocks))):
-        for rows, branch in (
-            (kept.attn_rows, lambda y, b=block: b.ls1(b.attn(b.norm1(y), packing, "math"))),
-            (kept.mlp_rows, lambda y, b=block: b.ls2(b.mlp(b.norm2(y)))),
-        ):
-            factor = torch.zeros(len(x), 1, dtype=x.dtype)
-            factor[rows] = kept.scale.to(x.dtype)
-            x = x + branch(x) * factor
+    for block, kept in zip(vit.blocks, draw_kept(packing, depth_rates(vit.cfg, DEPTH), rates == "rounded")):
+        attention, mlp = (factors(kept, packing.tokens, x.dtype) if kept else torch.ones(2, 1, 1)).unbind()
+        x = x + block.ls1(block.attn(block.norm1(x), packing, "math")) * attention
+        x = x + block.ls2(block.mlp(block.norm2(x))) * mlp
     plain = vit.unpack(vit.norm(x), packing, grids)
 
     for a, b in zip(packed, plain):
@@ -203,9 +207,10 @@ def test_stochastic_depth_equals_masking_by_multiplication(backend: str) -> None
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
 
 
-def test_draw_kept_keeps_whole_crops_of_every_run() -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_draw_kept_keeps_whole_crops_of_every_run(rounded: bool) -> None:
     packing = pack_runs(((10, 5), (4, 3)), torch.device("cpu"))
-    blocks = draw_kept(packing, 0.3, 8)
+    blocks = draw_kept(packing, [0.3] * 8, rounded)
     branches = [rows for kept in blocks for rows in (kept.attn_rows, kept.mlp_rows)]
     assert len(branches) == 16 and len({tuple(rows.tolist()) for rows in branches}) > 8  # each draws for itself
     for rows in branches:
@@ -216,14 +221,32 @@ def test_draw_kept_keeps_whole_crops_of_every_run() -> None:
         assert rows.unique().numel() == 44
     for kept in blocks:
         assert kept.packing.runs == ((7, 5), (3, 3)) and kept.packing.tokens == 44
-        assert kept.scale[0].item() == pytest.approx(10 / 7) and kept.scale[-1].item() == pytest.approx(4 / 3)
+        for scale in (kept.attn_scale, kept.mlp_scale):
+            assert scale[:35].view(7, 5).std(1).max() == 0  # of 10 crops exactly 7
+            assert scale[0].item() == pytest.approx(10 / 7) and scale[34].item() == pytest.approx(10 / 7)
+            last = scale[-1].item()  # of 4 crops 3 or, in a fifth of the draws, 2
+            assert last == pytest.approx(4 / 3) if rounded else last == 0 or last == pytest.approx(10 / 7)
 
 
-def test_every_crop_is_dropped_as_often() -> None:
-    packing = pack_runs(((10, 1), (5, 1)), torch.device("cpu"))
-    rows = torch.cat([kept.attn_rows for kept in draw_kept(packing, 0.4, 4000)])
-    share = torch.bincount(rows, minlength=15) / 4000
-    torch.testing.assert_close(share, torch.full((15,), 0.6), atol=0.04, rtol=0)  # five standard deviations
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.4])
+def test_every_crop_is_dropped_as_often(rate: float) -> None:
+    """Also of four crops at a rate of 0.1, which rounded would never drop one; and the mean of the factors is 1."""
+    packing, draws = pack_runs(((10, 1), (4, 1), (1, 1)), torch.device("cpu")), 4000
+    torch.manual_seed(0)
+    both = torch.stack([factors(kept, 15) for kept in draw_kept(packing, [rate] * draws)])
+    deviation = (rate * (1 - rate) / draws) ** 0.5
+    torch.testing.assert_close((both > 0).float().mean(0), torch.full((2, 15, 1), 1 - rate), atol=5 * deviation, rtol=0)
+    factor = torch.full((2, 15, 1), 1.0)
+    torch.testing.assert_close(both.mean(0), factor, atol=5 * deviation / (1 - rate), rtol=0)
+
+
+def test_rates_rise_with_depth_as_in_dino() -> None:
+    cfg = load_config("dino_vits16").model
+    rates = depth_rates(cfg, 12)
+    torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.1, 12))
+    kept = draw_kept(pack_runs(((128, 1),), torch.device("cpu")), rates)
+    assert kept[0] is None and [k.packing.tokens for k in kept[1:]] == [math.ceil(128 * (1 - r)) for r in rates[1:]]
+    assert depth_rates(load_config("dinov2_vits16").model, 12) == [0.3] * 12
 
 
 def test_encoder_takes_any_size_and_explains_itself() -> None:

@@ -77,7 +77,11 @@ def test_evaluation_commands_have_what_was_chosen(run):
     assert (dinolab, verb, name, encoder) == ("dinolab", "eval", "knn", str(run))
     options = read_options(EVALS["knn"].Options, words)
     assert (options.k, options.tokens, options.size, options.seed) == (7, "both", "16x32", 0)
-    assert (options.train, options.test) == (str(run.parent / "images"), str(run.parent / "test"))
+    assert (options.train, options.test) == (str(run.parent / "images"), [str(run.parent / "test")])
+    for name in ("007", "other, with a comma"):
+        found.result.tests.append(result("knn", "x", data={"test": name}))
+        *_, word = (word for word in shlex.split(again.evaluation(found)) if word.startswith("test="))
+        assert read_options(EVALS["knn"].Options, ["train=x", word]).test[-1] == name
 
 
 def test_held_out_images_are_not_named_as_test_images(run):
@@ -205,7 +209,12 @@ def test_a_comparison_is_shown_and_its_results_once(run, tmp_path):
     command = shlex.split(again.comparison(comparison))
     assert command[:4] == ["dinolab", "eval", "all", str(made)]
     options = read_options(CompareOptions, command[4:])
-    assert (options.against, options.evaluations, options.train, options.test) == (["pixels"], ["knn"], *images)
+    assert (options.against, options.evaluations, options.train, options.test) == (
+        ["pixels"],
+        ["knn"],
+        images[0],
+        [images[1]],
+    )
     words = [line.split()[2] for line in again.commands(found) if line.startswith("dinolab eval")]
     assert words == ["knn", "logreg", "all"]
 

@@ -37,26 +37,32 @@ def test_frozen_prototypes_do_not_move_nor_count() -> None:
     before = prototypes.detach().clone()
     for p in method.student.parameters():
         p.grad = torch.ones_like(p)
-    norm = optimizer_step(optimizer, s(0), 0.0)
+    norm = optimizer_step(optimizer, method.student, s(0), cfg.optim)
     others = sum(p.numel() for p in method.student.parameters()) - prototypes.numel()
     assert norm.item() == pytest.approx(others**0.5)
     assert torch.equal(prototypes, before) and optimizer.state[prototypes]["step"] == 0
     for p in method.student.parameters():
         p.grad = torch.ones_like(p)
-    optimizer_step(optimizer, s(1), 0.0)
+    optimizer_step(optimizer, method.student, s(1), cfg.optim)
     assert not torch.equal(prototypes, before)
 
 
-def test_clipping_scales_the_whole_gradient() -> None:
-    cfg = config("method=dino", "loss.freeze_prototypes=0 steps")
+@pytest.mark.parametrize("by", ["whole", "network", "parameter"])
+def test_clipping_scales_the_gradient(by: str) -> None:
+    cfg = config("method=dino", "loss.freeze_prototypes=0 steps", "optim.clip=1", f"optim.clip_by={by}")
     method = build(cfg)
     optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     for p in method.student.parameters():
         p.grad = torch.full_like(p, 2.0)
     count = sum(p.numel() for p in method.student.parameters())
-    assert optimizer_step(optimizer, Phase(cfg, 20)(0), 1.0).item() == pytest.approx(2 * count**0.5)
+    norm = optimizer_step(optimizer, method.student, Phase(cfg, 20)(0), cfg.optim)
+    assert norm.item() == pytest.approx(2 * count**0.5)  # of the whole gradient, before
     p = method.student["head"].prototypes.weight
-    torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 / count**0.5), rtol=1e-4, atol=0)
+    head = sum(p.numel() for p in method.student["head"].parameters())
+    together = {"whole": count, "network": head, "parameter": p.numel()}[by]
+    torch.testing.assert_close(
+        optimizer.state[p]["exp_avg"], torch.full_like(p, 0.1 / together**0.5), rtol=1e-4, atol=0
+    )
 
 
 def test_sgd_is_momentum_over_gradient_and_decay() -> None:
@@ -77,7 +83,7 @@ def test_sgd_is_momentum_over_gradient_and_decay() -> None:
                 decay = s["weight_decay"] if p.ndim > 1 else 0.0
                 velocity[name] = 0.9 * velocity[name] + p.grad + decay * expected[name]
                 expected[name] = expected[name] - s["lr"] * velocity[name]
-        optimizer_step(optimizer, s, 0.0)
+        optimizer_step(optimizer, method.student, s, cfg.optim)
     for name, p in names.items():
         torch.testing.assert_close(p.detach(), expected[name])
         torch.testing.assert_close(optimizer.state[p]["momentum_buffer"], velocity[name])

@@ -1,5 +1,6 @@
 """Whole runs: exact resume, signals, kills, broken images, mistakes."""
 
+import errno
 import json
 import os
 import random
@@ -14,15 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import dinolab
 from dinolab.cli import main
+from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.recipes import load_config
-from dinolab.runs.build import build_method
+from dinolab.runs.build import all_alike, build_method
 from dinolab.runs.run import Run
 from dinolab.training import checkpoint
 from dinolab.training.loop import Interrupted
@@ -230,6 +233,44 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(
     assert "The last good checkpoint is" in (run / "log.txt").read_text()
     assert [p.name for p in checkpoint.checkpoints(run / "checkpoints")] == ["step_00000004"]
     assert all(w.isfinite().all() for w in weights(run).values())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "the disk of /a is full"),
+        (
+            RuntimeError("could not create a primitive"),
+            r"out of memory with 8 images at a time: set run\.micro_batch=4 or less",
+        ),
+        (MemoryError(), "out of memory with 8"),
+    ],
+)
+def test_a_lack_of_disk_or_memory_stops_the_run_and_names_the_last_good_checkpoint(
+    error: Exception, message: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = DINOv2.targets
+
+    def targets(self, batches, s):
+        if checkpoint.checkpoints(tmp_path / "run" / "checkpoints"):
+            raise error
+        return plain(self, batches, s)
+
+    monkeypatch.setattr(DINOv2, "targets", targets)
+    with pytest.raises(UserError, match=message + ".*The last good checkpoint is .*step_00000004"):
+        train(pictures, tmp_path / "run")
+
+
+def test_images_that_are_all_the_same_are_noticed_at_the_start(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data")
+    source = open_source(str(data))
+    assert all_alike(source) == ""
+    for path in source.paths:
+        shutil.copy(source.paths[0], path) if path != source.paths[0] else None
+    assert "8 images spread over" in all_alike(source) and "are identical, so" in all_alike(source)
+    for path in source.paths:
+        Image.new("RGB", (9, 9)).save(path)
+    assert "identical and of a single colour" in all_alike(source)
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(
@@ -466,6 +507,18 @@ def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_it_stay
     assert "The last good checkpoint is" in full.stderr and "step_00000030" in full.stderr
     train(pictures, run, *more)  # with room again
     assert checkpoint.step_of(checkpoint.checkpoints(run / "checkpoints")[-1]) == 60
+
+
+def test_too_few_open_files_end_a_run_in_one_line(pictures: Path, tmp_path: Path) -> None:
+    more = ["eval.every=0 steps", "run.workers=2", "optim.batch_size=24", "run.micro_batch=2"]
+    code = (
+        "import resource, sys; from dinolab.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", *words(pictures, tmp_path / "run", *more)]
+    few = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert few.returncode == 2 and "Traceback" not in few.stderr
+    assert "(ulimit -n)" in few.stderr.splitlines()[-1] and "run.workers" in few.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -21,11 +21,18 @@ READS_BACK = (
     "lift_fresh",
 )  # the last: torch.tensor(...)
 VARIANTS = [
-    ["method=dino"],
+    ["method=dino", "model.drop_path_rates=rising", "optim.clip_by=parameter"],
     ["method=dino", "loss.targets=sinkhorn", "head.batch_norm=true"],
     ["method=dinov2", "model.drop_path=0.4", "model.layerscale=1e-5", "model.registers=2"],
     ["method=dinov2", "loss.targets=centring", "run.micro_batch=2", "model.ffn=swiglu"],
     ["method=dinov2", "loss.ibot=0", "optim.clip=0"],
+    [
+        "method=dinov2",
+        "ibot_head.separate=false",
+        "head.train_norms=true",
+        "loss.freeze_by=lr",
+        "optim.clip_by=network",
+    ],
 ]
 
 
@@ -50,8 +57,8 @@ def steps(folder, words: list[str], number: int, device: str):
     precision = autocast(where, choose_precision("auto", where))
     for step, micro in enumerate(batches(source, cfg, 0, number, workers=0, pin=device == "cuda", needs=needs_of(cfg))):
         views = [v.to(where) for v in micro]
-        s, clip = phase(step), cfg.optim.clip
-        yield lambda views=views, s=s, clip=clip: train_step(method, optimizer, views, s, clip, precision)
+        s = phase(step)
+        yield lambda views=views, s=s: train_step(method, optimizer, views, s, cfg.optim, precision)
 
 
 @pytest.mark.parametrize("words", VARIANTS, ids=" ".join)

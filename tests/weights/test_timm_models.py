@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from torch import nn
 from torchvision.models import resnet50
 
@@ -169,6 +170,19 @@ def test_what_timm_does_not_have_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
         with pytest.raises(UserError, match=f"^timm:{name}: ") as error:
             load(f"timm:{name}")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "hf:nobody/nothing"])
+def test_without_a_network_a_model_that_is_not_cached_fails_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=f"^{name}: http://127.0.0.1:1 cannot be reached, and .* not in the cache"):
+        load(name)
+    assert "Retrying" not in capfd.readouterr().err
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dinolab.errors import UserError, reason
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
 from dinolab.memory import STATUS, can_measure, entry, peak_memory
 from dinolab.parallel import choose_device, refuse_many
 from dinolab.precision import choose_precision, quick_products
@@ -25,11 +25,9 @@ ROUNDS = 3  # timed, at least
 MATMUL_SIDE = (512, 8192)  # sides of the square matrices that measure a device's speed, smallest and largest
 MATMUL_SECONDS = 0.1  # that one product should take, at least
 # Parts of the messages of RuntimeErrors by which PyTorch reports that this machine cannot run something: it has no exceptions of
-# their own for an attention kernel that does not exist and for a missing Triton, and not every device raises OutOfMemoryError.
+# their own for an attention kernel that does not exist and for a missing Triton.
 CANNOT_RUN = (
     "No available kernel",
-    "out of memory",
-    "can't allocate memory",
     "Cannot find a working triton installation",
     "too old to be supported by the triton GPU compiler",
 )
@@ -161,10 +159,9 @@ def why_not(error: Exception) -> str:
 
     Reasons are too little memory, an operator or kernel that the device does not have, and UserErrors such as a missing compiler.
     """
-    if isinstance(error, UserError | NotImplementedError | torch.OutOfMemoryError):
+    if isinstance(error, UserError | NotImplementedError) or lacking(error) == OUT_OF_MEMORY:
         return reason(error)
-    lines = (line for line in str(error).splitlines() if any(part in line for part in CANNOT_RUN))
-    return next((reason(RuntimeError(line)) for line in lines), "")
+    return next((line for line in str(error).splitlines() if any(part in line for part in CANNOT_RUN)), "")
 
 
 def memory_in_use(device: torch.device) -> int | None:

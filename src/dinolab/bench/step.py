@@ -111,7 +111,7 @@ def compare(configs: dict[str, Config], setting: Setting) -> Iterator[Row]:
             for network in method.networks:
                 network["backbone"] = CropByCrop(network["backbone"], len(views[0].indices))
         precision = autocast(device, autocasts[name])
-        return lambda: train_step(method, optimizer, views, s, cfg.optim.clip, precision)
+        return lambda: train_step(method, optimizer, views, s, cfg.optim, precision)
 
     variants: dict[Hashable, Callable[[], object]] = {name: when_called(partial(step_of, name)) for name in configs}
     variants |= {dtype: product for dtype, (product, _) in matmuls.items()}

@@ -14,9 +14,19 @@ from io import TextIOWrapper
 from dinolab.cli.grammar import Family, find, parse, usage
 from dinolab.cli.help import help_text, wants_help
 from dinolab.cli.verbs import ROOT
-from dinolab.errors import LostContact, UserError, one_line
+from dinolab.errors import OUT_OF_MEMORY, LostContact, UserError, lacking, one_line
 
-SMALLER = ("size", "batch", "batch_size")  # options that need less memory with a smaller value
+# options that need less memory with a smaller value
+SMALLER = (
+    "size",
+    "batch",
+    "batch_size",
+    "workers",
+    "run.micro_batch",
+    "views.global_size",
+    "model.size",
+    "run.workers",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,17 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{place.at.noun.upper()} is missing, one of {members}: {usage(place)}")
         known = list(place.at.own_options)
         return place.at.run(*parse(place))
-    except (UserError, OSError) as error:
-        print(f"dinolab: {one_line(str(error))}", file=sys.stderr, flush=True)
+    except Exception as error:
+        text = lacking(error) or (str(error) if isinstance(error, UserError | OSError) else "")
+        if not text:
+            raise
+        print(
+            f"dinolab: {one_line(text)}{ways_out(known) if text == OUT_OF_MEMORY else ''}", file=sys.stderr, flush=True
+        )
         if isinstance(error, LostContact):
             os._exit(2)
-        return 2
-    except RuntimeError as error:
-        from dinolab.errors import reason
-
-        if "out of memory" not in reason(error):
-            raise
-        print(f"dinolab: out of memory{ways_out(known)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -81,4 +89,4 @@ def ways_out(names: Sequence[str]) -> str:
     """Which of a verb's options would need less memory."""
     ways = [f"a smaller {name}=" for name in SMALLER if name in names]
     ways += ["another device="] if "device" in names else []
-    return f": try {' or '.join(ways)}" if ways else ""
+    return f": try {' or '.join(ways)}" if ways else "; end other programs, or use a machine with more"

@@ -53,7 +53,7 @@ def run_eval(name: str, encoder: str, own: Any) -> int:
 
     out = choose_out(encoder, own, name)
     result = run_evaluation(name, encoder, own, progress=sys.stderr.isatty(), environment=environment())
-    if result.main is not None:
+    if any(one.main for one in (result, *result.tests)):
         Console().print(table(result, EVALS[name]))
     say(f"{out}: {', '.join(sorted(file.name for file in out.iterdir() if file.is_file()))}")
     return 0

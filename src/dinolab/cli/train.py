@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError, say
+from dinolab.files import write_whole
 from dinolab.options import Config, option
 from dinolab.rundir import RunFolder
 
@@ -97,7 +98,8 @@ def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
     made = plan(cfg, own.steps, say=lambda text: print(text, file=sys.stderr))
     say(*in_words(made).split("\n"))
     if own.json:
-        file.write_text(json.dumps({**asdict(made), "limit": made.pace.limit, "advice": advice(made)}, indent=2) + "\n")
+        content = {**asdict(made), "limit": made.pace.limit, "advice": advice(made)}
+        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
     return 0
 
 

@@ -17,7 +17,7 @@ from dinolab.data.deep import is_dark, read_deep, read_signed
 from dinolab.data.headers import HEIC_BRANDS, JPEG, TIFF, check_jpeg, check_unopened, open_image, read_header
 from dinolab.data.quiet import quiet
 from dinolab.data.storage import describe, read_bytes
-from dinolab.errors import UserError
+from dinolab.errors import UserError, lacking
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported by BrokenImage alone
 
@@ -115,6 +115,8 @@ def words_of(error: Exception) -> str:
     """Why an image cannot be decoded, in a few words."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
+    if lacking(error):
+        return lacking(error)
     if isinstance(error, cv2.error):  # whose text is a line of OpenCV's code
         return "damaged, or of a kind that OpenCV cannot decode"
     if not isinstance(error, ValueError | OSError | SyntaxError | EOFError | MemoryError):  # a decoder that stumbled

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits
 
+from dinolab.files import naming, write_whole
+
 SIDE = 32  # pixels
 HELD_OUT = 0.2  # share of the scans that only test scenes show
 SIZES = {"train": 4000, "test": 1000}  # scenes
@@ -43,8 +45,9 @@ def make_scenes(folder: Path) -> Path:
                 (folder / "masks" / name, mask),
             ):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), picture)
-    done.write_text(json.dumps(facts))
+                with naming(path):  # cv2.imwrite would keep silent on a full disk
+                    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    write_whole(done, json.dumps(facts).encode())
     return folder
 
 

@@ -3,10 +3,13 @@
 import atexit
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from multiprocessing import queues
 from time import perf_counter
 from typing import Any
 
@@ -18,9 +21,10 @@ from dinolab.data.device_views import Photos
 from dinolab.data.quiet import silence
 from dinolab.data.samples import NOTHING, MicroBatches
 from dinolab.data.types import Needs, Source, Views
-from dinolab.errors import UserError
+from dinolab.errors import OPEN_FILES, UserError, lacking
 
 SETTLE, WATCH = 10, 20  # steps that pass before waiting is measured, and over which it is
+OPEN_AT_MOST = 1 << 16  # files: some programs look at each that the limit allows
 WAITING = 0.1  # share of the time spent waiting for images above which crops are left to the device
 
 
@@ -114,12 +118,12 @@ def load(dataset: "MicroBatches", start: int, stop: int, workers: int, pin: bool
             if len(micro) == dataset.per_step:
                 yield micro
                 micro = []
-    except RuntimeError as error:
-        if "Too many open files" not in str(error):  # workers hand over each tensor as an open file
+    except (RuntimeError, OSError) as error:
+        if lacking(error) != OPEN_FILES:  # workers hand over each tensor as an open file
             raise
         raise UserError(
-            f"run.micro_batch={dataset.micro} makes more micro-batches a step than files may be open at once: "
-            "make it larger, raise the limit (ulimit -n), or set run.workers=0"
+            f"run.micro_batch={dataset.micro} and {workers} run.workers need more files open at once than are allowed: "
+            "raise the limit (ulimit -n), make run.micro_batch larger, or set run.workers=0"
         ) from error
 
 
@@ -129,8 +133,23 @@ def make_loader(dataset: Dataset, workers: int, **how: Any) -> DataLoader:
     On Linux the processes are forked, whichever way Python would choose: others run the user's script again, which ends badly where it
     calls dinolab outside of `if __name__ == "__main__":`.
     """
+    if workers:
+        allow_open_files()
     forks = "fork" if workers and sys.platform == "linux" else None
     return DataLoader(dataset, num_workers=workers, worker_init_fn=start_worker, multiprocessing_context=forks, **how)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may: the usual 1,024 are few for images that are handed over as files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_AT_MOST if hard == resource.RLIM_INFINITY else min(hard, OPEN_AT_MOST)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:
@@ -143,11 +162,15 @@ def loaded(loader: DataLoader, way_out: str) -> Iterator[Any]:
         signal.signal(signal.SIGCHLD, on_child_death)
     try:
         yield from items
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (
+        RuntimeError,
+        EOFError,
+        ConnectionError,
+    ) as error:  # the latter two where it died while it handed over an image
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            "a process that loads images died, most likely killed for lack of memory or of space in /dev/shm: "
+            "a process that loads images died, most likely for lack of memory, of space in /dev/shm or of open files (ulimit -n): "
             f"try {way_out}"
         ) from error
 
@@ -161,6 +184,9 @@ def start_worker(_: int) -> None:
     """Called at the start of every process that loads images."""
     silence()
     cv2.setNumThreads(0)  # processes are the parallelism; OpenCV's threads do not survive a fork either
+    # or it would print a traceback and go on, and the main process would wait for the lost images for ever
+    queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))  # type: ignore[attr-defined]
+    sys.excepthook = lambda *_: None  # called where images are handed over to a main process that has gone
     for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # the main process alone answers
         signal.signal(sent_to_all, signal.SIG_IGN)
 

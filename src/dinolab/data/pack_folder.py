@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dinolab.errors import UserError
-from dinolab.files import lock
+from dinolab.errors import UserError, reason
+from dinolab.files import lock, naming
 
 LEFT_BEHIND = re.compile(r"shard-\d{6}\.tar|lock")  # names of files in the folder of an interrupted pack
 
@@ -66,7 +66,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} exists already: name a new folder")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with lock(partial / "lock"):
+        with naming(partial / "shards"), lock(partial / "lock"):
             remove_leftovers(partial)
             yield partial
             partial.rename(out)
@@ -74,7 +74,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     except BlockingIOError as error:
         raise UserError(f"{partial}: another process packs into this folder; wait for it, or name another") from error
     except OSError as error:
-        raise UserError(f"{partial} cannot be written: {error}") from error
+        raise UserError(f"{partial} cannot be written: {reason(error)}") from error
 
 
 def remove_leftovers(partial: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, shrunk
 
@@ -157,6 +159,9 @@ def eval_margin(side: int) -> float:
 def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """The view of an image for evaluation: resized to just cover `size` times its `eval_margin`, then cropped to its centre.
 
+    The filter is bicubic with antialias, as in the published evaluations (torchvision's Resize(256, BICUBIC) and CenterCrop(224) of
+    an image in Pillow). PyTorch's filter for uint8 gives Pillow's result, save a level or two in few pixels, in a third of its time.
+
     Args:
         image: uint8 (H, W, 3).
         size: side of the view in pixels, or height and width.
@@ -167,7 +172,13 @@ def eval_view(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     height, width = (size, size) if isinstance(size, int) else size
     margin = eval_margin(min(height, width))
     tall, wide = round(height * margin), round(width * margin)
-    factor = max(tall / image.shape[0], wide / image.shape[1])
-    image = resize(image, max(tall, round(image.shape[0] * factor)), max(wide, round(image.shape[1] * factor)))
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return np.ascontiguousarray(image[top : top + height, left : left + width].transpose(2, 0, 1))
+    h, w = image.shape[:2]
+    if tall * w >= wide * h:  # fractions of a pixel are cut off, as in torchvision
+        wide = tall * w // h
+    else:
+        tall = wide * h // w
+    view = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
+    if (h, w) != (tall, wide):
+        view = F.interpolate(view[None], (tall, wide), mode="bicubic", antialias=True)[0]
+    top, left = round((tall - height) / 2), round((wide - width) / 2)
+    return view[:, top : top + height, left : left + width].contiguous().numpy()

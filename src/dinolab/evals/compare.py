@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,14 +18,14 @@ from torch import nn
 
 from dinolab.config import keyword_options
 from dinolab.data.types import Source
-from dinolab.errors import UserError, reason
-from dinolab.evals import EVALS
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
+from dinolab.evals import EVALS, splits
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
-from dinolab.evals.contract import Evaluation, EvaluationOptions
+from dinolab.evals.contract import Evaluation, EvaluationOptions, Given
 from dinolab.evals.evaluate import find, make_folder, run_evaluation
-from dinolab.evals.labelled_images import LabelledImages, open_train_and_test
+from dinolab.evals.labelled_images import LabelledImages, named_and_opened, open_train_and_test
 from dinolab.evals.plots import draw_figures, draw_speeds
 from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
@@ -36,7 +36,7 @@ from dinolab.options import option
 from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)
-FORMAT = "results 2"  # to be raised when the same settings give other results
+FORMAT = "results 3"  # to be raised when the same settings give other results
 REPEATED = (
     "dinolab.features.extract",
     "dinolab.evals.scores",
@@ -98,9 +98,7 @@ def compare(
     Raises:
         UserError: images or labels are missing, an option is wrong, or not one encoder could be evaluated.
     """
-    sources = {"train": train, "test": test}
-    given = {key: source for key, source in sources.items() if isinstance(source, Source)}
-    named = {key: source.name if isinstance(source, Source) else source for key, source in sources.items()}
+    named, given = named_and_opened(train=train, test=test)
     values = python_options(encoder, {**named, "out": out, **options})
     chosen = keyword_options(CompareOptions, values, see="dinolab eval all --help")
     return run_comparison(encoder, chosen, progress, environment, against, given)
@@ -113,7 +111,7 @@ def run_comparison(
     progress: bool = False,
     environment: Json | None = None,
     against: Sequence[Encodes] | None = None,
-    given: Mapping[str, Source] | None = None,
+    given: Given | None = None,
 ) -> Comparison:
     """`compare` with its options read.
 
@@ -125,8 +123,15 @@ def run_comparison(
     evaluations = {name: find(name) for name in chosen}
     open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
     sources = open_train_and_test(options.train, options.test, given or {})
+    if len(sources) > 2:
+        raise UserError(
+            f"test={','.join(options.test)}: encoders are compared on one set of test images; name one at a time"
+        )
     if sources[-1].labels is None:
         raise UserError(f"{sources[-1].name} has no labels, and without them there are no figures to compare")
+    for seed in range(options.seed, options.seed + options.seeds):
+        if len(sources) == 1 and splits.beside(sources[0], seed):
+            splits.held_out(sources[0], seed, None, progress)  # what is wrong with it is no failure of a single encoder
     out = Path(options.out) if options.out else None
     if out:
         make_folder(out)
@@ -166,7 +171,7 @@ class Run:
             how = extraction_arguments(network, self.options, self.progress)
             row.size, row.dim = list(how["size"]), getattr(network, "dim", None)
             row.throughput = throughput(network, how["size"], how["device"], how["precision"])
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             row.failure = failure(error)
             log.warning("%s: %s", name, row.failure)
             self.save()
@@ -182,13 +187,13 @@ class Run:
         if key in self.earlier:
             return self.earlier[key]
         folder = self.out / file_name(row.name) / which if self.out else None
-        given = dict(zip(("train", "test"), self.sources))
+        given = {key: [source] for key, source in zip(("train", "test"), self.sources)}
         try:
             own = options_of(evaluation, options, folder)
             result = run_evaluation(
                 which, network, own, self.progress, self.found.environment, called=row.name, given=given
             )
-        except (UserError, RuntimeError) as error:
+        except (UserError, RuntimeError, MemoryError) as error:
             log.warning("%s, %s: %s", row.name, which, failure(error))
             return Entry(failure=failure(error))
         return Entry(main_facts(result), folder=str(folder) if folder else None, key=key)
@@ -203,7 +208,11 @@ class Run:
         """Write table and plots. Raises UserError where not one encoder could be evaluated."""
         rows = self.found.encoders
         if not any(entry.result and entry.result.main for row in rows for entry in row.results.values()):
-            raise UserError("; ".join(failure for row in rows for failure in row.failures))
+            found = [
+                text for row in rows for text in (row.failure, *(each.failure for each in row.results.values())) if text
+            ]
+            alike = len(set(found)) == 1  # then the encoders need no names
+            raise UserError(found[0] if alike else "; ".join(failure for row in rows for failure in row.failures))
         if self.out:
             write_whole(self.out / "table.md", markdown(self.found).encode(errors="surrogateescape"))
             title = f"Evaluations on {Path(self.sources[-1].name).name}"
@@ -212,11 +221,10 @@ class Run:
             draw_speeds(rows, shown, evaluation, self.out / "accuracy_over_throughput.png")
 
 
-def failure(error: UserError | RuntimeError) -> str:
+def failure(error: Exception) -> str:
     """Why an encoder could not be evaluated; an error that is neither a user's mistake nor a lack of memory is raised again."""
-    text = reason(error)
-    if isinstance(error, UserError) or text == "out of memory":
-        return text
+    if isinstance(error, UserError) or lacking(error) == OUT_OF_MEMORY:
+        return reason(error)
     raise error
 
 

@@ -70,6 +70,9 @@ class Context(Extraction):
         )
 
 
+Given = Mapping[str, list[Source]]  # sources that are already open, by the name of the option whose place they take
+
+
 class Data(Protocol):
     """Opened data of an evaluation."""
 
@@ -82,12 +85,12 @@ class DataKind(Protocol):
     Options: ClassVar[type[EvaluationOptions]]
 
     @staticmethod
-    def open(options: Any, given: Mapping[str, Source], context: Context) -> Data:
+    def open(options: Any, given: Given, context: Context) -> Data:
         """Open the data. Raises UserError where something is missing.
 
         Args:
             options: an instance of an evaluation's Options.
-            given: sources that are already open, by the name of the option whose place they take.
+            given: opened sources in place of those that the options name.
         """
 
 

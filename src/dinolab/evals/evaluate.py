@@ -1,6 +1,6 @@
 """`dinolab.evaluate`: an encoder and images in; figures and files out."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,21 @@ from dinolab.config import keyword_options
 from dinolab.data.types import Source
 from dinolab.errors import UserError, nearest
 from dinolab.evals import EVALS
-from dinolab.evals.contract import Context, Evaluation, EvaluationOptions
+from dinolab.evals.contract import Context, Evaluation, EvaluationOptions, Given
+from dinolab.evals.labelled_images import named_and_opened
 from dinolab.evals.result import Json, Result
 from dinolab.evals.results import write_result
 from dinolab.evals.state import STATES
 from dinolab.features.inputs import Encodes, extraction_arguments, open_encoder, python_options
 
+Images = str | Path | Source  # what users name images by
+
 
 def evaluate(
     name: str,
     encoder: Encodes,
-    train: str | Path | Source | None = None,
-    test: str | Path | Source | None = None,
+    train: Images | None = None,
+    test: Images | Sequence[Images] | None = None,
     out: str | Path | None = None,
     *,
     progress: bool = False,
@@ -34,7 +37,8 @@ def evaluate(
         encoder: what `dinolab.load` takes, or "pixels", or a network.
         train, test: images, as `data.path` takes them, or opened sources. Evaluations of labelled images hold out a fifth of each
             class of `train` without `test`, near-duplicates together; that split is kept beside the data, for the next time. A test
-            set without labels gets predictions and no figures.
+            set without labels gets predictions and no figures. `test` may be a list of several sets: the first one gives the
+            Result, and each other one a Result in its list `tests`.
         out: folder for result.json and the evaluation's other files; None writes nothing.
         progress: show progress bars.
         environment: facts about machine and versions, for result.json.
@@ -45,9 +49,7 @@ def evaluate(
     Raises:
         UserError: an unknown evaluation or option, a value out of range, images or labels that are missing.
     """
-    sources = {"train": train, "test": test}
-    given = {key: source for key, source in sources.items() if isinstance(source, Source)}
-    named = {key: source.name if isinstance(source, Source) else source for key, source in sources.items()}
+    named, given = named_and_opened(train=train, test=test)
     values = python_options(encoder, {**named, "out": out, **options})
     chosen = keyword_options(find(name).Options, values, see=f"dinolab eval {name} --help")
     return run_evaluation(name, encoder, chosen, progress, environment, called, given)
@@ -60,13 +62,13 @@ def run_evaluation(
     progress: bool = False,
     environment: Json | None = None,
     called: str | None = None,
-    given: Mapping[str, Source] | None = None,
+    given: Given | None = None,
 ) -> Result:
     """`evaluate` with its options read.
 
     Args:
         options: an instance of the evaluation's Options.
-        given: opened sources, by the name of the option whose place they take.
+        given: opened sources in place of those that the options name.
     """
     evaluation = find(name)
     known_as, network = open_encoder(encoder)

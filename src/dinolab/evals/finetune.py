@@ -7,7 +7,7 @@ from dinolab.errors import UserError
 from dinolab.evals.augmented import Training
 from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
-from dinolab.evals.labelled_images import LabelledImages, Sides
+from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet
 from dinolab.evals.state import state_file
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import option
@@ -41,8 +41,9 @@ class FineTuning(Classification):
         split = data.split(seed)
         train = data.train_features(encoder, split)
         training = Training(options.epochs, options.batch_size, (options.lr,))
-        probabilities, chosen, test = finetune(
-            encoder, split.train, train, split.test, context.size, training, seed, context.device, context.workers,
+        probabilities, chosen, found = finetune(
+            encoder, split.train, train, split.tests, context.size, training, seed, context.device, context.workers,
             context.precision, context.progress, state_file(context.out, seed),
         )  # fmt: skip
-        return Sides(split.train, train, split.test, test, split.origin), Classified(probabilities, chosen)
+        tests = [*map(TestSet, split.tests, found)]
+        return Sides(split.train, train, tests, split.origin), Classified(probabilities, chosen)

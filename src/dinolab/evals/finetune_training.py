@@ -27,7 +27,7 @@ from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.evals.state import KeptState
 from dinolab.features.cache import checksum
-from dinolab.features.extract import FeatureSet, extract
+from dinolab.features.extract import FeatureSet, extract, joined
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.vit import ViT
 from dinolab.precision import autocast, choose_precision, quick_products
@@ -99,7 +99,7 @@ class Classifier(nn.Module):
         """Stochastic depth: the same in all blocks of our ViT, rising to `rate` in timm's; nothing where a network has none."""
         _, network = self.network()
         if isinstance(network, ViT):
-            network.cfg.drop_path = rate
+            network.cfg.drop_path, network.cfg.drop_path_rates = rate, "uniform"
             return
         places = [
             (m, name) for m in network.modules() for name, _ in m.named_children() if name.startswith("drop_path")
@@ -112,7 +112,7 @@ def finetune(
     encoder: Any,
     source: Source,
     train: FeatureSet,
-    test: Source,
+    tests: list[Source],
     size: tuple[int, int],
     training: Training,
     seed: int = 0,
@@ -121,18 +121,18 @@ def finetune(
     precision: str = "fp32",
     progress: bool = True,
     keep: Path | None = None,
-) -> tuple[Tensor, dict[str, Any], FeatureSet]:
+) -> tuple[Tensor, dict[str, Any], list[FeatureSet]]:
     """Train a copy of the encoder with a linear layer, and predict. The encoder itself does not change.
 
     Args:
         source: the training images.
         train: features of `source`, which name the images that can be read.
-        test: the test images; their labels are not used.
+        tests: sets of test images; their labels are not used.
         size: height and width of the views, in pixels.
         keep: file for the state of the training, which continues from there; the caller removes it.
 
     Returns:
-        Probabilities float32 (M, C), what was done, and the features of `test` from the trained copy.
+        Probabilities float32 (M, C) for the images of all sets, what was done, and each set's features from the trained copy.
 
     Raises:
         UserError: there is a single training image, or the loss is no longer finite.
@@ -149,11 +149,11 @@ def finetune(
         decay = 1.0 if encoder.info.get("untrained") else LAYER_DECAY
         model = Classifier(encoder, train.matrix().shape[1], len(source.classes)).to(device)
         tuned = train_weights(model, decay, images, batch_size, steps, training, workers, precision, progress, keep)
-        features = extract(
-            tuned.encoder, test, size, device=device, workers=workers, progress=progress, precision=precision
-        )
+        how: dict[str, Any] = {"device": device, "workers": workers, "progress": progress, "precision": precision}
+        features = [extract(tuned.encoder, test, size, **how) for test in tests]
     with torch.inference_mode():
-        probabilities = torch.cat([tuned.head(x.to(device)).softmax(1).cpu() for x in features.matrix().split(1024)])
+        rows = joined(features).matrix().split(1024)
+        probabilities = torch.cat([tuned.head(x.to(device)).softmax(1).cpu() for x in rows])
     facts = {"epochs": training.epochs, "steps": steps, "batch_size": batch_size, "rate": training.rates[0]}
     return probabilities, facts | {"layer_decay": decay}, features
 

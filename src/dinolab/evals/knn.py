@@ -1,7 +1,8 @@
-"""Weighted k-nearest-neighbour accuracy: how good features are as they stand, with nothing trained on top.
+"""Measures weighted k-nearest-neighbour accuracy: how good features are as they stand, with nothing trained on top.
 
 The protocol of DINO (arXiv 2104.14294, section 4.1 and appendix) after Wu et al. (arXiv 1805.01978): cosine
 similarity, and each of the k nearest training images votes for its class with weight exp(similarity / 0.07).
+With few training images of each class, drawn several times, it is the few-shot evaluation of DINOv2's code.
 
 N training images, M test images, D features.
 """
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.classification import ACCURACY, WITHOUT_LEAKS, Classification, Classified
+from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
 from dinolab.evals.contract import Context
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import match_classes, most_likely
@@ -31,13 +33,18 @@ class KNN(Classification):
     title = "k-NN"
     about = "Weighted k-nearest-neighbour classification on frozen features, as in DINO."
     earlier = "weighted k-NN, as DINO"
-    FIGURES = (replace(ACCURACY, published="imagenet.knn_top1 small_scale.knn_top1"), WITHOUT_LEAKS)
-    draws = False
+    FIGURES = (replace(ACCURACY, published="imagenet.knn_top1 small_scale.knn_top1"), *FURTHER)
+    draws = False  # of the main figure; few-shot tries have draws of their own
     compared = True
 
     @dataclass
     class Options(LabelledImages.Options):
         k: int = option(20, "number of nearest neighbours", 1, 1 << 30)
+        temperature: float = option(TEMPERATURE, "divides the similarities; a lower one favours the nearest", 1e-6, 1e6)
+        shots: list[int] = option(
+            [], "few-shot k-NN: numbers of training images of each class (empty: none)", 1, 1 << 30
+        )
+        tries: int = option(5, "draws of these training images for each number of them", 1, 10000)
         tokens: str = option("cls", "features: class token, mean of the patches, or both", choices=TOKENS)
         blocks: int = option(1, "number of last blocks whose class tokens are used", 1, 1000)
 
@@ -49,14 +56,33 @@ class KNN(Classification):
             part.matrix(options.tokens, options.blocks) for part in (sides.train_features, sides.test_features)
         )
         classes, ks = len(sides.train.classes), {options.k, *KS}
-        votes = vote_for_each(train, sides.train_features.labels, test, classes, ks, context.device)
+        labels = sides.train_features.labels
+        votes = vote_for_each(train, labels, test, classes, ks, context.device, options.temperature)
         settings = {"tokens": options.tokens, "blocks": len(sides.train_features.blocks)}
-        settings |= {"k": options.k, "temperature": TEMPERATURE}
-        return sides, Classified(votes[options.k], settings, {f"k = {k}": most_likely(votes[k]) for k in KS})
+        settings |= {"k": options.k, "temperature": options.temperature}
+        few = {}
+        on_device = test.to(context.device)
+        for shots in options.shots:
+            drawn = (draw_shots(labels, shots, seed, number) for number in range(options.tries))
+            few[f"{shots} of each class"] = [
+                predict(train[rows], labels[rows], on_device, options.k, options.temperature).cpu() for rows in drawn
+            ]
+        settings |= {"shots": options.shots, "tries": options.tries} if few else {}
+        return sides, Classified(votes[options.k], settings, {f"k = {k}": most_likely(votes[k]) for k in KS}, few)
+
+
+def draw_shots(labels: Tensor, shots: int, seed: int, number: int) -> Tensor:
+    """Rows of `shots` training images of each class, int64, rising; all of a class that has fewer.
+
+    With the same seed and number, fewer shots are a part of more shots.
+    """
+    order = torch.from_numpy(draws.rng(seed, draws.SHOTS, number).permutation(len(labels)))
+    rows = [order[labels[order] == label][:shots] for label in labels.unique()]
+    return torch.cat(rows).sort().values
 
 
 def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float = TEMPERATURE) -> Tensor:
-    """Each class's share of the neighbours' weights, float32 (M, classes), from similarities and labels (M, k) of neighbours.
+    """Compute each class's share of the neighbours' weights, float32 (M, classes), from similarities and labels (M, k) of neighbours.
 
     A row of NaN where a similarity is not finite, as with features of a diverged model.
     """
@@ -66,12 +92,18 @@ def vote(similarities: Tensor, labels: Tensor, classes: int, temperature: float 
 
 
 def vote_for_each(
-    train: Tensor, labels: Tensor, test: Tensor, classes: int, ks: set[int], device: str | torch.device
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    classes: int,
+    ks: set[int],
+    device: str | torch.device,
+    temperature: float = TEMPERATURE,
 ) -> dict[int, Tensor]:
-    """For each k the classes' shares of the votes, float32 (M, classes) on the CPU, from one search on `device`."""
+    """Compute for each k the classes' shares of the votes, float32 (M, classes) on the CPU, from one search on `device`."""
     similarities, indices = nearest(train, test.to(device), max(ks))
     of = labels.to(device)[indices]
-    return {k: vote(similarities[:, :k], of[:, :k], classes).cpu() for k in ks}
+    return {k: vote(similarities[:, :k], of[:, :k], classes, temperature).cpu() for k in ks}
 
 
 def predict(
@@ -83,7 +115,7 @@ def predict(
     test_chunk: int = QUERIES,
     train_chunk: int = REFERENCES,
 ) -> Tensor:
-    """The class that the k nearest training images vote for, int64 (M,).
+    """Predict the class that the k nearest training images vote for, int64 (M,).
 
     Where a vote is not finite, as with features of a diverged model, the class is -1. Computes on the device of `test`.
 
@@ -107,7 +139,7 @@ def knn(
     k: int = 20,
     temperature: float = TEMPERATURE,
 ) -> float:
-    """The share of test images, from 0 to 1, for which `predict` gives their class; see there."""
+    """Compute the share of test images, from 0 to 1, for which `predict` gives their class; see there."""
     predicted = predict(train, train_labels, test, k, temperature)
     return (predicted == test_labels.to(predicted.device)).sum().item() / len(test_labels)
 
@@ -123,7 +155,7 @@ def monitor(
     progress: bool = False,
     precision: str = "fp32",
 ) -> dict[str, float]:
-    """k-NN accuracy of the encoder's class tokens while it is trained. With several processes, all must call it together.
+    """Measure the k-NN accuracy of the encoder's class tokens while it is trained. With several processes, all must call it together.
 
     Classes are matched by name. Test images of a class that `train` lacks count as wrong, and a warning says so.
 

@@ -1,6 +1,5 @@
 """Labelled images for training and for testing: the data of all evaluations that classify."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,30 +10,41 @@ from torch import Tensor
 from dinolab.data.sources import open_source, take
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.evals.contract import Context, EvaluationOptions
+from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.scores import match_classes
 from dinolab.evals.splits import held_out
-from dinolab.features.extract import FeatureSet
+from dinolab.features.extract import FeatureSet, joined
 from dinolab.options import option
 
 
+class TestSet(NamedTuple):
+    """Test images, with features of those that can be read."""
+
+    source: Source
+    features: FeatureSet
+
+
 class Sides(NamedTuple):
-    """Training and test images, with features of those that can be read."""
+    """Training images with features of those that can be read, and one or several sets of test images."""
 
     train: Source
     train_features: FeatureSet
-    test: Source
-    test_features: FeatureSet
+    tests: list[TestSet]
     split: str  # where the test images come from
+
+    @property
+    def test_features(self) -> FeatureSet:
+        """The features of all test sets, one set after the other. Their labels are not comparable where there are several."""
+        return joined([test.features for test in self.tests])
 
 
 class Split(NamedTuple):
     """Training and test images of one source, or as they were given."""
 
     train: Source
-    test: Source
+    tests: list[Source]
     origin: str  # "given", or how many are held out and where that is kept
-    positions: tuple[Tensor, Tensor] | None  # of both in the one source, int64; None if there are two
+    positions: tuple[Tensor, Tensor] | None  # of both in the one source, int64; None if test images were given
 
 
 class LabelledImages:
@@ -45,8 +55,9 @@ class LabelledImages:
         """Options that name labelled images."""
 
         train: str = option("", "labelled training images, as data.path takes them", required=True)
-        test: str = option(
-            "", "test images (empty: a fifth of each class of the training images, kept in a file beside them)"
+        test: list[str] = option(
+            [],
+            "test images, or several sets of them (empty: a fifth of each class of the training images, kept in a file beside them)",
         )
         seeds: int = option(
             1, "number of seeds: with several, everything random is repeated and mean and deviation are given", 1, 1000
@@ -57,11 +68,13 @@ class LabelledImages:
         self.known: dict[tuple[Any, ...], list[FeatureSet]] = {}
 
     @staticmethod
-    def open(options: "LabelledImages.Options", given: Mapping[str, Source], context: Context) -> "LabelledImages":
+    def open(options: "LabelledImages.Options", given: Given, context: Context) -> "LabelledImages":
         """Raises UserError: training images without labels, or no class that both have."""
         sources = open_train_and_test(options.train, options.test, given)
-        if len(sources) == 2 and sources[1].classes and not {*sources[0].classes} & {*sources[1].classes}:
-            match_classes(*sources)  # which refuses: better now than after hours of training
+        train, *tests = sources
+        for test in tests:
+            if test.classes and not {*train.classes} & {*test.classes}:
+                match_classes(train, test)  # which refuses: better now than after hours of training
         return LabelledImages(sources, context)
 
     @property
@@ -72,11 +85,11 @@ class LabelledImages:
     def split(self, seed: int) -> Split:
         """Training and test images as they were given, or by the split that is kept for this seed."""
         if not self.is_split:
-            return Split(self.sources[0], self.sources[1], "given", None)
+            return Split(self.sources[0], self.sources[1:], "given", None)
         held, origin = held_out(self.sources[0], seed, self.context.out, self.context.progress)
         train, test = np.flatnonzero(~held), np.flatnonzero(held)
         positions = torch.from_numpy(train), torch.from_numpy(test)
-        return Split(take(self.sources[0], train), take(self.sources[0], test), origin, positions)
+        return Split(take(self.sources[0], train), [take(self.sources[0], test)], origin, positions)
 
     def features(self, encoder: Any, blocks: int = 1, patches: bool = False) -> list[FeatureSet]:
         """Features of each source; computed once, whatever the number of seeds."""
@@ -88,8 +101,8 @@ class LabelledImages:
     def sides(self, encoder: Any, seed: int, blocks: int = 1, patches: bool = False) -> Sides:
         """Training and test images with their features: class tokens of the last `blocks` blocks, and the patches' mean."""
         split, found = self.split(seed), self.features(encoder, blocks, patches)
-        train, test = found if split.positions is None else (found[0].part(index) for index in split.positions)
-        return Sides(split.train, train, split.test, test, split.origin)
+        train, *tests = found if split.positions is None else (found[0].part(index) for index in split.positions)
+        return Sides(split.train, train, [*map(TestSet, split.tests, tests)], split.origin)
 
     def train_features(self, encoder: Any, split: Split) -> FeatureSet:
         """Class tokens of the training images alone."""
@@ -101,27 +114,42 @@ class LabelledImages:
         return self.known[key][0]
 
 
-def open_train_and_test(train: str, test: str, given: Mapping[str, Source]) -> list[Source]:
-    """Labelled training images, and test images, which may have no labels; or the training images alone."""
-    first = given.get("train") or open_source(train, need_labels=True, option="train")
-    if first.labels is None:
-        raise UserError(f"{first.name} has no labels, and the training images need some")
-    if "test" not in given and not test:
-        return [first]
-    return [first, given.get("test") or open_source(test, option="test")]
+def named_and_opened(**sources: Any) -> tuple[dict[str, Any], Given]:
+    """Names for the options `train` and `test`, and the sources that a caller in Python has opened already, by option."""
+    given: dict[str, list[Source]] = {}
+    named: dict[str, Any] = {}
+    for key, value in sources.items():
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if several and all(isinstance(one, Source) for one in several):
+            given[key] = several
+            named[key] = [one.name for one in several] if len(several) > 1 else several[0].name
+        else:
+            named[key] = value
+    return named, given
 
 
-def describe(sides: Sides) -> dict[str, Any]:
-    """The facts of both sides that a result keeps."""
+def open_train_and_test(train: str, tests: list[str], given: Given) -> list[Source]:
+    """Labelled training images, and each set of test images, which may have no labels; or the training images alone."""
+    found = given["train"] if "train" in given else [open_source(train, need_labels=True, option="train")]
+    if found[0].labels is None:
+        raise UserError(f"{found[0].name} has no labels, and the training images need some")
+    if "test" in given:
+        return [*found, *given["test"]]
+    return [*found, *(open_source(test, option="test") for test in dict.fromkeys(tests))]
+
+
+def describe(sides: Sides, number: int = 0) -> dict[str, Any]:
+    """The facts of the training images and of the test set of this number that a result keeps."""
+    test = sides.tests[number]
     return {
         "train": sides.train.name,
-        "test": sides.test.name,
+        "test": test.source.name,
         "split": sides.split,
         "train_images": len(sides.train_features),
-        "test_images": len(sides.test_features),
+        "test_images": len(test.features),
         "unreadable": {
             "train": len(sides.train) - len(sides.train_features),
-            "test": len(sides.test) - len(sides.test_features),
+            "test": len(test.source) - len(test.features),
         },
         "classes": sides.train.classes,
     }

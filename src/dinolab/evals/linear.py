@@ -5,7 +5,7 @@ patches, are trained side by side, on the same batches: SGD with momentum 0.9, n
 chosen on a tenth of the training images, held out from the heads. Unlike the published protocol, features are computed once:
 there is no random-resized crop and no flip.
 
-N training images, M test images, L learning rates, C classes.
+N training images, L learning rates, C classes.
 """
 
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.evals.classification import ACCURACY, WITHOUT_LEAKS, Classification, Classified
+from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
 from dinolab.evals.contract import Context
-from dinolab.evals.heads import HELD_OUT, Input, hold_out, logits, new_head
+from dinolab.evals.heads import HELD_OUT, Input, Trained, hold_out, logits, new_head
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
-from dinolab.features.extract import FeatureSet, refuse_infinite
+from dinolab.features.extract import FeatureSet
 from dinolab.progress import track
 
 # as published, for batches of 256
@@ -35,7 +35,7 @@ class LinearHeads(Classification):
     title = "linear"
     about = "Linear layers on frozen features over the grid of DINOv2; the best is chosen on held-out training images."
     earlier = "linear heads, DINOv2's grid, on features without augmentation"
-    FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), WITHOUT_LEAKS)
+    FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), *FURTHER)
     compared = True
     runs_first = True
 
@@ -50,34 +50,32 @@ class LinearHeads(Classification):
         blocks = BLOCKS if getattr(encoder, "has_class_token", True) else 1
         sides = data.sides(encoder, seed, blocks, patches=True)
         classes = len(sides.train.classes)
-        found = linear(sides.train_features, sides.test_features, classes, seed, context.device, context.progress)
-        return sides, Classified(*found)
+        layer, chosen = linear(sides.train_features, classes, seed, context.device, context.progress)
+        return sides, Classified(layer.probabilities(sides.test_features), chosen, layer=layer)
 
 
 def linear(
     train: FeatureSet,
-    test: FeatureSet,
     classes: int,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
     rates: tuple[float, ...] = RATES,
     steps: int | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Train the heads and predict with the best. The labels of `test` are not used.
+) -> tuple[Trained, dict[str, Any]]:
+    """Train the heads and choose the best.
 
     Args:
-        train, test: features of four blocks, or all that the encoder has, and the patches' mean.
+        train: features of four blocks, or all that the encoder has, and the patches' mean.
         classes: number of classes.
         steps: by default ten epochs, or 2,000 steps if that is longer.
 
     Returns:
-        Probabilities float32 (M, classes), and what was chosen: the head, steps, held_out_images, and the grid.
+        The best layer, and what was chosen: the head, steps, held_out_images, and the grid.
 
     Raises:
-        UserError: features are not finite, or no class has two training images.
+        UserError: no class has two training images.
     """
-    refuse_infinite(*train.blocks, train.patches, *test.blocks, test.patches)
     held_out = hold_out(train.labels, HELD_OUT, seed)
     fit, validation = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
     if not len(validation):
@@ -99,10 +97,8 @@ def linear(
         ]
     best = max(range(len(grid)), key=lambda i: grid[i]["accuracy"])
     taken, head = inputs[best // len(rates)], heads[best // len(rates)][best % len(rates)]
-    with torch.inference_mode():
-        rows = torch.arange(len(test)).split(1024)
-        probabilities = torch.cat([head(taken.rows(test, index).to(device)).softmax(1).cpu() for index in rows])
-    return probabilities, {"chosen": grid[best], "steps": steps, "held_out_images": len(validation), "grid": grid}
+    facts = {"chosen": grid[best], "steps": steps, "held_out_images": len(validation), "grid": grid}
+    return Trained(head, taken), facts
 
 
 def train_heads(

@@ -6,7 +6,7 @@ The published learning rate is 0.001 for batches of 256; its code advises to ada
 rates are trained side by side, on the same batches, and the best is chosen on a tenth of the training images, held out from them
 all. With a single learning rate there is nothing to choose, and no image is held out.
 
-M test images, L layers, C classes.
+L layers, C classes.
 """
 
 from collections.abc import Iterable
@@ -26,13 +26,11 @@ from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
-from dinolab.evals.heads import HELD_OUT, Input, hold_out, logits, new_head
+from dinolab.evals.heads import HELD_OUT, Input, Trained, hold_out, logits, new_head
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
-from dinolab.features.extract import FeatureSet, refuse_infinite
-from dinolab.models.encoder import evaluating
+from dinolab.features.extract import FeatureSet
 from dinolab.options import option
-from dinolab.precision import autocast, choose_precision
 from dinolab.progress import track
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)
@@ -63,11 +61,11 @@ class LinearDINO(Classification):
         taken = choose_input(encoder)
         sides = data.sides(encoder, seed, taken.blocks, taken.tokens != "cls")
         training = Training(options.epochs, options.batch_size, tuple(options.lr or RATES))
-        found = linear_dino(
-            encoder, sides.train, sides.train_features, sides.test_features, context.size, training, seed,
+        layer, chosen = linear_dino(
+            encoder, sides.train, sides.train_features, context.size, training, seed,
             context.device, context.workers, context.precision, context.progress,
         )  # fmt: skip
-        return sides, Classified(*found)
+        return sides, Classified(layer.probabilities(sides.test_features), chosen, layer=layer)
 
 
 def choose_input(encoder: Any) -> Input:
@@ -81,7 +79,6 @@ def linear_dino(
     encoder: Any,
     source: Source,
     train: FeatureSet,
-    test: FeatureSet,
     size: tuple[int, int],
     training: Training,
     seed: int = 0,
@@ -89,21 +86,20 @@ def linear_dino(
     workers: int = 0,
     precision: str = "fp32",
     progress: bool = True,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Train the layers, and predict with the best. The encoder does not change. The labels of `test` are not used.
+) -> tuple[Trained, dict[str, Any]]:
+    """Train the layers, and choose the best. The encoder does not change.
 
     Args:
         source: the training images, which are augmented.
-        train, test: features of the unaugmented training and test images, those that `choose_input` names.
+        train: features of the unaugmented training images, those that `choose_input` names.
         size: height and width of the views, in pixels.
 
     Returns:
-        Probabilities float32 (M, C), and what was chosen, with the accuracy of each rate as `grid`.
+        The best layer, and what was chosen, with the accuracy of each rate as `grid`.
 
     Raises:
-        UserError: features are not finite, or there are several rates and no class has two training images.
+        UserError: there are several rates and no class has two training images.
     """
-    refuse_infinite(*train.blocks, train.patches, *test.blocks, test.patches)
     rates = training.rates
     held_out = hold_out(train.labels, HELD_OUT, seed)
     held_out &= len(rates) > 1
@@ -123,20 +119,20 @@ def linear_dino(
     heads = [new_head(width, len(source.classes), generator).to(device) for _ in rates]
     loaded = batches(images, steps, training.batch_size, device, workers)
     inputs = (
-        (encode(encoder, views, taken, precision), labels)
+        (taken.encode(encoder, views, precision), labels)
         for views, labels in track(loaded, f"linear layers, {training.epochs} epochs", steps, progress)
     )
     train_layers(heads, inputs, training, steps)
 
     grid = []
     if len(rates) > 1:
-        found = torch.stack([most_likely(predict(head, taken, train, validation, device)) for head in heads])
+        found = torch.stack([most_likely(Trained(head, taken).probabilities(train, validation)) for head in heads])
         accuracies = (found == train.labels[validation]).float().mean(1).tolist()
         grid = [{"rate": rate, "accuracy": accuracy} for rate, accuracy in zip(rates, accuracies)]
     best = max(range(len(rates)), key=lambda i: grid[i]["accuracy"]) if grid else 0
     chosen = {"chosen": {**taken._asdict(), "rate": rates[best]}, "epochs": training.epochs, "steps": steps}
     chosen |= {"batch_size": training.batch_size, "held_out_images": len(validation), "grid": grid}
-    return predict(heads[best], taken, test, torch.arange(len(test)), device), chosen
+    return Trained(heads[best], taken), chosen
 
 
 def train_layers(
@@ -166,20 +162,3 @@ def random_crop(image: np.ndarray, rng: np.random.Generator, size: tuple[int, in
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
     return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
-
-
-def encode(encoder: Any, views: Tensor, taken: Input, precision: str) -> Tensor:
-    """The layers' input for a batch of views, float32 (B, D)."""
-    with evaluating(encoder), autocast(views.device, choose_precision(precision, views.device)):
-        outs = [encoder(views)] if taken.blocks == 1 else encoder.layers(views, taken.blocks)
-        parts = [out.cls.float() for out in outs]
-        if taken.tokens == "both":
-            parts.append(outs[-1].patches.float().mean((1, 2)))
-    return torch.cat(parts, 1)  # outside, so that gradients may be taken
-
-
-def predict(head: nn.Linear, taken: Input, features: FeatureSet, index: Tensor, device: str | torch.device) -> Tensor:
-    """Probabilities float32 (len(index), C), on the CPU."""
-    with torch.inference_mode():
-        parts = [head(taken.rows(features, rows).to(device)).softmax(1).cpu() for rows in index.split(1024)]
-    return torch.cat(parts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dinolab.data.types import Source
 from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
+from dinolab.evals.heads import Input, Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.features.extract import extract
 from dinolab.features.options import TOKENS
@@ -39,15 +40,13 @@ class LogisticRegression(Classification):
         from dinolab.evals.logreg_fit import logreg  # here: scikit-learn takes a second to import
 
         sides = data.sides(encoder, seed, options.blocks, options.tokens != "cls")
-        train, test = (
-            part.matrix(options.tokens, options.blocks) for part in (sides.train_features, sides.test_features)
+        taken = Input(len(sides.train_features.blocks), options.tokens)
+        train, labels = taken.rows(sides.train_features), sides.train_features.labels
+        linear, chosen = logreg(
+            train, labels, len(sides.train.classes), seed, context.progress, context.device, options.solver
         )
-        labels, classes = sides.train_features.labels, len(sides.train.classes)
-        probabilities, chosen = logreg(
-            train, labels, test, classes, seed, context.progress, context.device, options.solver
-        )
-        settings = {"tokens": options.tokens, "blocks": len(sides.train_features.blocks)}
-        return sides, Classified(probabilities, settings | chosen)
+        layer = Trained(linear, taken)
+        return sides, Classified(layer.probabilities(sides.test_features), taken._asdict() | chosen, layer=layer)
 
 
 def classifier(
@@ -55,10 +54,10 @@ def classifier(
 ) -> Callable[[Tensor], Tensor]:
     """A function from class tokens (n, D) to probabilities (n, C) of the source's classes, by logistic regression on its images.
 
-    Their features are extracted at once; `how` goes to `extract`.
+    It is fitted at once; `how` goes to `extract`.
     """
     from dinolab.evals.logreg_fit import logreg
 
     found = extract(encoder, source, size, progress=progress, device=device, **how)
-    classes = len(source.classes)
-    return lambda cls: logreg(found.matrix(), found.labels, cls, classes, progress=progress, device=device)[0]
+    linear, _ = logreg(found.matrix(), found.labels, len(source.classes), progress=progress, device=device)
+    return lambda cls: linear(cls.to(device)).softmax(1).cpu()

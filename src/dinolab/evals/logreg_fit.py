@@ -6,7 +6,7 @@ Features are standardised by the mean and standard deviation of the training par
 stratified cross-validation on the training features (it is 1 where all classes but one have a single image); the regression is
 then fitted once more to all of them.
 
-N training images, M test images, D features, C classes.
+N training images, D features, C classes.
 """
 
 import logging
@@ -21,12 +21,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinolab.errors import UserError
 from dinolab.evals.logreg import SOLVERS
 from dinolab.evals.logreg_torch import TorchLogisticRegression
-from dinolab.features.extract import refuse_infinite
 from dinolab.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -39,33 +38,31 @@ STEPS = 1000  # of L-BFGS, at most
 def logreg(
     train: Tensor,
     labels: Tensor,
-    test: Tensor,
     classes: int,
     seed: int = 0,
     progress: bool = True,
     device: str | torch.device = "cpu",
     solver: str = "auto",
-) -> tuple[Tensor, dict[str, Any]]:
-    """Fit to training features, and predict for test features.
+) -> tuple[nn.Linear, dict[str, Any]]:
+    """Fit to training features.
 
     Args:
         train: float32 (N, D).
         labels: int64 (N,).
-        test: float32 (M, D).
         seed: of the folds.
         solver: "scikit-learn", which computes on the CPU, "torch", on `device`, or "auto": the former where `device` is a CPU.
 
     Returns:
-        Probabilities, float32 (M, classes), and what was chosen: solver, C, folds, cross_validation.
+        The regression as a linear layer on `device`, which takes features as they are and gives the logits of all classes; and what
+        was chosen: solver, C, folds, cross_validation.
 
     Raises:
-        UserError: features are not finite, or all labels are of one class.
+        UserError: all labels are of one class.
     """
     if solver not in SOLVERS:
         raise UserError(f"solver={solver}: one of {', '.join(SOLVERS)}")
     if solver == "auto":
         solver = "scikit-learn" if torch.device(device).type == "cpu" else "torch"
-    refuse_infinite(train, test)
     x, y = train.numpy(), labels.numpy()
     sizes = np.bincount(y)
     if np.count_nonzero(sizes) < 2:
@@ -82,17 +79,28 @@ def logreg(
         model.fit(scaler.fit_transform(x), y)
     if model.n_iter_.max() >= STEPS:
         log.warning("logistic regression (C = %g) has not converged after %d steps", best, STEPS)
-    probabilities = torch.zeros(len(test), classes)
-    probabilities[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
-        model.predict_proba(scaler.transform(test.numpy()))
-    ).float()
     chosen = {
         "solver": solver,
         "C": best,
         "folds": folds if crossed else 0,
         "cross_validation": dict(zip(map(str, STRENGTHS), by_strength)),
     }
-    return probabilities, chosen
+    return as_layer(scaler, model, classes).to(device), chosen
+
+
+@torch.inference_mode(False)  # the caller may be in inference mode, as the video is
+def as_layer(scaler: StandardScaler, model: Any, classes: int) -> nn.Linear:
+    """Standardisation and regression as one layer. The logits of classes without training images are minus infinity."""
+    fitted, offset = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(fitted) == 1:  # of two classes: the logits of the first are zero
+        fitted, offset = np.concatenate([0 * fitted, fitted]), np.append(0, offset)
+    fitted = fitted / scaler.scale_
+    weight, bias = np.zeros((classes, fitted.shape[1])), np.full(classes, -np.inf)
+    weight[model.classes_], bias[model.classes_] = fitted, offset - fitted @ scaler.mean_
+    layer = nn.Linear(*reversed(weight.shape)).requires_grad_(False)
+    layer.weight.copy_(torch.from_numpy(weight))
+    layer.bias.copy_(torch.from_numpy(bias))
+    return layer
 
 
 def cross_validate(

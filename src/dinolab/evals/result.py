@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dinolab.errors import UserError
-from dinolab.rundir import INFO, Schema, find_wrong, is_a
+from dinolab.rundir import EACH, INFO, Schema, find_wrong, is_a
 
 VERSION = 2  # of the JSON; files without a version are version 1
 Json = dict[str, Any]
@@ -17,6 +17,7 @@ FIELDS: Schema = {
     "other": {},
     "per_class": {},
     "leaks": list,
+    "tries": {EACH: {"value": list, "mean": float, "std": float}},
 }
 
 
@@ -43,6 +44,12 @@ class Result:
     leaks: list[list[str]] = field(default_factory=list)  # [test image, training image] with the same bytes
     seeds: Json | None = None  # {"seed": [...], "value": [...], "mean", "std"} where several were run
     environment: Json | None = None  # machine and versions
+    tries: dict[str, Json] = field(
+        default_factory=dict
+    )  # the main figure of repeated draws: {"value": [...], "mean", "std"}
+    tests: list["Result"] = field(
+        default_factory=list
+    )  # of further test sets; what they share with this one is left out
 
     @property
     def main(self) -> Measured | None:
@@ -63,7 +70,8 @@ class Result:
                 key: Measured(float(found["value"]), tuple(found["interval"]) if found.get("interval") else None)
                 for key, found in fields.pop("figures").items()
             }
-            return checked(Result(**fields, figures=figures))
+            tests = [Result.from_json({"version": VERSION, **one}) for one in fields.pop("tests", [])]
+            return checked(Result(**fields, figures=figures, tests=tests))
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise UserError(f"not a result of dinolab's ({type(error).__name__}: {error})") from error
 
@@ -80,6 +88,8 @@ def checked(result: Result) -> Result:
     ends = [end for measured in result.figures.values() for end in measured.interval or (0, 0)]
     if not all(is_a(float, number) for number in [*by_class, *ends, *result.other.values()]):
         raise TypeError("a figure is not a number")
+    if not all(is_a(str, one.data.get("test")) and is_a(int, one.data.get("test_images")) for one in result.tests):
+        raise TypeError("a test set has no name or no number of images")
     if len(ends) != 2 * len(result.figures):
         raise TypeError("an interval does not have two ends")
     return result

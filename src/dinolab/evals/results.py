@@ -15,8 +15,8 @@ from rich.table import Table
 
 from dinolab.errors import printable
 from dinolab.evals.confusion import draw_confusion
-from dinolab.evals.contract import Evaluation
-from dinolab.evals.result import Result
+from dinolab.evals.contract import Evaluation, Figure
+from dinolab.evals.result import Measured, Result
 from dinolab.evals.scores import count_confusions
 from dinolab.files import beside, write_whole
 from dinolab.rundir import CONFUSION, PREDICTIONS, RESULT
@@ -36,25 +36,29 @@ class Predictions:
     def write(self, folder: Path, title: str) -> None:
         """predictions.csv, and with labels confusion.png; an earlier evaluation's are replaced.
 
-        The earlier result.json is removed first: until the new one is written, which is the last file, the folder holds no result,
-        and never one that goes with other predictions.
+        All files are written under other names first, and the earlier result.json is removed when they are ready: from then until
+        the new one is written, which is the last file, the folder holds no result, and never one that goes with other predictions.
+        A process that is killed before leaves the earlier evaluation whole.
 
         Without labels, predictions.csv has a line for every image, as a submission needs it: no label where an image could not be
         read.
         """
-        (folder / RESULT).unlink(missing_ok=True)
         labels = [self.classes[c] if c >= 0 else "" for c in self.predicted]
         if self.truth is None:
-            (folder / CONFUSION).unlink(missing_ok=True)
             by_position = dict(zip(self.kept.tolist(), labels))
             rows = ((name, by_position.get(i, "")) for i, name in enumerate(self.images))
-            write_csv(folder / PREDICTIONS, ["filename", "label"], rows)
+            with beside(folder / PREDICTIONS) as listing:
+                write_csv(listing, ["filename", "label"], rows)
+                (folder / RESULT).unlink(missing_ok=True)
+                (folder / CONFUSION).unlink(missing_ok=True)
             return
         true_labels = (self.classes[c] for c in self.truth)
         scored = zip((self.images[i] for i in self.kept), true_labels, labels, (f"{p:.6f}" for p in self.probability))
-        write_csv(folder / PREDICTIONS, ["filename", "label", "predicted", "probability"], scored)
         counts = count_confusions(self.predicted, self.truth, len(self.classes))
-        draw_confusion(counts, self.classes, title, folder / CONFUSION)
+        with beside(folder / CONFUSION) as drawing, beside(folder / PREDICTIONS) as listing:
+            write_csv(listing, ["filename", "label", "predicted", "probability"], scored)
+            draw_confusion(counts, self.classes, title, drawing)
+            (folder / RESULT).unlink(missing_ok=True)
 
 
 def write_csv(file: Path, columns: list[str], rows: Iterable[Sequence[str]]) -> None:
@@ -71,6 +75,12 @@ def write_result(folder: Path, result: Result) -> None:
     write_whole(folder / RESULT, content.encode(errors="surrogateescape"))
 
 
+def with_interval(figure: Figure, found: Measured) -> str:
+    """76.8% (74.2% to 79.4%)"""
+    interval = " ({} to {})".format(*map(figure.text, found.interval)) if found.interval else ""
+    return figure.text(found.value) + interval
+
+
 def table(result: Result, evaluation: Evaluation) -> Table:
     """For the terminal: the figures, the main one under other settings and over seeds, and the classes, worst first."""
     title = f"{result.encoder['name']}: {evaluation.title}"
@@ -81,15 +91,21 @@ def table(result: Result, evaluation: Evaluation) -> Table:
     images = f"{result.data['test_images']:,}" if "test_images" in result.data else ""
     for figure in evaluation.FIGURES:
         if figure.key in result.figures:
-            found = result.figures[figure.key]
-            interval = " ({} to {})".format(*map(figure.text, found.interval)) if found.interval else ""
             name = "[bold]all" if figure is main else escape(figure.title)
-            shown.add_row(name, f"[bold]{figure.text(found.value)}{interval}", images)
+            shown.add_row(name, f"[bold]{with_interval(figure, result.figures[figure.key])}", images)
     if result.seeds:
         mean, deviation = (main.text(result.seeds[key]) for key in ("mean", "std"))
         shown.add_row(f"mean of {len(result.seeds['seed'])} seeds", f"{mean} ± {deviation}", images)
+    for name, found in result.tries.items():
+        text = f"{main.text(found['mean'])} ± {main.text(found['std'])}"
+        shown.add_row(f"{name}, mean of {len(found['value'])} draws", text, images)
     for name, value in result.other.items():
         shown.add_row(name, main.text(value), images)
+    for test in result.tests:
+        if test.main:
+            shown.add_row(
+                escape(printable(test.data["test"])), with_interval(main, test.main), f"{test.data['test_images']:,}"
+            )
     shown.add_section()
     for name, one in sorted(result.per_class.items(), key=lambda item: item[1]["accuracy"]):
         shown.add_row(escape(printable(name)), f"{one['accuracy']:.1%}", f"{one['images']:,}")

@@ -41,6 +41,20 @@ def match_classes(train: Source, test: Source) -> Tensor:
     return torch.tensor([number[name] for name in test.classes])
 
 
+def among_the_first(probabilities: Tensor, truth: np.ndarray, number: int) -> np.ndarray:
+    """Whether the true class is among the `number` most likely ones, bool (M,), from (M, C) and int (M,).
+
+    Classes with the same value come in their order, as for `most_likely`. A class without any probability counts as not predicted,
+    and where values are not finite none is.
+    """
+    known = torch.from_numpy(truth < probabilities.shape[1])
+    true_class = torch.from_numpy(truth).where(known, 0)[:, None]
+    own = probabilities.gather(1, true_class)
+    earlier = torch.arange(probabilities.shape[1]) < true_class
+    before = ((probabilities > own) | ((probabilities == own) & earlier)).sum(1)
+    return ((before < number) & known & (own[:, 0] > 0) & probabilities.isfinite().all(1)).numpy()
+
+
 def bootstrap_interval(right: int, images: int) -> tuple[float, float]:
     """The 95 % percentile interval of accuracy over resampled test images, without sampling.
 
@@ -70,10 +84,15 @@ def count_confusions(predicted: np.ndarray, truth: np.ndarray, classes: int) -> 
     return counts
 
 
+def spread(values: list[float]) -> dict[str, Any]:
+    """The values with their mean and the standard deviation of the sample (n - 1), which is 0 for a single one."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"value": values, "mean": float(np.mean(values)), "std": deviation}
+
+
 def over_seeds(seed: int, values: list[float]) -> dict[str, Any]:
-    """Values of seeds `seed`, `seed` + 1, ..., with their mean and the standard deviation of the sample (n - 1)."""
-    seeds = [*range(seed, seed + len(values))]
-    return {"seed": seeds, "value": values, "mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+    """The `spread` of the values of seeds `seed`, `seed` + 1, ..."""
+    return {"seed": [*range(seed, seed + len(values))], **spread(values)}
 
 
 def find_leaks(train: FeatureSet, test: FeatureSet) -> list[tuple[int, int]]:

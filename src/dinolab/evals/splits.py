@@ -5,6 +5,7 @@ Near-duplicates are never parted.
 N images.
 """
 
+import glob
 import json
 import logging
 import os
@@ -78,7 +79,10 @@ def keep(facts: dict[str, Any], places: list[Path]) -> str:
 
 def read(place: Path, source: Source) -> np.ndarray:
     """The split in a file, bool (N,). Raises UserError if it is damaged, or belongs to other images."""
-    way_out = "delete it to draw a new split, or name test images with test="
+    pattern = f"{place.name.rpartition('split-')[0]}split-*.json"  # one for each seed
+    of_all = len(list(place.parent.glob(f"{glob.escape(pattern[:-6])}*.json")))
+    which = f"delete all {of_all} files {place.with_name(pattern)}" if of_all > 1 else "delete it"
+    way_out = f"{which} to draw a new split, or name test images with test="
     try:
         kept = read_object(place, {"fingerprint": str, "test": list, "images": int})
         images, test = kept["fingerprint"], set(kept["test"])

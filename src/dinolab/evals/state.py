@@ -58,7 +58,7 @@ class KeptState:
     def save_now_and_then(self, step: int) -> None:
         """Write the state if the last time was some minutes ago."""
         if self.file and time.monotonic() - self.saved >= EVERY:
+            states = {name: part.state_dict() for name, part in self.parts.items()}
             with beside(self.file) as place:
-                states = {name: part.state_dict() for name, part in self.parts.items()}
                 torch.save({"of": self.of, "step": step, **states}, place)
             self.saved = time.monotonic()

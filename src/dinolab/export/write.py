@@ -9,6 +9,7 @@ import torch
 from dinolab.errors import UserError
 from dinolab.export.card import model_card
 from dinolab.export.targets import TARGETS, Forward
+from dinolab.files import naming
 from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
 from dinolab.models.vit import ViT
 from dinolab.weights.load import is_product, load
@@ -54,7 +55,7 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; name another folder with out=")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
+    with naming(out), TemporaryDirectory(dir=out.parent, prefix=".export-") as beside:
         folder = Path(beside, "model")
         folder.mkdir()
         try:

@@ -20,7 +20,7 @@ from dinolab.data.types import Source
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-FORMAT = "features 3"  # to be raised when the same settings give other features
+FORMAT = "features 4"  # to be raised when the same settings give other features
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 

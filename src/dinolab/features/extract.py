@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from dinolab.data.decode import BrokenImage, decode, read_file
 from dinolab.data.loader import loaded, make_loader
+from dinolab.data.storage import describe as location
 from dinolab.data.types import Source
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError, some
 from dinolab.features import cache as kept_features
-from dinolab.models.encoder import evaluating
+from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.parallel import collect, rank, world
 from dinolab.precision import autocast, choose_precision
 from dinolab.progress import progress_bar
@@ -72,6 +73,15 @@ class FeatureSet:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
+def joined(sets: list[FeatureSet]) -> FeatureSet:
+    """The rows of all sets, one set after the other; all are of the same encoder, blocks and patches."""
+    if len(sets) == 1:
+        return sets[0]
+    blocks = [torch.cat(parts) for parts in zip(*(one.blocks for one in sets), strict=True)]
+    others = ("patches", "labels", "kept", "digests")
+    return FeatureSet(blocks, *(torch.cat([getattr(one, name) for one in sets]) for name in others))
+
+
 def extract(
     encoder: Any,
     source: Source,
@@ -100,7 +110,7 @@ def extract(
             serve for fewer.
 
     Raises:
-        UserError: not one image can be read, or a process that loads images has died.
+        UserError: not one image can be read, a process that loads images has died, or a feature is no finite number.
     """
     encoder.to(device)
     height, width = (size, size) if isinstance(size, int) else size
@@ -119,7 +129,10 @@ def extract(
         if file and rank() == 0:
             kept_features.write(file, *found)
     assert found is not None
-    return as_feature_set(source, *found, blocks, patches)
+    features = as_feature_set(source, *found, blocks, patches)
+    for tokens in (*features.blocks, features.patches):
+        refuse_infinite(tokens, encoder, lambda row: location(source.paths[features.kept[row]]))
+    return features
 
 
 def as_feature_set(
@@ -199,12 +212,6 @@ class Views:
         named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
         contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
         return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, broken
-
-
-def refuse_infinite(*features: Tensor) -> None:
-    """Raises UserError where a feature is not a finite number."""
-    if not all(some.isfinite().all() for some in features):
-        raise UserError("the encoder's features are not finite numbers: its training has diverged; take an earlier one")
 
 
 class Rows:

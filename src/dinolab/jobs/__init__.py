@@ -1,10 +1,11 @@
 """The reference job: Human Action Recognition from images to report and video, by one command that resumes."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinolab.errors import say
+from dinolab.errors import UserError, say
 from dinolab.jobs.checks import check_files, check_options, check_packages, check_scale_and_stages, keep_settings
 from dinolab.jobs.job import Job
 from dinolab.jobs.marks import do_stage
@@ -56,9 +57,15 @@ def run_job(
     check_files(official=official, clip=clip)
     check_packages(names)
     load_config(f"har_{scale}", options)  # refuses unknown options before anything is done
+    new = not out.exists()
     keep_settings(out, scale, options)
     with hold(RunFolder(out).stages):
-        split = prepare(data, out, SCALES[scale].most, progress)
+        try:
+            split = prepare(data, out, SCALES[scale].most, progress)
+        except UserError:
+            if new:  # data that the job cannot use leave nothing behind
+                shutil.rmtree(out, ignore_errors=True)
+            raise
         print_split(split.facts)
         job = Job(out, scale, tuple(options), split, official, clip, progress)
         for number, name in enumerate(names, 1):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Views
-from dinolab.methods.schedules import Phase, Schedule
+from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.backbone import Backbone
 from dinolab.options import Config
 from dinolab.panels import LOSS, Panel
@@ -75,8 +75,8 @@ class Method(nn.Module):
         return {}
 
     @classmethod
-    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, int]:
-        """Parts of the student that are held fixed at the start: a word in the names of their parameters, and for how many steps."""
+    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, Freeze]:
+        """Parts of the student that are held fixed at the start, by a word in the names of their parameters."""
         return {}
 
     @classmethod

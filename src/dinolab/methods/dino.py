@@ -25,7 +25,7 @@ from dinolab.methods.prototypes import (
     prototype_targets,
     temperature_schedule,
 )
-from dinolab.methods.schedules import Phase, Schedule
+from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
 from dinolab.options import Config, Head, section
@@ -70,7 +70,7 @@ class DINO(MomentumTeacher):
         return momentum_schedule(options.ema, phase) | temperature_schedule(options.loss, phase)
 
     @classmethod
-    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, int]:
+    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, Freeze]:
         options: Any = own_options(cfg, cls.Options)
         return frozen_prototypes(options.loss, phase)
 

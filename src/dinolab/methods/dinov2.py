@@ -27,15 +27,25 @@ INFINITE = 25  # KoLeo of two crops; each is at most 15 to 18 for features that 
 
 @dataclass
 class Loss(PrototypeLoss):
+    dino: float = option(1.0, "weight of the class token's loss", 0, 100)
     koleo: float = option(0.1, "weight of the KoLeo regulariser", 0, 100)
     ibot: float = option(1.0, "weight of the masked-patch loss", 0, 100)
+
+
+@dataclass
+class PatchHead(Head):
+    separate: bool = option(
+        True,
+        "a head of its own for the patches; false: they share the head of the class token, and the other options of "
+        "ibot_head change nothing",
+    )
 
 
 @dataclass
 class Options:
     masks: Masks = section(Masks, "masks of the masked-patch loss (iBOT)")
     head: Head = section(Head, "projection head and prototypes of the class token")
-    ibot_head: Head = section(Head, "projection head and prototypes of the patches")
+    ibot_head: PatchHead = section(PatchHead, "projection head and prototypes of the patches")
     loss: Loss = section(Loss, "targets, temperatures, prototypes, KoLeo, iBOT")
     ema: Ema = section(Ema, "momentum of the teacher")
 
@@ -72,12 +82,14 @@ class DINOv2(dino.DINO):
     def __init__(self, backbone: nn.Module, cfg: Config):
         super().__init__(backbone, cfg)
         options: Any = own_options(cfg, self.Options)
-        self.register_buffer("patch_centre", torch.zeros(options.ibot_head.prototypes))
+        of_patches = options.ibot_head if separate(options) else options.head
+        self.register_buffer("patch_centre", torch.zeros(of_patches.prototypes))
 
     @staticmethod
     def make_heads(dim: int, options: Any) -> dict[str, nn.Module]:
         heads: dict[str, nn.Module] = {"head": DINOHead(dim, options.head)}
-        return heads | ({"ibot_head": DINOHead(dim, options.ibot_head)} if options.loss.ibot else {})
+        own = options.loss.ibot and separate(options)
+        return heads | ({"ibot_head": DINOHead(dim, options.ibot_head)} if own else {})
 
     @classmethod
     def check(cls, cfg: Config) -> None:
@@ -116,7 +128,7 @@ class DINOv2(dino.DINO):
         targets = self.class_targets(self.teacher["head"], features, s)
         if self.loss_options.ibot:
             masked = [masked_patches(f, views) for f, views in zip(features, batches)]  # each (M_m, D)
-            logits_MK = self.teacher["ibot_head"](join(masked, 0))
+            logits_MK = patch_head(self.teacher)(join(masked, 0))
             patches_MK = prototype_targets(logits_MK, self.patch_centre, self.loss_options, s)
             for target, p_MK, views in zip(targets, patches_MK.split([len(x) for x in masked]), batches):
                 target.patches_MK, target.patch_weights_M = p_MK, patch_weights(views)
@@ -128,7 +140,7 @@ class DINOv2(dino.DINO):
         first, second = features.cls.chunk(2)
         spread = koleo(first) + koleo(second)  # each global crop by itself: its pair must not count as its neighbour
 
-        loss = class_loss + self.loss_options.koleo * spread
+        loss = self.loss_options.dino * class_loss + self.loss_options.koleo * spread
         logs = {"dino": class_loss.detach(), "koleo": spread.detach()}
         if self.loss_options.ibot:
             patch_loss = self.patch_loss(self.compared_patches(features, views), targets)
@@ -143,9 +155,19 @@ class DINOv2(dino.DINO):
     def patch_loss(self, patches_MD: Tensor, targets: Targets) -> Tensor:
         """iBOT: cross-entropy of the student's masked patches with targets that the teacher computes from the same patches, unmasked."""
         assert targets.patches_MK is not None and targets.patch_weights_M is not None
-        compared = cast(DINOHead, self.student["ibot_head"]).compare(patches_MD)
+        compared = patch_head(self.student).compare(patches_MD)
         temperature = self.loss_options.student_temperature
         return prototype_cross_entropy(*compared, targets.patches_MK, targets.patch_weights_M, temperature)
+
+
+def separate(options: Any) -> bool:
+    """Whether the patches have a head of their own; the heads of distillation are never shared."""
+    return getattr(options.ibot_head, "separate", True)
+
+
+def patch_head(networks: nn.ModuleDict) -> DINOHead:
+    """The head of the patches: their own, or that of the class token."""
+    return cast(DINOHead, networks["ibot_head" if "ibot_head" in networks else "head"])
 
 
 def masked_patches(features: Features, views: Views) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
 from dinolab.methods.base import Alarm, StepValues
-from dinolab.methods.schedules import Phase, Schedule, ramp
+from dinolab.methods.schedules import Freeze, Phase, Schedule, ramp
 from dinolab.models.heads import DINOHead
 from dinolab.options import duration, option
 from dinolab.panels import HEALTH, SCHEDULES, Panel
@@ -28,6 +28,12 @@ class PrototypeLoss:
     centre_momentum: float = option(0.9, "momentum of the centre (with targets=centring)", 0, 1)
     sinkhorn_iterations: int = option(3, "iterations of Sinkhorn-Knopp (with targets=sinkhorn)", 1, 100)
     freeze_prototypes: str = duration("1 epochs", "how long the prototypes are held fixed at the start")
+    freeze_by: str = option(
+        "gradient",
+        "how they are held fixed; gradient: they get none, and AdamW skips them, as DINO; lr: their learning rate is 0, but "
+        "their gradients are clipped with the others and AdamW's moments run on, as DINOv2",
+        choices=("gradient", "lr"),
+    )
 
 
 @dataclass
@@ -49,8 +55,8 @@ def _temperature(loss: PrototypeLoss, warmup: int, step: int) -> float:
     return ramp(loss.teacher_temperature_start, loss.teacher_temperature, step, warmup)
 
 
-def frozen_prototypes(loss: PrototypeLoss, phase: Phase) -> dict[str, int]:
-    return {"prototypes": phase.steps(loss.freeze_prototypes, "loss.freeze_prototypes")}
+def frozen_prototypes(loss: PrototypeLoss, phase: Phase) -> dict[str, Freeze]:
+    return {"prototypes": Freeze(phase.steps(loss.freeze_prototypes, "loss.freeze_prototypes"), loss.freeze_by)}
 
 
 def continue_schedules(loss: PrototypeLoss) -> None:

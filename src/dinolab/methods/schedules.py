@@ -2,9 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Schedule = Callable[[int], float]
+
+
+class Freeze(NamedTuple):
+    """How long a part of the student is held fixed at the start of a phase, and by what.
+
+    "gradient": it gets no gradient, and the optimizer skips it. "lr": its learning rate is 0; its gradient counts in the
+    clipping, and the optimizer's moments run on.
+    """
+
+    steps: int
+    by: str = "gradient"
 
 
 class Phase(Protocol):

@@ -1,6 +1,6 @@
 """Encoders: images in, features out. Evaluations, pictures and exports see nothing else of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol, Self
@@ -15,7 +15,7 @@ from dinolab.models.vit import Features, ViT
 from dinolab.pixels import RGB, Pixels
 from dinolab.precision import quick_products
 
-__all__ = ["BackboneEncoder", "Encoder", "Features", "evaluating", "normalise", "scaled"]
+__all__ = ["BackboneEncoder", "Encoder", "Features", "evaluating", "normalise", "refuse_infinite", "scaled"]
 
 
 class Encoder(Protocol):
@@ -150,3 +150,23 @@ def evaluating(network: nn.Module | Encoder) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def refuse_infinite(features: Tensor, encoder: Any, image: Callable[[int], str] = lambda row: "an image") -> None:
+    """Raises UserError, with the network, the image and the weight at fault, where a feature is no finite number.
+
+    Args:
+        features: (B, ...), or of other shapes if `image` needs no row.
+        image: names the image of a row.
+    """
+    if features.isfinite().all():
+        return
+    row = int((~features.isfinite()).flatten(1).any(1).nonzero()[0, 0])
+    values = (pair for pairs in (encoder.named_parameters(), encoder.named_buffers()) for pair in pairs)
+    weight = next((name for name, x in values if x.is_floating_point() and not x.isfinite().all()), "")
+    cause = (
+        f"its weight {weight} holds values that are not finite, so its training has diverged; take an earlier one"
+        if weight
+        else "its weights are finite; try precision=fp32, or look for what overflows in it"
+    )
+    raise UserError(f"{type(encoder).__name__}: its features of {image(row)} are not finite numbers: {cause}")

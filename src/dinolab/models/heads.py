@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,8 @@ from dinolab.options import Head
 class DINOHead(nn.Module):
     """An MLP, L2 normalisation, then the cosine similarity with each prototype: (..., D) -> logits (..., K).
 
-    From DINO (arXiv 2104.14294, appendix C). Prototypes are scaled to length one, so a logit lies in [-1, 1].
+    From DINO (arXiv 2104.14294, appendix C). Prototypes are scaled to length one, so a logit lies in [-1, 1]. With
+    `train_norms` their lengths are trained parameters, which start at one: the weight_g of the published code.
     """
 
     def __init__(self, dim: int, cfg: Head):
@@ -31,6 +33,7 @@ class DINOHead(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         self.prototypes = nn.Linear(cfg.bottleneck, cfg.prototypes, bias=False)
+        self.prototypes_norm = nn.Parameter(torch.ones(cfg.prototypes, 1)) if cfg.train_norms else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (..., K) of features (..., D)."""
@@ -38,7 +41,7 @@ class DINOHead(nn.Module):
         return F.linear(directions, prototypes).view(*x.shape[:-1], len(prototypes))
 
     def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two factors of the logits, of length one each: directions (n, bottleneck) and prototypes (K, bottleneck)."""
+        """The two factors of the logits: directions (n, bottleneck) of length one, and prototypes (K, bottleneck)."""
         return self._compare(x)
 
     # `forward` must not call `compare`: FSDP registers `compare` as a forward of its own (parallel.shard), after which it frees
@@ -46,4 +49,7 @@ class DINOHead(nn.Module):
     def _compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self.mlp(x.reshape(-1, x.shape[-1]))  # batch norm takes samples by channels
         # eps is large enough for half precision; a zero vector must not become NaN
-        return F.normalize(y, dim=-1, eps=1e-6), F.normalize(self.prototypes.weight, dim=-1)
+        prototypes = F.normalize(self.prototypes.weight, dim=-1)
+        if self.prototypes_norm is not None:
+            prototypes = prototypes * self.prototypes_norm
+        return F.normalize(y, dim=-1, eps=1e-6), prototypes

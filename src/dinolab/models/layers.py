@@ -3,6 +3,9 @@
 Shapes: T packed tokens, D width.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -16,33 +19,52 @@ class Kept(NamedTuple):
     """The crops that a block's two residual branches keep under stochastic depth."""
 
     attn_rows: Tensor  # int64 (rows,), positions of their tokens in the packed sequence
+    attn_scale: Tensor  # (rows, 1), 1 / (1 - rate), so that the expected output stays the same; 0 for a crop that is dropped too
     mlp_rows: Tensor  # the same for the MLP branch
+    mlp_scale: Tensor
     packing: Packing  # of these tokens only
-    scale: Tensor  # (rows, 1), number of crops divided by that of kept crops: the expected output stays the same
 
 
-def draw_kept(packing: Packing, drop: float, blocks: int) -> list[Kept]:
+def draw_kept(packing: Packing, rates: Sequence[float], rounded: bool = False) -> list[Kept | None]:
     """Draws a random subset of each run's crops for each block and branch (stochastic depth, arXiv 1603.09382).
 
-    The subsets always have the same size, so shapes do not change from step to step.
+    Each crop is dropped with exactly the block's rate, and shapes do not change from step to step: of n crops, n (1 - rate)
+    rounded up are computed, and chance decides whether the last of them counts or is multiplied by 0.
 
     Args:
         packing: of all crops.
-        drop: share of the crops that each branch leaves out.
-        blocks: number of blocks.
+        rates: for each block, the share of the crops that each branch leaves out.
+        rounded: keep n (1 - rate) rounded to the nearest number, at least one, and never drop one by chance.
+
+    Returns:
+        For each block its kept crops, or None where the rate is 0.
     """
-    device = packing.cu_seqlens.device
-    rows, runs, scales, start = [], [], [], 0
-    for n, length in packing.runs:
-        keep = max(1, round(n * (1 - drop)))
-        crops = torch.rand(2 * blocks, n, device=device).argsort(1)[:, :keep, None]
-        rows.append((start + crops * length + torch.arange(length, device=device)).flatten(1))
-        runs.append((keep, length))
-        scales.append(torch.full((keep * length, 1), n / keep, device=device))
-        start += n * length
-    of_branch = torch.cat(rows, 1).unbind()
-    kept, scale = pack_runs(tuple(runs), device), torch.cat(scales)
-    return [Kept(a, m, kept, scale) for a, m in zip(of_branch[::2], of_branch[1::2])]
+    device, branches = packing.cu_seqlens.device, 2 * len(rates)
+    orders = [torch.rand(branches, n, device=device).argsort(1) for n, _ in packing.runs]
+    chances = [None if rounded else torch.rand(branches, device=device) for _ in packing.runs]
+    kept: list[Kept | None] = []
+    for rate, group in groupby(rates):  # blocks of one rate share their tensors
+        blocks = len(list(group))
+        part = slice(2 * len(kept), 2 * (len(kept) + blocks))
+        if not rate:
+            kept += [None] * blocks
+            continue
+        rows, runs, scales, start = [], [], [], 0
+        for (n, length), order, chance in zip(packing.runs, orders, chances):
+            share = n * (1 - rate)
+            keep = max(1, round(share)) if rounded else math.ceil(share - 1e-6)
+            scale = torch.full((2 * blocks, keep, 1), n / keep if rounded else 1 / (1 - rate), device=device)
+            if chance is not None:
+                scale[:, -1, 0] *= chance[part] < share - (keep - 1)
+            crops = order[part, :keep, None]
+            rows.append((start + crops * length + torch.arange(length, device=device)).flatten(1))
+            scales.append(scale.expand(-1, -1, length).flatten(1))
+            runs.append((keep, length))
+            start += n * length
+        of_branches = list(zip(torch.cat(rows, 1), torch.cat(scales, 1).unsqueeze(-1)))
+        of_kept = pack_runs(tuple(runs), device)
+        kept += [Kept(*attn, *mlp, of_kept) for attn, mlp in zip(of_branches[::2], of_branches[1::2])]
+    return kept
 
 
 class LayerNorm(nn.LayerNorm):
@@ -125,9 +147,9 @@ class Block(nn.Module):
             return x_TD + self.ls2(self.mlp(self.norm2(x_TD)))
         # index_select and not x[rows], whose backward is several times slower
         branch = self.ls1(self.attn(self.norm1(x_TD.index_select(0, kept.attn_rows)), kept.packing, backend))
-        x_TD = x_TD.index_add(0, kept.attn_rows, (branch * kept.scale).to(x_TD.dtype))
+        x_TD = x_TD.index_add(0, kept.attn_rows, (branch * kept.attn_scale).to(x_TD.dtype))
         branch = self.ls2(self.mlp(self.norm2(x_TD.index_select(0, kept.mlp_rows))))
-        return x_TD.index_add(0, kept.mlp_rows, (branch * kept.scale).to(x_TD.dtype))
+        return x_TD.index_add(0, kept.mlp_rows, (branch * kept.mlp_scale).to(x_TD.dtype))
 
 
 class PatchEmbed(nn.Module):

@@ -33,6 +33,13 @@ def shape_of(cfg: Model) -> tuple[int, int, int]:
     return cfg.dim or dim, cfg.depth or depth, cfg.heads or heads
 
 
+def depth_rates(cfg: Model, depth: int) -> list[float]:
+    """The rate of stochastic depth in each block."""
+    if cfg.drop_path_rates == "rising":
+        return [cfg.drop_path * i / max(1, depth - 1) for i in range(depth)]
+    return [cfg.drop_path] * depth
+
+
 class Features(NamedTuple):
     """The features of B images of one size."""
 
@@ -150,8 +157,9 @@ class ViT(nn.Module):
     ) -> list[list[Features]]:
         """The same as `forward` for each of the last n blocks, first to last, after the final norm."""
         x_TD, packing, grids = self.pack(crops, masks)
-        depth, drop = len(self.blocks), self.cfg.drop_path if self.training else 0.0
-        kept = draw_kept(packing, drop, depth) if drop else [None] * depth
+        depth, drop = len(self.blocks), self.training and self.cfg.drop_path > 0
+        rounded = self.cfg.drop_path_rates == "rounded"
+        kept = draw_kept(packing, depth_rates(self.cfg, depth), rounded) if drop else [None] * depth
         outs = []
         for i, block in enumerate(self.blocks):
             x_TD = block(x_TD, packing, self.attention_backend, kept[i])

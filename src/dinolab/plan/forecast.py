@@ -23,7 +23,7 @@ from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time
 from dinolab.plan.rig import Rig
 from dinolab.precision import choose_precision
 from dinolab.recipes import validate
-from dinolab.runs.build import describe, monitor_sources, open_data, out_of_memory
+from dinolab.runs.build import describe, fitting, monitor_sources, open_data
 from dinolab.training import checkpoint
 from dinolab.training.phases import Phase, plan_phases
 from dinolab.weights.load import save_encoder
@@ -83,13 +83,9 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
     for phase in sorted(phases, key=lambda phase: phase is not largest):  # the largest first
         if len(phases) > 1:
             say(f"with crops of {phase.cfg.views.global_size} pixels")
-        try:
-            with TemporaryDirectory(
-                prefix="dinolab-plan-", dir=nearest_folder(Path(cfg.run.dir or "runs").absolute().parent)
-            ) as folder:
-                made[phase] = measure(Rig(phase, source), steps, Path(folder), say, side, phase is largest)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(phase.cfg) from error
+        beside = nearest_folder(Path(cfg.run.dir or "runs").absolute().parent)
+        with fitting(phase.cfg), TemporaryDirectory(prefix="dinolab-plan-", dir=beside) as folder:
+            made[phase] = measure(Rig(phase, source), steps, Path(folder), say, side, phase is largest)
     first, *rest = [made[phase] for phase in phases]
     return replace(first, then=rest[0], total_seconds=first.total_seconds + rest[0].total_seconds) if rest else first
 

@@ -42,7 +42,7 @@ class Rig:
         """One training step; returns each micro-batch's parts of the loss and its targets."""
         views = [part.to(self.device) for part in batch]
         precision = autocast(self.device, self.autocast)
-        return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim.clip, precision)[:2]
+        return train_step(self.method, self.optimizer, views, self.s, self.cfg.optim, precision)[:2]
 
     def log_figures(self, parts: list[Logs], targets: list[Any]) -> dict[str, float]:
         """Compute the figures of a line of the log, as training does."""

@@ -19,7 +19,7 @@ from dinolab.report.run import Run
 from dinolab.rundir import RunFolder
 from dinolab.training.checkpoint import checkpoints, step_of
 from dinolab.visuals.attention import attention_maps, overlay, rows_of
-from dinolab.visuals.images import spread
+from dinolab.visuals.images import patch_features, spread
 from dinolab.visuals.neighbours import cell, neighbours
 from dinolab.visuals.pca import fit, paint
 from dinolab.visuals.sheet import Cell, crop_to_patches, enlarge, stretch
@@ -151,7 +151,7 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
     columns: list[list[Cell]] = [[Cell(enlarge(v), i.label or "image") for v, i in zip(views, images)]]
     for name, encoder in networks:
         with evaluating(encoder):
-            patches = [encoder(view[None]).patches[0].float().cpu() for view in views]
+            patches = [patch_features(encoder, view) for view in views]
         pca = fit(patches)
         maps = [paint(features, pca) for features in patches]
         columns.append([draw(m.rgb, view, name) for m, view in zip(maps, views)])

@@ -1,19 +1,23 @@
 """The parts of a run, made from its configuration: data, device, method, optimizer, batches."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dinolab import parallel
 from dinolab.config import parse_duration
+from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.device_views import Photos
 from dinolab.data.loader import adaptive_batches, batches, photo_batches
 from dinolab.data.samples import micro_batch
 from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.types import Needs, Source, Views
-from dinolab.errors import UserError
+from dinolab.data.views import eval_view
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.machine import loaders
 from dinolab.methods import METHODS
 from dinolab.methods.base import Method
@@ -26,6 +30,8 @@ from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
 from dinolab.weights.initial import start_from
+
+LOOKED_AT, COMPARED = 8, 32  # images that are compared at the start, and the side in pixels at which they are
 
 
 def open_data(cfg: Config, cache: Path | None) -> Source:
@@ -97,7 +103,9 @@ def build_method(
         method.load_state_dict(state)
     try:
         method = method.to(device)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if lacking(error) != OUT_OF_MEMORY:
+            raise
         raise UserError(f"out of memory on {device}: the model alone is too large, set a smaller model.size") from error
     if device.type == "cpu":
         keep_memory()
@@ -139,7 +147,18 @@ def out_of_memory(cfg: Config) -> UserError:
     now = micro_batch(cfg, parallel.world())
     smaller = [n for n in micro_batch_sizes(cfg.optim.batch_size // parallel.world()) if 2 <= n <= now / 2]
     way_out = f"run.micro_batch={smaller[-1]} or less" if smaller else "a smaller model.size, or smaller heads"
-    return UserError(f"out of memory on the GPU with {now} images at a time: set {way_out}")
+    return UserError(f"out of memory with {now} images at a time: set {way_out}")
+
+
+@contextmanager
+def fitting(cfg: Config) -> Iterator[None]:
+    """A lack of memory inside the block becomes a UserError with the option to change."""
+    try:
+        yield
+    except Exception as error:
+        if lacking(error) != OUT_OF_MEMORY:
+            raise
+        raise out_of_memory(cfg) from error
 
 
 def open_batches(
@@ -151,6 +170,21 @@ def open_batches(
     if cfg.run.device_views == "auto" and device.type != "cpu":
         return adaptive_batches(*args, say, share, needs)
     return photo_batches(*args, share, needs) if cfg.run.device_views == "always" else batches(*args, share, needs)
+
+
+def all_alike(source: Source) -> str:
+    """An alarm where some images, spread over the source, are all the same: there is nothing to learn from them."""
+    views: list[np.ndarray] = []
+    for place in np.linspace(0, len(source) - 1, LOOKED_AT).astype(int):
+        with suppress(BrokenImage):
+            views.append(eval_view(read_image(source.paths[place]), COMPARED))
+    if len(source) < 2 or len(views) < 2 or any((view != views[0]).any() for view in views):
+        return ""
+    colour = " and of a single colour" if not np.ptp(views[0], axis=(-2, -1)).any() else ""
+    return (
+        f"ALARM at step 0: {len(views)} images spread over {source.name} are identical{colour}, so nothing can be learned from them. "
+        "Remedy: look at the files, and remove copies"
+    )
 
 
 def describe(cfg: Config, source: Source, phase: Phase, method: Method, device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""A run's folder: held by one run at a time, and never by another configuration or other images."""
+"""Guards a run's folder: one run at a time holds it, and never one with another configuration or other images."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def held_for_training(path: Path) -> Iterator[None]:
 
 
 def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
-    """The whole checkpoints in the run's folder, oldest first; refuses a run with other options."""
+    """List the whole checkpoints in the run's folder, oldest first; refuse a run with other options."""
     places = checkpoint.checkpoints(folder.checkpoints)
     if resume and not places:
         raise UserError(f"{folder.path}: no checkpoint to resume from; start the run without resume=true")
@@ -62,7 +62,8 @@ def check_run(folder: RunFolder, cfg: Config, resume: bool) -> list[Path]:
         if changed:
             differences = ", ".join(f"{k}={now[k]} (was {before.get(k)})" for k in changed)
             raise UserError(
-                f"{folder.path} holds a run with other options: {differences}. Give the same, or another run.dir"
+                f"{folder.path} holds a run with other options: {differences}. Give the same, or another run.dir; "
+                f"init.weights={folder.path} there begins with the weights that this run has reached"
             )
     return places
 

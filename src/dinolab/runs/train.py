@@ -8,11 +8,11 @@ import torch
 from dinolab import parallel
 from dinolab.data.samples import micro_batch
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.options import Config
 from dinolab.recipes import load_config, validate
 from dinolab.rundir import RunFolder
-from dinolab.runs.build import describe, monitor_sources, open_data, out_of_memory
+from dinolab.runs.build import all_alike, describe, fitting, monitor_sources, open_data, out_of_memory
 from dinolab.runs.folder import check_run, describe_run, held_for_training
 from dinolab.runs.pictures import draw_pictures
 from dinolab.runs.run import Run
@@ -55,16 +55,14 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
 def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool) -> None:
     """The run itself, in a folder that no other run trains in."""
     source, phases, places = prepare(cfg, folder, resume)
-    try:
+    with fitting(cfg):
         state = restore(places, phases, source, device) if places else begin(phases[0], source, device)
-    except torch.OutOfMemoryError as caught:
-        raise out_of_memory(cfg) from caught
 
     log = RunLog(folder, cfg, phases[-1].last, state.step) if parallel.rank() == 0 else NoLog()
     run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)
     try:
         log.say(describe(cfg, source, phases[0], state.method, device))
-        for message in state.messages:
+        for message in filter(None, [parallel.alone(), "" if state.step else all_alike(source), *state.messages]):
             log.say(message)
         if state.step == 0 or run.evaluation_missed():
             run.evaluate(state.step)
@@ -77,13 +75,17 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
             draw_pictures(folder, run.cfg, run.monitor[1] if run.monitor else source)
         made = f"{folder.weights.name}, {folder.metrics.name}" + (", pictures" if cfg.run.pictures else "")
         log.say(f"done: {folder.path} ({made})")
-    except (UserError, torch.OutOfMemoryError) as caught:
-        error = out_of_memory(run.cfg) if isinstance(caught, torch.OutOfMemoryError) else caught
+    except Exception as caught:
+        lacks = lacking(caught)
+        if not lacks and not isinstance(caught, UserError):
+            raise
+        error = out_of_memory(run.cfg) if lacks == OUT_OF_MEMORY else UserError(lacks or str(caught))
         with suppress(UserError):
             run.checkpoints.finish()
         last = checkpoint.checkpoints(folder.checkpoints)
         reason = f"{error}. The last good checkpoint is {last[-1]}" if last else str(error)
-        log.note(f"stopped: {reason}")
+        with suppress(OSError):  # on a full disk
+            log.note(f"stopped: {reason}")
         raise UserError(reason) from caught
     finally:
         log.close()

@@ -87,6 +87,8 @@ class Checkpoints:
         except (Exception, CheckpointException) as error:  # the second derives from BaseException
             if lost_contact(error):
                 raise RuntimeError(str(error)) from error
+            if rank() == 0:  # what a full disk took of it
+                shutil.rmtree(place.with_name(place.name + ".tmp"), ignore_errors=True)
             raise UserError(f"{place}: cannot be written, is the disk full? ({_reason(error)})") from error
         if rank() == 0:
             place.with_name(place.name + ".tmp").rename(place)

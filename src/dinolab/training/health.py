@@ -1,4 +1,4 @@
-"""Is the run learning? Alarms in words, with their remedy, from the lines of the log."""
+"""Tells whether a run is learning: raises alarms in words, with their remedy, from the lines of the log."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class Alarms:
     raised: set[str] = field(default_factory=set)
 
     def look(self, line: Mapping[str, float]) -> list[str]:
-        """New alarms after this line of the log: those that all of the last few lines show."""
+        """Return the new alarms after this line of the log: those that all of the last few lines show."""
         self.last.append(line)
         if len(self.last) < WINDOW or line["step"] < self.patience:
             return []

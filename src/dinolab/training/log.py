@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dinolab.config import to_dict
 from dinolab.errors import UserError, masked, one_line
-from dinolab.files import write_whole
+from dinolab.files import naming, write_whole
 from dinolab.options import Config
 from dinolab.rundir import RunFolder
 
@@ -53,8 +54,9 @@ class RunLog:
 
     def line(self, figures: dict[str, float]) -> None:
         """One line of metrics.jsonl, on disk at once, and the terminal's figures."""
-        self._metrics.write(json.dumps({k: _short(v) for k, v in figures.items()}) + "\n")
-        self._metrics.flush()
+        with naming(self.folder.metrics):
+            self._metrics.write(json.dumps({k: _short(v) for k, v in figures.items()}) + "\n")
+            self._metrics.flush()
         step = int(figures["step"])
         if "knn" in figures:
             self._knn = f"k-NN {figures['knn']:.1%}"
@@ -76,13 +78,15 @@ class RunLog:
 
     def note(self, text: str) -> None:
         """A sentence for log.txt alone."""
-        self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {one_line(text)}\n")
-        self._words.flush()
+        with naming(self.folder.log):
+            self._words.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {one_line(text)}\n")
+            self._words.flush()
 
     def close(self) -> None:
         self._progress.stop()
-        self._metrics.close()
-        self._words.close()
+        for file in (self._metrics, self._words):
+            with suppress(OSError):  # what a full disk did not take has been reported
+                file.close()
         if self._tensorboard:
             self._tensorboard.close()
         if self._wandb:

@@ -18,6 +18,7 @@ from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods.base import Logs, Method
+from dinolab.options import Optim
 from dinolab.parallel import agree, rank, sum_over_ranks, world
 from dinolab.precision import autocast, quick_products
 from dinolab.training.optim import optimizer_step
@@ -147,9 +148,7 @@ def train_loop(
         if phase.begins_epoch(step):
             method.begin_epoch(int(phase.epoch(step)))
         s = phase(step)
-        parts, targets, grad_norm = train_step(
-            method, optimizer, views, s, cfg.optim.clip, precision, cfg.optim.nan == "skip"
-        )
+        parts, targets, grad_norm = train_step(method, optimizer, views, s, cfg.optim, precision)
         meter.count(grad_norm)
 
         done = step + 1
@@ -197,9 +196,8 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     views: list[Views],
     s: StepValues,
-    clip: float,
+    cfg: Optim,
     precision: AbstractContextManager,
-    skip_nan: bool = False,
 ) -> tuple[list[Logs], list[Any], Tensor]:
     """One step on a batch, given as its micro-batches: Algorithm 1 of DINO (arXiv 2104.14294).
 
@@ -215,7 +213,7 @@ def train_step(
             (loss / len(views)).backward()
         parts.append(logs)
     with span("optimizer"):
-        grad_norm = optimizer_step(optimizer, s, clip, skip_nan)
+        grad_norm = optimizer_step(optimizer, method.student, s, cfg)
     with span("after step"):
         method.after_step(s)
     return parts, targets, grad_norm

@@ -69,23 +69,33 @@ def lr_factor(name: str, depth: int, cfg: Optim) -> float:
     return 1.0
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, s: StepValues, clip: float, skip_nan: bool = False) -> Tensor:
+def optimizer_step(optimizer: torch.optim.Optimizer, student: nn.ModuleDict, s: StepValues, cfg: Optim) -> Tensor:
     """One step with this step's learning rate and weight decay; returns the gradient's norm before clipping.
 
-    Parameters that are frozen are not touched, their state neither, and they do not count in the norm. With `skip_nan`, nothing is
-    touched where the norm is not finite: the host has to wait for the device to see that.
+    Parts that are frozen by their gradient are not touched, their state neither, and they do not count in the norm. With
+    optim.nan=skip, nothing is touched where the norm is not finite: the host has to wait for the device to see that.
     """
     for group in optimizer.param_groups:
-        group["lr"] = s["lr"] * group["lr_factor"]
+        frozen = s.frozen.get(group["part"])
+        group["lr"] = 0.0 if frozen == "lr" else s["lr"] * group["lr_factor"]
         group["weight_decay"] = s["weight_decay"] * group["decay_factor"]
-        if group["part"] in s.frozen:
+        if frozen == "gradient":
             for p in group["params"]:
                 p.grad = None
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = clip_grad_norm_(params, clip or math.inf)
-    if isinstance(norm, DTensor):  # of sharded parameters
-        norm = norm.full_tensor()
-    if not skip_nan or norm.isfinite():
+    norm = clip_gradients([p for group in optimizer.param_groups for p in group["params"]], student, cfg)
+    if cfg.nan != "skip" or norm.isfinite():
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
+
+
+def clip_gradients(params: list[nn.Parameter], student: nn.ModuleDict, cfg: Optim) -> Tensor:
+    """Clip, in place, what optim.clip_by names, each by its own norm; returns the norm of the whole gradient before."""
+    clipped = {
+        "whole": lambda: [params],
+        "network": lambda: [list(network.parameters()) for network in student.values()],
+        "parameter": lambda: [[p] for p in params if p.grad is not None],
+    }[cfg.clip_by]()
+    norms = [clip_grad_norm_(part, cfg.clip or math.inf) for part in clipped]
+    norms = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]  # of sharded parameters
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

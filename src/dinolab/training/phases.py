@@ -2,13 +2,13 @@
 
 import math
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from dinolab.config import parse_duration
 from dinolab.errors import UserError
 from dinolab.methods import METHODS
-from dinolab.methods.schedules import Schedule, cosine
+from dinolab.methods.schedules import Freeze, Schedule, cosine
 from dinolab.options import Config, Optim
 from dinolab.recipes import validate
 
@@ -18,7 +18,9 @@ class StepValues:
     """The scheduled values of one step."""
 
     figures: dict[str, float]  # by name: lr, weight_decay, and the method's own; they go into the log
-    frozen: frozenset[str] = frozenset()  # parts of the student that are held fixed
+    frozen: dict[str, str] = field(
+        default_factory=dict
+    )  # parts of the student that are held fixed: by what, see Freeze
 
     def __getitem__(self, name: str) -> float:
         return self.figures[name]
@@ -47,7 +49,7 @@ class Phase:
         self.peak_lr = scaled_lr(cfg.optim)
         method = METHODS[cfg.method]
         backbone = self.steps(cfg.init.freeze_backbone, "init.freeze_backbone") if cfg.init.weights else 0
-        self.frozen = {"backbone": backbone} | method.frozen(cfg, self)  # part of the student: steps it is held fixed
+        self.frozen = {"backbone": Freeze(backbone)} | method.frozen(cfg, self)  # by part of the student
         decay = cfg.optim.weight_decay, cfg.optim.weight_decay_end
         self.schedules: dict[str, Schedule] = {"lr": self.lr, "weight_decay": partial(self.cosine_over_phase, *decay)}
         self.schedules |= method.schedules(cfg, self)
@@ -60,7 +62,7 @@ class Phase:
     @property
     def everything_trained(self) -> int:
         """The first step of the run in this phase at which no part is held fixed."""
-        return self.first + min(max(self.frozen.values()), self.total - 1)
+        return self.first + min(max(part.steps for part in self.frozen.values()), self.total - 1)
 
     def epoch(self, step: int) -> float:
         """Passes over the data before this step of the run."""
@@ -82,7 +84,7 @@ class Phase:
     def __call__(self, step: int) -> StepValues:
         step -= self.first
         figures = {name: schedule(step) for name, schedule in self.schedules.items()}
-        return StepValues(figures, frozenset(part for part, steps in self.frozen.items() if step < steps))
+        return StepValues(figures, {part: freeze.by for part, freeze in self.frozen.items() if step < freeze.steps})
 
     def lr(self, step: int) -> float:
         """Up to the peak in a line, then down to min_lr on half a cosine."""

@@ -13,7 +13,7 @@ from dinolab.errors import UserError
 from dinolab.methods.base import Method
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
-RECOMPILED = 32  # variants of a block: student, teacher, evaluations and pictures, full batches and last ones
+RECOMPILED = 64  # variants of a block: student, teacher, evaluations, pictures, last batches; rates of stochastic depth
 
 
 def compile_blocks(method: Method, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
-from dinolab.models.encoder import evaluating
+from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.progress import track
 from dinolab.visuals.action_canvas import MARGIN, Layout, draw_base, draw_card, draw_panels, lay_out, name_panel, place
 from dinolab.visuals.action_strip import STRIP, Strip
@@ -103,6 +103,7 @@ def class_tokens(encoder: Any, frames: Iterator[np.ndarray], size: int) -> tuple
     left, tokens = views(), []
     while batch := list(islice(left, BATCH)):
         tokens.append(encoder(torch.stack(batch)).cls.float().cpu())
+        refuse_infinite(tokens[-1], encoder)
     return torch.cat(tokens), float(np.median(aspects))
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from torch import Tensor
 
-from dinolab.models.encoder import evaluating
+from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.visuals.sheet import Cell, Row, crop_to_patches, edge, enlarge, heat, stretch, write_sheet
 
 HEADS_A_ROW = 6
@@ -34,9 +34,12 @@ def attention_maps(encoder: Any, images: Tensor) -> Tensor:
     """Compute the class token's attention to the patches in the last block: uint8 (B, 3, H, W) -> (B, heads, h, w).
 
     Attention to registers and to the class token itself is left out, and the rest is not rescaled: a map's sum is below 1.
+    Raises UserError where it is not finite.
     """
     h, w = images.shape[2] // encoder.patch_size, images.shape[3] // encoder.patch_size
-    return encoder.attention(images)[:, :, 0, -h * w :].unflatten(-1, (h, w))
+    attention = encoder.attention(images)[:, :, 0, -h * w :]
+    refuse_infinite(attention, encoder)
+    return attention.unflatten(-1, (h, w))
 
 
 def mass_mask(maps: Tensor, share: float = 0.6) -> Tensor:

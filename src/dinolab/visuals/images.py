@@ -14,6 +14,7 @@ from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources.walk import walk
 from dinolab.data.views import resize
 from dinolab.errors import UserError
+from dinolab.models.encoder import refuse_infinite
 
 USUAL = 480  # pixels of the short side, unless the image is smaller or the encoder was trained on larger ones
 MOST_PATCHES = 10_000  # in an image: the memory of attention weights grows with their square
@@ -112,6 +113,16 @@ def fit_patches(image: np.ndarray, patch_size: int, size: int, name: str) -> Ten
         )
     resized = resize(image, rows * patch_size, columns * patch_size)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+def patch_features(encoder: Any, image: Tensor) -> Tensor:
+    """Compute the patch features (h, w, D) of an image, uint8 (3, H, W), and return them on the CPU.
+
+    Raises UserError where they are not finite.
+    """
+    patches = encoder(image[None]).patches.float().cpu()
+    refuse_infinite(patches, encoder)
+    return patches[0]
 
 
 def as_fractions(at: Sequence[float], height: int, width: int) -> tuple[float, float]:

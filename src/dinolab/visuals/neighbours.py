@@ -14,7 +14,7 @@ from dinolab.data.types import Source
 from dinolab.data.views import eval_view
 from dinolab.features.extract import extract
 from dinolab.features.neighbours import nearest
-from dinolab.models.encoder import evaluating
+from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.plotting import readable
 from dinolab.visuals.images import read_picture
 from dinolab.visuals.sheet import Cell, Row, enlarge, write_sheet
@@ -57,7 +57,9 @@ def class_tokens(encoder: Any, queries: Sequence[np.ndarray], size: int) -> Tens
     """Return the queries' class tokens, float32 (queries, D), on the CPU."""
     views = torch.stack([torch.from_numpy(eval_view(query, size)) for query in queries])
     with evaluating(encoder):
-        return torch.cat([encoder(part).cls.float().cpu() for part in views.split(BATCH)])
+        tokens = torch.cat([encoder(part).cls.float().cpu() for part in views.split(BATCH)])
+    refuse_infinite(tokens, encoder)
+    return tokens
 
 
 def device_of(encoder: Any) -> torch.device:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dinolab.models.encoder import evaluating
+from dinolab.visuals.images import patch_features
 from dinolab.visuals.sheet import Cell, Row, crop_to_patches, enlarge, stretch, write_sheet
 
 
@@ -125,7 +126,7 @@ def pca_sheet(encoder: Any, images: Sequence[Tensor], out: Path) -> list[PcaMaps
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
-        patches = [encoder(image[None]).patches[0].float().cpu() for image in images]
+        patches = [patch_features(encoder, image) for image in images]
     pca = fit(patches)
     rows: list[Row] = []
     maps = [paint(features, pca) for features in patches]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinolab.models.encoder import evaluating
+from dinolab.visuals.images import patch_features
 from dinolab.visuals.sheet import Cell, Row, crop_to_patches, enlarge, heat, mark, write_sheet
 
 IMAGES_A_ROW = 6
@@ -41,7 +42,7 @@ def similarity_sheet(encoder: Any, images: Sequence[Tensor], at: tuple[float, fl
     """
     images = [crop_to_patches(image, encoder.patch_size) for image in images]
     with evaluating(encoder):
-        patches = [encoder(image[None]).patches[0].float().cpu() for image in images]
+        patches = [patch_features(encoder, image) for image in images]
     query = patch_at(patches[0], *at)
     maps = [similarity_map(features, query) for features in patches]
     low, high = scale(maps)

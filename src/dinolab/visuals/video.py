@@ -17,7 +17,7 @@ from dinolab.progress import track
 from dinolab.visuals import pca
 from dinolab.visuals.attention import attention_maps, mass_mask
 from dinolab.visuals.clip import FOLDER_RATE, Clip, h264_writer, import_av, open_clip
-from dinolab.visuals.images import as_fractions, fit_patches, usual_size
+from dinolab.visuals.images import as_fractions, fit_patches, patch_features, usual_size
 from dinolab.visuals.lettering import lettering
 from dinolab.visuals.sheet import DIM, edge, heat, mark, stretch
 from dinolab.visuals.similarity import patch_at, scale, similarity_map
@@ -179,11 +179,6 @@ def paint_attention(
 
     whose = f"mean of {heads} heads" if head is None else f"head {head}"
     return f"attention, {whose}" + (f", {100 * share:g} % of it" if share else ""), paint
-
-
-def patch_features(encoder: Any, frame: Tensor) -> Tensor:
-    """Compute the patch features (h, w, D) of a frame, uint8 (3, H, W), and return them on the CPU."""
-    return encoder(frame[None]).patches[0].float().cpu()
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Converts Hugging Face's Dinov2Model, Dinov2WithRegistersModel and ViTModel (DINO) to our ViT, and back."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
+from dinolab.weights.hub import from_hub
 from dinolab.weights.meta import LAYERSCALE, size_or_shape
-from dinolab.weights.tensors import NOT_OPENED, fit, not_opened
+from dinolab.weights.tensors import fit
 
 PREPROCESSOR = "preprocessor_config.json"  # the file
 RENAMES = {  # our names to theirs, as far as the two families share them
@@ -59,15 +61,13 @@ def load_huggingface(name: str) -> ViT:
         "dinov2_with_registers": (transformers.Dinov2WithRegistersModel, {}),
         "vit": (transformers.ViTModel, {"add_pooling_layer": False}),
     }
-    try:
+    with from_hub(f"hf:{name}", downloads=not Path(name).exists()):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type not in families:
             kinds = ", ".join(families)
             raise UserError(f"hf:{name}: a {config.model_type} model; dinolab reads {kinds}, and others by timm:NAME")
         family, options = families[config.model_type]
         model, report = family.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-    except NOT_OPENED as error:
-        raise not_opened(f"hf:{name}", error) from error
     wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wrong:
         raise UserError(f"hf:{name}: tensors are missing, or their shape differs from config.json: {'; '.join(wrong)}")

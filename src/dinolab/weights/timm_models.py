@@ -16,7 +16,8 @@ from dinolab.models.inputs import Images, to_batch
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
 from dinolab.pixels import Pixels
-from dinolab.weights.tensors import NOT_OPENED, fit, not_opened, read_backbone
+from dinolab.weights.hub import from_hub
+from dinolab.weights.tensors import fit, read_backbone
 
 
 class TimmEncoder(nn.Module):
@@ -109,13 +110,11 @@ def load_timm(name: str) -> TimmEncoder:
     name, _, file = name.partition("=")
     options: dict[str, Any] = {"pretrained": not file, "num_classes": 0}
     model: Any
-    try:
+    with from_hub(f"timm:{name}", downloads=not file):
         try:
             model = timm.create_model(name, dynamic_img_size=True, **options)
         except TypeError:  # a convolutional network, which has no such option and takes any size
             model = timm.create_model(name, **options)
-    except NOT_OPENED as error:
-        raise not_opened(f"timm:{name}", error) from error
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise UserError(f"timm:{name}: timm gives no feature maps of this model")
     if file:

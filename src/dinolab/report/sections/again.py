@@ -1,5 +1,6 @@
 """The commands that make the run, its evaluations, its benchmarks and this page again."""
 
+import json
 import shlex
 from typing import Any
 
@@ -51,17 +52,25 @@ def evaluation(evaluated: Evaluated) -> str:
             words.append(f"size={setting(result.settings[name])}")
         elif result.settings.get(name) not in (None, "", []):
             words.append(f"{name}={as_word(result.settings[name])}")
-        elif isinstance(data.get(name), str) and not (name == "test" and data.get("split") != GIVEN):
+        elif name == "test" and data.get("split") == GIVEN and data.get("test"):
+            words.append(test_sets([str(data["test"]), *(test.data["test"] for test in result.tests)]))
+        elif name != "test" and isinstance(data.get(name), str):
             words.append(f"{name}={data[name]}")
     words += [f"seeds={len(result.seeds['seed'])}"] if result.seeds else []
     return shlex.join([*words, f"seed={result.seed}"])
+
+
+def test_sets(names: list[str]) -> str:
+    """The option that names these test images; a name with a comma is quoted, since a comma stands between names."""
+    plain = all("," not in name for name in names) and not names[0].startswith("[")
+    return f"test={','.join(names) if plain else json.dumps(names, ensure_ascii=False)}"
 
 
 def comparison(found: Comparison) -> str:
     """The command that compares the same encoders again."""
     first, *others = (row.encoder for row in found.encoders)
     words = ["dinolab", "eval", "all", first, *([f"against={as_word(others)}"] if others else [])]
-    words += [f"{part}={name}" for part, name in found.data.items() if name]
+    words += [test_sets([name]) if part == "test" else f"{part}={name}" for part, name in found.data.items() if name]
     return shlex.join([*words, *(f"{name}={as_word(value)}" for name, value in found.settings.items())])
 
 

@@ -81,7 +81,9 @@ def others(evaluated: Evaluated) -> list[str]:
     for key, measured in list(result.figures.items())[1:]:
         figure = evaluated.declared(key)
         found.append(f"{figure.title}: {figure.text(measured.value)}")
+    found += [f"{name}: {main.number(one['mean'])} ± {main.text(one['std'])}" for name, one in result.tries.items()]
     found += [f"{name}: {main.text(value)}" for name, value in result.other.items()]
+    found += [f"on {test.data['test']}: {main.text(test.main.value)}" for test in result.tests if test.main]
     over = result.seeds
     if over:
         found.append(f"mean of {len(over['seed'])} seeds: {main.number(over['mean'])} ± {main.text(over['std'])}")

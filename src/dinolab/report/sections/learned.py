@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import torch
-
-from dinolab.errors import UserError
+from dinolab.errors import UserError, lacking, reason
 from dinolab.report.network_pictures import network_pictures
 from dinolab.report.pictures import Grid, length_and_size
 from dinolab.report.sections.section import Page, View
@@ -29,5 +27,7 @@ def grids_of(view: View) -> tuple[list[Grid], str]:
         return [], view.no_pictures
     try:
         return network_pictures(view.run, view.images.reference, view.images.test), ""
-    except (UserError, OSError, torch.OutOfMemoryError) as error:
-        return [], str(error)
+    except Exception as error:
+        if not lacking(error) and not isinstance(error, UserError | OSError):
+            raise
+        return [], reason(error)
