@@ -77,6 +77,16 @@ def test_text_is_taken_as_it_stands(folder: str) -> None:
     assert load_config(None, [f"data.path={folder}"]).data.path == folder
 
 
+@pytest.mark.parametrize("folder", ["007", "1_000", "1.50", "1e400", "0x1F", "1:30", "yes", "False", "2024-01-15", "="])
+def test_text_in_a_file_is_taken_as_it_stands(folder: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data:\n  path: {folder}\nseed: 007\nrun:\n  compile: yes\n")
+    cfg = load_config(recipe)
+    assert (cfg.data.path, cfg.seed, cfg.run.compile) == (folder, 7, True)
+    save_config(cfg, tmp_path / "saved.yaml")
+    assert load_saved_config(tmp_path / "saved.yaml") == cfg
+
+
 def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "dinov2_vits8.yaml")

@@ -1,6 +1,7 @@
 """Options, weights, and the files of runs and jobs."""
 
 import json
+import math
 import re
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -328,10 +329,10 @@ def continue_job(folder: Path, name: str) -> None:
 
 
 def make_caches(folder: Path) -> None:
-    parts = trained()
-    torch.save(
-        {"of": "a", "step": 3} | {name: part.state_dict() for name, part in parts.items()}, folder / "state_0.pt"
-    )
+    kept = KeptState(folder / "state_0.pt", "a", trained())
+    kept.saved = -math.inf  # the state is written at once
+    kept.save_now_and_then(3)
+    assert kept.restore() == 3
     tensors = {
         "block00": torch.zeros(2, 4),
         "patches": torch.zeros(2, 4),

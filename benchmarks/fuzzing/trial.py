@@ -140,6 +140,11 @@ def attempt(kind: Kind, folder: Path, name: str, expected: tuple[type[Exception]
     return Fault("memory", "", f"{grown / 1e6:,.0f} MB more than before\n") if grown > MEMORY else None
 
 
+def make_quietly(kind: Kind, folder: Path) -> None:
+    logging.disable()
+    kind.make(folder)
+
+
 def used(entry: str) -> int:
     """Bytes in an entry of /proc/self/status."""
     found = re.search(rf"^{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
@@ -158,7 +163,7 @@ def make_template(kind: Kind, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     folder.with_name(f"{folder.name}.scratch").mkdir(exist_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=kind.make, args=(folder,))
+    process = multiprocessing.get_context("fork").Process(target=make_quietly, args=(kind, folder))
     process.start()
     process.join()
     if process.exitcode:

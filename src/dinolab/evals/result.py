@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dinolab.errors import UserError
-from dinolab.rundir import INFO, Schema, find_wrong, is_a
+from dinolab.rundir import INFO, Schema, find_wrong, is_number
 
 VERSION = 2  # of the JSON; files without a version are version 1
 Json = dict[str, Any]
@@ -78,7 +78,7 @@ def checked(result: Result) -> Result:
         raise TypeError(found)
     by_class = [one[key] for one in result.per_class.values() for key in ("accuracy", "images")]
     ends = [end for measured in result.figures.values() for end in measured.interval or (0, 0)]
-    if not all(is_a(float, number) for number in [*by_class, *ends, *result.other.values()]):
+    if not all(map(is_number, [*by_class, *ends, *result.other.values()])):
         raise TypeError("a figure is not a number")
     if len(ends) != 2 * len(result.figures):
         raise TypeError("an interval does not have two ends")

@@ -73,8 +73,12 @@ def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
 
 
 def is_whole(listing: Listing) -> bool:
-    """Whether the fields have the types that they should have: the file may be damaged, or come from somewhere else."""
+    """Whether the fields have the types that they should have: the file may be damaged, or come from somewhere else.
+
+    Raises ValueError for names that no file can have.
+    """
     names, labels = listing.names, listing.labels
+    "".join(names).encode(errors="surrogateescape")
     return (
         all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in (names, labels or []))
         and (labels is None or len(labels) == len(names))
