@@ -53,14 +53,15 @@ def fuzz(name: str, kind: Kind, seed: int, until: Callable[[int], bool], folder:
     """Try damaged files of a kind until `until(tries)` says that it is enough."""
     make_template(kind, folder)
     reader, found = Reader(kind, folder), Found()
-    files = kind.files(folder)
-    for file, _ in files:
-        if fault := reader.read(file, (folder / file).read_bytes(), refusable=False):
-            raise RuntimeError(f"{name}: the undamaged {file} fails: {fault.trace}")
+    files, read_whole = kind.files(folder), set()
     while not until(found.tries):
         chance = random.Random(f"{seed} {name} {found.tries}")  # each try has its own: it can be repeated alone
         file, form = chance.choice(files)
-        content = form((folder / file).read_bytes(), chance)
+        whole = (folder / file).read_bytes()
+        if file not in read_whole and (fault := reader.read(file, whole, refusable=False)):
+            raise RuntimeError(f"{name}: the undamaged {file} is not read: {fault.trace}")
+        read_whole.add(file)
+        content = form(whole, chance)
         found.tries += 1
         fault = reader.read(file, content)
         if fault is None:
