@@ -25,6 +25,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a pool of threa
 
 from fuzzing.data_kinds import KINDS as DATA
 from fuzzing.kind import Kind
+from fuzzing.option_kinds import KINDS as OPTIONS
 from fuzzing.run_kinds import KINDS as RUN
 from fuzzing.trial import Fault, Reader, make_template
 from rich.console import Console
@@ -33,7 +34,7 @@ from rich.table import Table
 
 from dinolab.machine import environment
 
-KINDS = DATA | RUN
+KINDS = DATA | OPTIONS | RUN
 SHORTENINGS = 60  # tries to make the input of a failure smaller, at most
 
 

@@ -48,10 +48,8 @@ def put(file: Path, keys: tuple[str | int, ...], value: Any) -> None:
 
 def add_job(run: RunFolder) -> None:
     """The files by which the run is a job's, with nothing wrong in them."""
-    side, row = (
-        {"images": 9, "fingerprint": "a"},
-        {"model": "small/16", "pass": "forward", "backend": "math", "tokens": 197, "batch": 1},
-    )
+    side = {"images": 9, "fingerprint": "a"}
+    row = {"model": "small/16", "pass": "forward", "backend": "math", "tokens": 197, "batch": 1}
     facts = {
         "data": "copy",
         "split": "given",
@@ -61,7 +59,16 @@ def add_job(run: RunFolder) -> None:
         "unlabelled_images": 0,
         "differences": [],
     }
+    speed = {"images_per_s": 9, "batch_size": 1, "precision": "fp32", "device": "CPU"}
+    encoders = [{"name": "a", "encoder": "a", "results": {}, "size": [16, 16], "throughput": speed}]
+    settings = {"evaluations": ["knn"], "seeds": 1}
     files = {
+        "eval/all/all.json": {
+            "version": 2,
+            "data": {"train": "a", "test": None},
+            "settings": settings,
+            "encoders": encoders,
+        },
         "job.json": {"job": "har", "title": "Actions", "scale": "smoke", "options": []},
         "data/split.json": facts | {"images_of_a_class": {"train": 5, "test": 4}},
         "stages/train.json": {"finished": "2026-01-31", "seconds": 3.5, "with": {"clip": ""}},
@@ -124,6 +131,10 @@ def test_files_that_are_no_json_objects_are_named(content: str, run: RunFolder) 
         ("eval/knn/result.json", ("encoder", "info"), {"step": "x", "config": {"model": 3}}),
         ("eval/knn/result.json", ("settings",), 5),
         ("eval/knn/result.json", ("seed",), [1]),
+        ("eval/knn/result.json", ("seeds",), {"seed": [0, 1], "mean": 0.5}),
+        ("eval/all/all.json", ("settings",), {"seeds": 1}),
+        ("eval/all/all.json", ("encoders", 0, "throughput"), {"images_per_s": 9}),
+        ("eval/all/all.json", ("encoders", 0, "size"), [None]),
         ("job.json", ("options",), [True]),
         ("data/split.json", ("test", "images"), "9"),
         ("data/split.json", ("images_of_a_class",), {"train": None}),

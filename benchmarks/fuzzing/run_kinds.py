@@ -1,9 +1,8 @@
-"""Options, weights, and the files of runs and jobs."""
+"""The files of runs and jobs."""
 
 import json
 import math
-import re
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 import dinolab.report.page
-from dinolab.cli.grammar import find, parse
-from dinolab.cli.verbs import ROOT
-from dinolab.config import parse_bytes, parse_duration, parse_size
 from dinolab.data.sources import open_source
-from dinolab.errors import UserError
 from dinolab.evals import splits
 from dinolab.evals.comparison import Comparison, Entry, read_comparison
 from dinolab.evals.comparison import Row as Compared
@@ -30,109 +25,15 @@ from dinolab.jobs import marks, split
 from dinolab.jobs.checks import keep_settings
 from dinolab.jobs.job import Job
 from dinolab.jobs.stages import STAGES, is_of, write_stages
-from dinolab.models.vit import ViT
-from dinolab.options import Model
-from dinolab.recipes import load_config, load_saved_config, save_config
+from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import report
 from dinolab.rundir import RunFolder
 from dinolab.runs.folder import check_run, describe_run
-from dinolab.weights.checksums import write_checksums
-from dinolab.weights.load import load, save_encoder
+from dinolab.weights.load import save_encoder
 from fuzzing.data_kinds import make_listing
 from fuzzing.kind import Kind
-from fuzzing.mutate import in_gzip, in_json, in_lines, in_pickle, in_safetensors, in_zip, raw, text
-
-WORDS = [
-    "method=dinov2",
-    "seed=3",
-    "optim.lr=5e-4",
-    "optim.length=10 epochs",
-    "views.aspect=[0.75,1.5]",
-    "model.size=small",
-    "run.compile=true",
-]
-COMMANDS = """train har_small data.path=images optim.length=10 epochs optim.betas=0.9,0.95 run.dir=007
-eval knn runs/a train=images size=224x336 k=20 seed=1
-bench step seconds=0.5 small_1k
-show attention runs/a images=a.png size=64
-plan small_1k images=1000
-"""  # fmt: skip
-INFO = {
-    "method": "dinov2",
-    "step": 6,
-    "images": 2,
-    "config": {"model": {"size": "tiny", "dim": 16, "depth": 1, "patch_size": 8}, "optim": {"batch_size": 4}},
-}
-
-
-def make_options(folder: Path) -> None:
-    (folder / "recipe.yaml").write_text(
-        "base: har_small\nmethod: dinov2\nseed: 3\noptim:\n  length: 10 epochs\n  lr: 5.0e-4\n  betas: [0.9, 0.95]\n  clip: 3\n"
-        "views: {aspect: [0.75, 1.5], locals: 8}\ndata:\n  path: images\n  label_column: label\nrun:\n  compile: false\n"
-    )
-    save_config(load_config(None, WORDS), folder / "saved.yaml")
-    (folder / "words.txt").write_text("\n".join(WORDS))
-    (folder / "commands.txt").write_text(COMMANDS)
-    (folder / "lengths.txt").write_text("10 epochs\n500 steps\n10%\n1.5 ep\n224x336\n500M\n1G\n")
-
-
-def read_options(folder: Path, name: str) -> None:
-    """Recipes, words behind `dinolab train`, whole command lines, and texts that stand for lengths and sizes."""
-    if name == "recipe.yaml":
-        load_config(folder / name)
-    elif name == "saved.yaml":
-        load_saved_config(folder / name)
-    else:
-        lines = (folder / name).read_text(errors="surrogateescape").split("\n")
-        if name == "words.txt":
-            load_config(None, lines)
-        for line in lines:
-            read_line(line, name)
-
-
-def read_line(line: str, name: str) -> None:
-    with suppress(UserError):
-        if name == "commands.txt":
-            parse(find(ROOT, re.split(" (?=[a-z])", line)))
-    for check in (parse_duration, parse_size, parse_bytes):
-        with suppress(UserError):
-            check(line, "option")
-
-
-def network() -> ViT:
-    torch.manual_seed(0)
-    return ViT(Model(dim=16, depth=1, heads=1, patch_size=8), 16)
-
-
-def make_weights(folder: Path) -> None:
-    save_encoder(network(), folder, INFO)
-    dim = {"dim": 64, "depth": 1, "heads": 1, "patch_size": 8}
-    torch.save(
-        {
-            "teacher": {f"backbone.{name}": value for name, value in ViT(Model(**dim), 16).state_dict().items()},
-            "epoch": 3,
-        },
-        folder / "a.pth",
-    )
-
-
-def load_weights(folder: Path, name: str) -> None:
-    """Opens the weights, and encodes an image with them."""
-    encoder = load(folder / name, heads=1) if name.endswith(".pth") else load(folder)
-    with torch.no_grad():
-        encoder(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
-
-
-def make_checkpoints(folder: Path) -> None:
-    save_encoder(network(), folder, INFO)
-    state = {"method": {"teacher": {"backbone": network().state_dict()}}, "step": torch.tensor(6)}
-    for name in ("step_3", "step_6"):
-        dcp.save(state, checkpoint_id=folder / "checkpoints" / name, no_dist=True)
-    write_checksums(folder / "checkpoints" / "step_6")
-
-
-def load_checkpoint(folder: Path, name: str) -> None:
-    load(folder / Path(name).parent)
+from fuzzing.mutate import in_gzip, in_json, in_lines, in_safetensors, in_zip, text
+from fuzzing.option_kinds import INFO, network
 
 
 def result_of(name: str) -> Result:
@@ -370,12 +271,7 @@ JOB_FILES = {
     "stages/*.json": in_json, "data/*.json": in_json, "data/*.csv": text, "job.json": in_json, "eval/knn/result.json": in_json,
     "model.json": in_json,
 }  # fmt: skip
-WEIGHTS = {"model.json": in_json, "*.safetensors": in_safetensors, "*.pth": in_zip}
-CHECKPOINTS = {"checkpoints/*/.metadata": in_pickle, "checkpoints/*/*.distcp": raw, "checkpoints/*/*.json": in_json}
 KINDS = {
-    "options": Kind(make_options, {"*": text}, read_options),
-    "weights": Kind(make_weights, WEIGHTS, load_weights),
-    "checkpoint": Kind(make_checkpoints, CHECKPOINTS, load_checkpoint),
     "evaluation": Kind(make_evaluations, {"eval/*/*.json": in_json}, read_evaluations),
     "report": Kind(make_run, RUN_FILES, write_report),
     "resume": Kind(make_run, {"config.yaml": text, "environment.json": in_json}, resume_run),

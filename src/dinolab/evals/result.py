@@ -1,6 +1,7 @@
 """The result of an evaluation: one class for every kind of evaluation, to and from JSON."""
 
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any
 
 from dinolab.errors import UserError
@@ -17,7 +18,9 @@ FIELDS: Schema = {
     "other": {},
     "per_class": {},
     "leaks": list,
+    "seeds": ({}, NoneType),
 }
+SEEDS: Schema = {"seed": list, "mean": float, "std": float}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def checked(result: Result) -> Result:
     info, seeds = result.encoder.get("info"), result.seeds
     found = find_wrong(vars(result), FIELDS)
     found = found or (find_wrong(info, INFO) if isinstance(info, dict) else "")
-    found = found or (find_wrong(seeds, {"seed": list, "mean": float, "std": float}) if seeds else "")
+    found = found or (find_wrong(seeds, SEEDS) if seeds else "")
+    found = found or next((f"seeds lacks {key}" for key in SEEDS if seeds and key not in seeds), "")
     if found:
         raise TypeError(found)
     by_class = [one[key] for one in result.per_class.values() for key in ("accuracy", "images")]
