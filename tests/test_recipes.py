@@ -97,6 +97,7 @@ def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) ->
     ("optim: [1, 2]\n", r"optim"),
     ("optim:\n lr: 1\n  x: {\n", r"bad\.yaml"),
     ("- a\n- b\n", r"bad\.yaml"),
+    ("method: [5]\n", r"method=\['5'\]: one of"),
 ])  # fmt: skip
 def test_mistakes_in_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -79,7 +80,7 @@ def raw(data: bytes, chance: Random) -> bytes:
             case 3:
                 del found[at : at + span]
             case 4:
-                found[at:at] = found[at : at + span] * chance.choice((1, 1, 2, 100))
+                found[at:at] = found[at : at + span] * chance.choice((1, 1, 2, 20))
             case 5:
                 found[at : at + span] = bytes([chance.choice((0, 255, chance.randrange(256)))]) * span
             case 6:
@@ -123,20 +124,20 @@ def tree(value: Any, chance: Random) -> Any:
     for _ in range(chance.choice((1, 1, 2, 3))):
         holders = [holder for holder in inner(value) if holder]
         if not holders:
-            return chance.choice(ODD)
+            return deepcopy(chance.choice(ODD))
         holder = chance.choice(holders)
         key: Any = chance.choice(list(holder)) if isinstance(holder, dict) else chance.randrange(len(holder))
         match chance.randrange(8):
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[written(chance.choice(ODD)).decode(errors="replace")] = holder[key]
+                holder[written(chance.choice(ODD)).decode(errors="replace")] = deepcopy(holder[key])
             case 2 if isinstance(holder, list):
-                holder.insert(key, holder[key])
+                holder.insert(key, deepcopy(holder[key]))
             case 3:
                 holder[key] = [holder[key]]
             case _:
-                holder[key] = chance.choice(ODD)
+                holder[key] = deepcopy(chance.choice(ODD))
     return value
 
 

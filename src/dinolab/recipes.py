@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinolab.config import check_options, flatten, nested, parse_duration, read_options, to_dict
+from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
 from dinolab.options import Config, options
@@ -26,8 +26,8 @@ RENAMED = {"optim.freeze_prototypes": "loss.freeze_prototypes"}  # option in ear
 def schema(method: str = "") -> type[Config]:
     """The dataclass of all options of a training with this method; the default method's for an empty name."""
     name = method or next(iter(METHODS))
-    if name not in METHODS:
-        raise UserError(f"method={name}: one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"method={str(name)[:SHOWN]}: one of {', '.join(METHODS)}")
     return _schema(name, METHODS[name].Options)
 
 
