@@ -90,6 +90,9 @@ def test_text_in_a_file_is_taken_as_it_stands(folder: str, tmp_path: Path) -> No
 def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "dinov2_vits8.yaml")
+    (tmp_path / "recipe.yaml").write_text(f"base: {'7' * 300}\n")  # longer than a file's name can be
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 
-from dinolab.cli.grammar import find, parse
+from dinolab.cli.grammar import Verb, find, parse
 from dinolab.cli.verbs import ROOT
 from dinolab.config import parse_bytes, parse_duration, parse_size
 from dinolab.errors import UserError
@@ -70,7 +70,9 @@ def read_options(folder: Path, name: str) -> None:
 def read_line(line: str, name: str) -> None:
     with suppress(UserError):
         if name == "commands.txt":
-            parse(find(ROOT, line.split("\t")))
+            place = find(ROOT, line.split("\t"))
+            if isinstance(place.at, Verb):
+                parse(place)
     for check in (parse_duration, parse_size, parse_bytes):
         with suppress(UserError):
             check(line, "option")

@@ -4,6 +4,7 @@ A configuration has the options that every training has (options.Config) and tho
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -105,7 +106,7 @@ def read_recipe(file: str | Path, before: tuple[Path, ...] = ()) -> list[Layer]:
     if not isinstance(base, str):
         raise UserError(f"{path}: base={base}: names one recipe or YAML file")
     beside = path.parent / base
-    return [*read_recipe(beside if beside.is_file() else base, (*before, path)), (str(path), layer)]
+    return [*read_recipe(beside if os.path.isfile(beside) else base, (*before, path)), (str(path), layer)]
 
 
 def renamed(layer: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def find_recipe(file: str | Path) -> Path:
     name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
     own = [folder / name for folder in FOLDERS] if str(Path(file).parent) in (".", "configs") else []
     for path in [Path(file), *own]:
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, it is false for a name that is too long
             return path
     near = nearest(Path(file).name, shipped())
     hint = f"did you mean {near}? " if near else ""
