@@ -10,6 +10,7 @@ import pytest
 
 from dinolab.errors import UserError
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limits are those of Linux")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
