@@ -37,7 +37,7 @@ def run(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunF
     return RunFolder(copy / "dino")
 
 
-def put(file: Path, keys: tuple[str, ...], value: Any) -> None:
+def put(file: Path, keys: tuple[str | int, ...], value: Any) -> None:
     content = json.loads(file.read_text())
     inner = content
     for key in keys[:-1]:
@@ -46,12 +46,50 @@ def put(file: Path, keys: tuple[str, ...], value: Any) -> None:
     file.write_text(json.dumps(content))
 
 
+def add_job(run: RunFolder) -> None:
+    """The files by which the run is a job's, with nothing wrong in them."""
+    side = {"images": 9, "fingerprint": "a"}
+    row = {"model": "small/16", "pass": "forward", "backend": "math", "tokens": 197, "batch": 1}
+    facts = {
+        "data": "copy",
+        "split": "given",
+        "train": side,
+        "test": side,
+        "classes": ["a"],
+        "unlabelled_images": 0,
+        "differences": [],
+    }
+    speed = {"images_per_s": 9, "batch_size": 1, "precision": "fp32", "device": "CPU"}
+    encoders = [{"name": "a", "encoder": "a", "results": {}, "size": [16, 16], "throughput": speed}]
+    settings = {"evaluations": ["knn"], "seeds": 1}
+    files = {
+        "eval/all/all.json": {
+            "version": 2,
+            "data": {"train": "a", "test": None},
+            "settings": settings,
+            "encoders": encoders,
+        },
+        "job.json": {"job": "har", "title": "Actions", "scale": "smoke", "options": []},
+        "data/split.json": facts | {"images_of_a_class": {"train": 5, "test": 4}},
+        "stages/train.json": {"finished": "2026-01-31", "seconds": 3.5, "with": {"clip": ""}},
+        "speed/attention.json": {
+            "benchmark": "attention",
+            "title": "Attention",
+            "rows": [row | {"ms": 2.5, "ms_quartiles": [2, 3], "note": "a"}],
+        },
+    }
+    for name, content in files.items():
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text(json.dumps(content))
+
+
 CARDS = [
     (("model", "depth"), 10_000_000), (("model", "depth"), -1), (("model", "depth"), None), (("model", "heads"), 3.5),
     (("model", "dim"), 10**30), (("model", "size"), "huge"), (("model", "patch_size"), 0), (("model", "surprise"), 1),
     (("model",), None), (("model",), []), (("image_size",), -16), (("image_size",), "16"), (("image_size",), 10**9),
     (("image_size",), 15), (("info",), []), (("info", "step"), "many"), (("info", "config"), 1), (("pixels",), {"mean": 1}),
     (("pixels",), {"channels": 3, "mean": ["a", 1, 1]}), (("pixels",), {"deviation": [0, 0, 0]}), (("format",), 7),
+    (("pixels",), {"mean": [10**400, 1, 1]}),
 ]  # fmt: skip
 
 
@@ -93,14 +131,31 @@ def test_files_that_are_no_json_objects_are_named(content: str, run: RunFolder) 
         ("eval/knn/result.json", ("encoder", "info"), {"step": "x", "config": {"model": 3}}),
         ("eval/knn/result.json", ("settings",), 5),
         ("eval/knn/result.json", ("seed",), [1]),
+        ("eval/knn/result.json", ("seeds",), {"seed": [0, 1], "mean": 0.5}),
+        ("eval/all/all.json", ("settings",), {"seeds": 1}),
+        ("eval/all/all.json", ("encoders", 0, "throughput"), {"images_per_s": 9}),
+        ("eval/all/all.json", ("encoders", 0, "size"), [None]),
+        ("job.json", ("options",), [True]),
+        ("data/split.json", ("test", "images"), "9"),
+        ("data/split.json", ("images_of_a_class",), {"train": None}),
+        ("data/split.json", ("differences",), [1]),
+        ("stages/train.json", ("seconds",), float("nan")),
+        ("stages/train.json", ("with",), {"clip": {}}),
+        ("speed/attention.json", ("rows", 0, "model"), []),
+        ("speed/attention.json", ("rows", 0, "batch"), "many"),
+        ("speed/attention.json", ("rows", 0, "ms"), float("inf")),
+        ("speed/attention.json", ("rows",), {}),
+        ("speed/attention.json", ("title",), 7),
     ],
 )
 def test_a_report_leaves_out_what_is_wrong_and_names_it(
-    name: str, keys: tuple[str, ...], value: Any, run: RunFolder
+    name: str, keys: tuple[str | int, ...], value: Any, run: RunFolder
 ) -> None:
+    add_job(run)
     put(run.path / name, keys, value)
     assert main(["report", "dino", "photos=false"]) == 0
     html = run.report.read_text()
+    assert html.count(": left out") == 1
     assert f"{Path(name).parent.name or 'dino'}/{Path(name).name}: left out" in html
     assert "Data" in html and "is left out: a file holds" not in html
 
@@ -173,6 +228,7 @@ def test_damaged_listings_are_made_anew(tmp_path: Path) -> None:
     for field, value in (
         ("names", [1]),
         ("names", None),
+        ("names", ["\ud800.png"]),
         ("labels", ["a"]),
         ("root", 5),
         ("folders", []),

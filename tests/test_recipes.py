@@ -77,9 +77,22 @@ def test_text_is_taken_as_it_stands(folder: str) -> None:
     assert load_config(None, [f"data.path={folder}"]).data.path == folder
 
 
+@pytest.mark.parametrize("folder", ["007", "1_000", "1.50", "1e400", "0x1F", "1:30", "yes", "False", "2024-01-15", "="])
+def test_text_in_a_file_is_taken_as_it_stands(folder: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data:\n  path: {folder}\nseed: 007\nrun:\n  compile: yes\n")
+    cfg = load_config(recipe)
+    assert (cfg.data.path, cfg.seed, cfg.run.compile) == (folder, 7, True)
+    save_config(cfg, tmp_path / "saved.yaml")
+    assert load_saved_config(tmp_path / "saved.yaml") == cfg
+
+
 def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such config file"):
         load_config(tmp_path / "dinov2_vits8.yaml")
+    (tmp_path / "recipe.yaml").write_text(f"base: {'7' * 300}\n")  # longer than a file's name can be
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -87,6 +100,7 @@ def test_a_path_that_does_not_exist_is_not_taken_for_a_recipe(tmp_path: Path) ->
     ("optim: [1, 2]\n", r"optim"),
     ("optim:\n lr: 1\n  x: {\n", r"bad\.yaml"),
     ("- a\n- b\n", r"bad\.yaml"),
+    ("method: [5]\n", r"method=\['5'\]: one of"),
 ])  # fmt: skip
 def test_mistakes_in_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)

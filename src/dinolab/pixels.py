@@ -1,8 +1,9 @@
 """The pixels that a network takes: described in one place, and carried from the images' source to the model card."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+LARGEST = 1e30  # number that makes sense in a Pixels
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Pixels:
 
     def __post_init__(self) -> None:
         numbers = (self.channels, self.maximum, *self.mean, *self.deviation)
-        if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers) or not all(self.deviation):
+        if not all(isinstance(n, int | float) and abs(n) < LARGEST for n in numbers) or not all(self.deviation):
             raise ValueError("pixels: mean and deviation are numbers, and no deviation is 0")
         if not self.channels == len(self.mean) == len(self.deviation):
             counts = f"{len(self.mean)} means and {len(self.deviation)} deviations"

@@ -1,5 +1,7 @@
-"""YAML as plain data: texts, numbers, lists and mappings. No anchors (few bytes could stand for gigabytes), no tags that make objects,
+"""YAML as plain data: texts, lists and mappings. No anchors (few bytes could stand for gigabytes), no tags that make objects,
 no references to environment variables or other options: "${NAME}" is a text like any other.
+
+A number is the text that stands in the file, too: only its option knows whether 007 is the number 7 or the name of a folder.
 """
 
 import os
@@ -16,7 +18,7 @@ LONGEST = 300  # characters of a message
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Refuses aliases and repeated keys; dates are texts."""
+    """Refuses aliases and repeated keys; whatever is no list, no mapping and not null is a text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -33,7 +35,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 PlainLoader.yaml_implicit_resolvers = {
-    sign: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    sign: [(tag, pattern) for tag, pattern in found if tag == "tag:yaml.org,2002:null"]
     for sign, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

@@ -4,13 +4,14 @@ A configuration has the options that every training has (options.Config) and tho
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dinolab.config import check_options, flatten, nested, parse_duration, read_options, to_dict
+from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
 from dinolab.options import Config, options
@@ -26,8 +27,8 @@ RENAMED = {"optim.freeze_prototypes": "loss.freeze_prototypes"}  # option in ear
 def schema(method: str = "") -> type[Config]:
     """The dataclass of all options of a training with this method; the default method's for an empty name."""
     name = method or next(iter(METHODS))
-    if name not in METHODS:
-        raise UserError(f"method={name}: one of {', '.join(METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"method={str(name)[:SHOWN]}: one of {', '.join(METHODS)}")
     return _schema(name, METHODS[name].Options)
 
 
@@ -105,7 +106,7 @@ def read_recipe(file: str | Path, before: tuple[Path, ...] = ()) -> list[Layer]:
     if not isinstance(base, str):
         raise UserError(f"{path}: base={base}: names one recipe or YAML file")
     beside = path.parent / base
-    return [*read_recipe(beside if beside.is_file() else base, (*before, path)), (str(path), layer)]
+    return [*read_recipe(beside if os.path.isfile(beside) else base, (*before, path)), (str(path), layer)]
 
 
 def renamed(layer: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def find_recipe(file: str | Path) -> Path:
     name = Path(file).name if Path(file).suffix else f"{Path(file).name}.yaml"
     own = [folder / name for folder in FOLDERS] if str(Path(file).parent) in (".", "configs") else []
     for path in [Path(file), *own]:
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file, it is false for a name that is too long
             return path
     near = nearest(Path(file).name, shipped())
     hint = f"did you mean {near}? " if near else ""

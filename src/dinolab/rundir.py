@@ -7,15 +7,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dinolab.errors import UserError
 
 Row = dict[str, Any]  # one line of metrics.jsonl: a "step", and figures by name
-Schema = dict[
-    str, Any
-]  # key: type, or the schema of the mapping that it holds; keys that are not in it may hold anything
-EACH = "*"  # in a schema, in place of all keys
+Schema = dict[str, Any]
+"""What the values of a mapping are, by key: a type, the schema of a mapping, [what] for a list of such values, or (what, what) for one
+of these. Keys may be missing, and those that are not in it may hold anything."""
+EACH = "*"  # in a schema, in place of all keys that it does not name
 
 INFO: Schema = {  # where weights come from
     "method": str,
@@ -29,8 +30,29 @@ INFO: Schema = {  # where weights come from
 }
 CARD: Schema = {"format": str, "image_size": int, "pixels": {}, "model": {}, "info": INFO}  # model.json
 ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}}  # environment.json
-JOB: Schema = {"job": str, "title": str, "scale": str, "options": list}  # job.json
-STAGE: Schema = {"finished": str, "seconds": float, "with": {}}  # the mark of a finished stage
+JOB: Schema = {"job": str, "title": str, "scale": str, "options": [str]}  # job.json
+STAGE: Schema = {"finished": str, "seconds": float, "with": {EACH: (str, NoneType)}}  # the mark of a finished stage
+SIDE: Schema = {"images": int, "fingerprint": str}
+SPLIT: Schema = {  # data/split.json of a job
+    "data": str,
+    "split": str,
+    "images_of_a_class": (str, {"train": int, "test": int}),
+    "train": SIDE,
+    "test": SIDE,
+    "classes": [str],
+    "unlabelled_images": int,
+    "differences": [str],
+}
+HELD_OUT: Schema = {"fingerprint": str, "test": [str], "images": int}  # split-N.json of an evaluation
+NAMES = dict.fromkeys(("model", "pass", "backend", "variant", "part", "note"), str)
+COUNTS = dict.fromkeys(("batch", "tokens"), int)
+BENCHMARK: Schema = {  # speed/NAME.json
+    "benchmark": str,
+    "title": str,
+    "command": str,
+    "conclusion": str,
+    "rows": [{**NAMES, **COUNTS, EACH: (str, float, [float], NoneType)}],
+}
 
 
 @dataclass(frozen=True)
@@ -183,7 +205,7 @@ def read_line(line: str) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not all(is_a(float, value) for value in row.values()):
+    if not isinstance(row, dict) or not all(map(is_number, row.values())):
         return None
     return row if math.isfinite(row.get("step", math.nan)) else None
 
@@ -205,28 +227,43 @@ def read_object(file: Path, schema: Schema | None = None) -> dict[str, Any]:
     return content
 
 
-def find_wrong(content: dict[str, Any], schema: Schema) -> str:
-    """What the first value of another type than the schema's is; empty where there is none. Missing keys are no fault."""
-    if EACH in schema:
-        schema = dict.fromkeys(content, schema[EACH])
-    for key, kind in schema.items():
-        if key not in content:
-            continue
-        value, inner = content[key], kind if isinstance(kind, dict) else None
-        if not is_a(dict if inner is not None else kind, value):
-            return f"{key} is not {KINDS[dict if inner is not None else kind]}"
-        if inner and (found := find_wrong(value, inner)):
-            return f"{key}.{found}"
-    return ""
+def find_wrong(value: Any, what: Any, name: str = "") -> str:
+    """The first part of a value that is something else than a schema says, in words; empty where there is none.
+
+    Args:
+        what: a schema, or what stands in one.
+        name: of the value, for the words.
+    """
+    if isinstance(what, dict) and isinstance(value, dict):
+        kinds = {key: what[key] if key in what else what.get(EACH, object) for key in value}
+        found = (find_wrong(value[key], kind, f"{name}.{key}" if name else key) for key, kind in kinds.items())
+        return next(filter(None, found), "")
+    if isinstance(what, list) and isinstance(value, list):
+        found = (find_wrong(one, what[0], f"{name}[{number}]") for number, one in enumerate(value))
+        return next(filter(None, found), "")
+    if isinstance(what, tuple) and any(not find_wrong(value, one) for one in what):
+        return ""
+    return "" if isinstance(what, type) and is_a(what, value) else f"{name} is not {in_words(what)}"
 
 
-KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", float: "a number"}
+def in_words(what: Any) -> str:
+    if isinstance(what, tuple):
+        return " or ".join(map(in_words, what))
+    return KINDS[type(what) if isinstance(what, dict | list) else what]
+
+
+KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number", float: "a number", NoneType: "null"}
 LARGEST = 1 << 63  # numbers beyond it have no place in these files, and some arithmetic fails with them
 
 
 def is_a(kind: type, value: Any) -> bool:
-    """Whether a value from JSON is of this type; whole numbers are numbers too, true and false are not."""
-    if kind in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
-        return whole or (kind is float and isinstance(value, float))
-    return isinstance(value, kind)
+    """Whether a value from JSON is of this type; whole numbers are numbers too, true and false are not, nor what is not finite."""
+    if kind is float:
+        return is_number(value) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is not int or is_number(value))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a number, which may be infinite or none (NaN)."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return whole or isinstance(value, float)

@@ -1,8 +1,10 @@
 """Hugging Face datasets on disk as a source: what save_to_disk writes, and parquet files, however their columns are made."""
 
+import json
 import multiprocessing
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,19 +129,33 @@ def test_label_columns(tmp_path):
         "hole": (datasets.Value("string"), ["a", "b", None, "b", ""]),
         "size": (datasets.Value("float32"), [0.5] * 5),
         "coarse": (datasets.ClassLabel(names=["pet", "pest"]), [0, 1, 1, -1, 0]),
+        "fine": (datasets.ClassLabel(names=["pet", "pest"]), [0, 1, 1, 0, 1]),
     }
     image_set(**more).save_to_disk(tmp_path / "set")
-    path = str(tmp_path / "set")
+    path, facts = str(tmp_path / "set"), tmp_path / "set" / "dataset_info.json"
+    content = json.loads(facts.read_text())
+    content["features"]["fine"]["names"] = ["pet"]  # and rows that hold a second class
+    facts.write_text(json.dumps(content))
     assert labels_of(open_source(path, label_column="kind")) == ["a", "b", "a", "b", "a"]
     for column, words in {
         "hole": ("'hole'", "row 2"),
         "coarse": ("'coarse'", "row 3"),  # -1: a test set's hidden label
+        "fine": ("'fine'", "row 1"),
         "size": ("'size'",),
         "none": ("'none'", "picture", "data.label_column"),
     }.items():
         assert open_source(path, label_column=column).labels is None
         message = refusal(path, label_column=column, need_labels=True, option="eval.test")
         assert all(word in message for word in ("eval.test", *words))
+
+
+def test_a_damaged_table_does_not_end_the_process(tmp_path):
+    """Arrow itself would read beyond the buffer of offsets, whose length is 0 here."""
+    image_set().save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    file.write_bytes(file.read_bytes().replace(struct.pack("<q", 4 * (len(PICTURES) + 1)), bytes(8)))
+    with pytest.raises(OSError, match="too small"):
+        read_bytes(open_source(str(tmp_path / "set")).paths[0])
 
 
 def test_rows_that_name_files_and_rows_without_an_image(tmp_path):

@@ -192,6 +192,15 @@ def test_damaged_in_the_middle(tmp_path):
     assert "no images" in refusal(str(tmp_path))
 
 
+def test_names_and_labels_that_are_no_text(tmp_path):
+    """PAX headers can hold a zero byte, and JSON half a character."""
+    shard = tar_of({"1@.jpg": b"x", "ü" * 60 + "@.jpg": b"x"}, tarfile.PAX_FORMAT)
+    (tmp_path / "a.tar").write_bytes(shard.replace("ü@".encode(), b"\xc3\xbc\0"))
+    assert "a.tar is cut short or no tar file (the name " in refusal(str(tmp_path))
+    shard = write_tar(tmp_path / "b.tar", {"1.jpg": b"x", "1.json": rb'{"label": "\ud800"}'})
+    assert labels_of(open_source(shard)) == ["?"]
+
+
 def test_cache(tmp_path, monkeypatch):
     cache, calls = tmp_path / "run" / "sources.json.gz", []
     real = SHARDS.list_images

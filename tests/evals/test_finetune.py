@@ -134,7 +134,7 @@ def test_the_caller_s_encoder_stays_and_a_seed_decides_everything(folders, encod
     assert first.main.interval and first.per_class and first.leaks == [] and other.seed == 1
 
 
-@pytest.mark.parametrize("damage", [None, b"no state"])
+@pytest.mark.parametrize("damage", [None, "no state", "betas"])
 def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, encoder, tmp_path, monkeypatch, damage):
     monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
     options = {"cache": "none", "epochs": 4, "batch_size": 10, "lr": 0.1}
@@ -152,8 +152,13 @@ def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, enc
     monkeypatch.setattr(finetune.SoftTargetCrossEntropy, "forward", counting)
     with pytest.raises(KeyboardInterrupt):
         dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
-    if damage:
-        (tmp_path / "stopped" / "state_0.pt").write_bytes(damage)
+    file = tmp_path / "stopped" / "state_0.pt"
+    if damage == "no state":
+        file.write_bytes(b"no state")
+    elif damage:  # loads, and would end the training in its next step
+        state = torch.load(file)
+        del state["optimizer"]["param_groups"][0]["betas"]
+        torch.save(state, file)
     again = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "stopped", **options)
     assert again.settings["steps"] == 12
     assert len(steps) == (7 + 12 if damage else 7 + 6)

@@ -122,14 +122,22 @@ def test_changed_images_are_computed_anew_and_changed_labels_are_not(count, sour
     assert count(encoder, Source("fewer", source.paths[1:], None, []))[0] == 5
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "rubbish", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "rubbish", "empty", "notes"])
 def test_a_damaged_file_is_computed_anew_and_mended(count, tmp_path, caplog, damage):
     expected = count(make_encoder())[1].matrix()
     (file,) = (tmp_path / "kept").iterdir()
     data = bytearray(file.read_bytes())
     if damage == "flipped":
         data[-5] ^= 64
-    file.write_bytes({"cut": data[:-10], "flipped": data, "rubbish": b"x" * 300, "empty": b""}[damage])
+    file.write_bytes(
+        {
+            "cut": data[:-10],
+            "flipped": data,
+            "notes": data.replace(b'"broken"', b'"brakes"'),
+            "rubbish": b"x" * 300,
+            "empty": b"",
+        }[damage]
+    )
     with caplog.at_level(logging.WARNING):
         seen, found = count(make_encoder())
     assert seen == 6 and torch.equal(found.matrix(), expected)

@@ -81,6 +81,12 @@ def test_moved_images_are_followed_and_others_refused(small_har, tmp_path):
     after = prepare(str(moved), tmp_path / "out")
     assert after.facts["train"] == before.facts["train"]
     assert read_sheet(after.train)[0]["filename"] == str(moved / "train" / "Image_1.jpg")
+    for rest in ("x" * 200_000, "\n\nx"):  # a field that is too long, lines without a field
+        written = after.train.read_text()
+        after.train.write_text(written + rest)
+        with pytest.raises(UserError, match=r"train\.csv: "):
+            prepare(str(moved), tmp_path / "out")
+        after.train.write_text(written)
     (moved / "train" / "Image_1.jpg").unlink()
     with pytest.raises(UserError, match=r"train.csv: data= has other images.*out="):
         prepare(str(moved), tmp_path / "out")

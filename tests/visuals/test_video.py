@@ -173,6 +173,16 @@ def broken_clips(folder: Path) -> dict[str, str]:
     }
 
 
+def test_a_title_that_is_no_text_is_no_hindrance(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        container.metadata["title"] = "no text"
+        stream = container.add_stream("ffv1", rate=24)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(moving(1)[0])))
+        container.mux(stream.encode())
+    (tmp_path / "a.mkv").write_bytes((tmp_path / "a.mkv").read_bytes().replace(b"no text", b"no \x92ext"))
+    assert len(list(open_clip(tmp_path / "a.mkv").frames())) == 1
+
+
 def test_what_is_no_clip_is_refused_and_leaves_nothing(tmp_path):
     for name, words in broken_clips(tmp_path).items():
         with pytest.raises(UserError, match=words) as caught:

@@ -4,10 +4,10 @@ A verb is a description: its positional words and the dataclasses of its options
 (completion.py) all read that description.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dinolab.config import read_options
@@ -107,9 +107,9 @@ def parse(place: Place) -> list[Any]:
     training_words: list[str] = []
     for word, following in zip(place.rest, [*place.rest[1:], ""]):
         key = KEY.match(word)
-        if FLAG.fullmatch(word) and not Path(word).exists():
+        if FLAG.fullmatch(word) and not os.path.exists(word):
             refuse_flag(word, following, own | training)
-        if key is None or (key[1] not in own | training and Path(word).exists()):
+        if key is None or (key[1] not in own | training and os.path.exists(word)):
             positionals.append(word)
         elif key[1] in own or not (verb.training and nearest(key[1], [*training, *own]) not in own):
             own_words.append(word)
@@ -194,7 +194,7 @@ def hint_option(verb: Verb, word: str, given: Sequence[str]) -> str:
     """For an existing path in the wrong place: the required option that is not set yet."""
     names = (name for name, f in verb.own_options.items() if f.metadata.get("required"))
     missing = [name for name in names if not any(one.startswith(f"{name}=") for one in given)]
-    return f"; did you mean {missing[0]}={word}?" if missing and Path(word).exists() else ""
+    return f"; did you mean {missing[0]}={word}?" if missing and os.path.exists(word) else ""
 
 
 def usage(place: Place) -> str:

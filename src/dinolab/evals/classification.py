@@ -86,7 +86,7 @@ class Classification(Evaluation):
         if context.out:
             (context.out / LAYER).unlink(missing_ok=True)
         if context.out and (trained := drawn[0][1].layer):
-            known = context.encoder | {"weights_crc32": checksum(encoder.state_dict())}
+            known = context.encoder | {"weights_crc32": checksum(encoder.state_dict(), {})}
             LinearLayer(trained, sides.train.classes, context.size, context.precision, known).save(context.out)
         encoder_name = {"name": context.encoder["name"]}
         result.tests = [replace(one, encoder=encoder_name, settings={}, environment=None) for one in tests]

@@ -1,15 +1,33 @@
 """The result of a comparison of encoders, to and from all.json, also as earlier versions of dinolab wrote it."""
 
 from dataclasses import asdict, dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dinolab.errors import UserError
 from dinolab.evals.earlier import result_from
 from dinolab.evals.result import Json, Result
-from dinolab.rundir import read_object
+from dinolab.rundir import EACH, Schema, find_wrong, read_object
 
 VERSION = 2  # of the JSON; files without a version are version 1
+TEXT = (str, NoneType)
+SPEED: Schema = {"images_per_s": float, "batch_size": int, "precision": str, "device": str}  # see throughput.py
+ENCODER: Schema = {
+    "name": str,
+    "encoder": str,
+    "results": {EACH: {"failure": TEXT, "folder": TEXT, "key": TEXT}},
+    "size": ([int], NoneType),
+    "dim": (int, NoneType),
+    "throughput": (SPEED, NoneType),
+    "failure": TEXT,
+}
+FIELDS: Schema = {
+    "data": {"train": str, "test": TEXT},
+    "settings": {"evaluations": [str], "protocols": [str], "precision": str, "seed": int, "seeds": int},
+    "encoders": [ENCODER],
+}
 
 
 @dataclass
@@ -74,11 +92,16 @@ class Comparison:
     @staticmethod
     def from_json(content: Json) -> "Comparison":
         """Raises UserError for what is no comparison."""
+        if found := find_wrong(content, FIELDS):
+            raise UserError(f"not a comparison of dinolab's ({found})")
         try:
             rows = [read_row(row, content) for row in content["encoders"]]
             settings = dict(content["settings"])
             if "protocols" in settings:  # version 1
                 settings["evaluations"] = settings.pop("protocols")
+            needed = [(settings, ("evaluations", "seeds")), (content["data"], ("train", "test"))]
+            for values, names in [*needed, *((row.throughput, SPEED) for row in rows if row.throughput)]:
+                itemgetter(*names)(values)  # raises KeyError for a missing one
             return Comparison(dict(content["data"]), settings, content.get("environment"), rows)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"not a comparison of dinolab's ({type(error).__name__}: {error})") from error

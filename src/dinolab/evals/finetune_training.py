@@ -172,7 +172,7 @@ def train_weights(
     keep: Path | None,
 ) -> Classifier:
     """Train in place and give the running average of the weights; each layer has `decay` times the rate of the layer above it."""
-    began = checksum(model.state_dict())
+    began = checksum(model.state_dict(), {})
     device = model.head.weight.device
     model.set_drop_path(DROP_PATH)
     model.train()

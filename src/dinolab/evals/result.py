@@ -1,10 +1,11 @@
 """The result of an evaluation: one class for every kind of evaluation, to and from JSON."""
 
 from dataclasses import asdict, dataclass, field
+from types import NoneType
 from typing import Any
 
 from dinolab.errors import UserError
-from dinolab.rundir import EACH, INFO, Schema, find_wrong, is_a
+from dinolab.rundir import EACH, INFO, Schema, find_wrong, is_a, is_number
 
 VERSION = 2  # of the JSON; files without a version are version 1
 Json = dict[str, Any]
@@ -18,7 +19,9 @@ FIELDS: Schema = {
     "per_class": {},
     "leaks": list,
     "tries": {EACH: {"value": list, "mean": float, "std": float}},
+    "seeds": ({}, NoneType),
 }
+SEEDS: Schema = {"seed": list, "mean": float, "std": float}
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,13 @@ def checked(result: Result) -> Result:
     info, seeds = result.encoder.get("info"), result.seeds
     found = find_wrong(vars(result), FIELDS)
     found = found or (find_wrong(info, INFO) if isinstance(info, dict) else "")
-    found = found or (find_wrong(seeds, {"seed": list, "mean": float, "std": float}) if seeds else "")
+    found = found or (find_wrong(seeds, SEEDS) if seeds else "")
+    found = found or next((f"seeds lacks {key}" for key in SEEDS if seeds and key not in seeds), "")
     if found:
         raise TypeError(found)
     by_class = [one[key] for one in result.per_class.values() for key in ("accuracy", "images")]
     ends = [end for measured in result.figures.values() for end in measured.interval or (0, 0)]
-    if not all(is_a(float, number) for number in [*by_class, *ends, *result.other.values()]):
+    if not all(map(is_number, [*by_class, *ends, *result.other.values()])):
         raise TypeError("a figure is not a number")
     if not all(is_a(str, one.data.get("test")) and is_a(int, one.data.get("test_images")) for one in result.tests):
         raise TypeError("a test set has no name or no number of images")

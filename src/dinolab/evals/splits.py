@@ -19,7 +19,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.features.duplicates import NEAR, find_groups
 from dinolab.files import write_whole
-from dinolab.rundir import read_object
+from dinolab.rundir import HELD_OUT, read_object
 
 log = logging.getLogger(__name__)
 SHARE = 0.2  # of the images of each class
@@ -84,9 +84,9 @@ def read(place: Path, source: Source) -> np.ndarray:
     which = f"delete all {of_all} files {place.with_name(pattern)}" if of_all > 1 else "delete it"
     way_out = f"{which} to draw a new split, or name test images with test="
     try:
-        kept = read_object(place, {"fingerprint": str, "test": list, "images": int})
+        kept = read_object(place, HELD_OUT)
         images, test = kept["fingerprint"], set(kept["test"])
-    except (UserError, LookupError, TypeError) as error:
+    except (UserError, LookupError) as error:
         raise UserError(f"{place}: not a split of dinolab's ({error}); {way_out}") from error
     if images != source.fingerprint():
         raise UserError(

@@ -2,12 +2,14 @@
 
 import logging
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dinolab.errors import UserError, reason
+from dinolab.features.cache import raw_bytes
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ class KeptState:
             return 0
         try:
             state = torch.load(self.file, map_location="cpu", weights_only=True)
-            of, step = str(state["of"]), int(state["step"])
+            known, of, step = state.pop("crc32"), str(state["of"]), int(state["step"])
+            if known != checksum(state):
+                raise ValueError("its checksum differs")
         except Exception as error:  # pickle, zip and torch raise many kinds for a damaged file
             log.warning("%s: cannot be read (%s); the training starts again", self.file, error)
             return 0
@@ -60,5 +64,18 @@ class KeptState:
         if self.file and time.monotonic() - self.saved >= EVERY:
             states = {name: part.state_dict() for name, part in self.parts.items()}
             with beside(self.file) as place:
-                torch.save({"of": self.of, "step": step, **states}, place)
+                state = {"of": self.of, "step": step, **states}
+                torch.save({**state, "crc32": checksum(state)}, place)
             self.saved = time.monotonic()
+
+
+def checksum(value: Any, before: int = 0) -> int:
+    """CRC-32 over tensors and plain values within each other; a damaged state could load, and end the training later."""
+    if isinstance(value, torch.Tensor):
+        return zlib.crc32(raw_bytes(value), zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), before))
+    if not isinstance(value, dict | list | tuple):
+        return zlib.crc32(repr(value).encode(), before)
+    total = zlib.crc32(f"{type(value).__name__} {len(value)}".encode(), before)
+    for item in value.items() if isinstance(value, dict) else value:
+        total = checksum(item, total)
+    return total

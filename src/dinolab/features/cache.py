@@ -20,7 +20,7 @@ from dinolab.data.types import Source
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-FORMAT = "features 4"  # to be raised when the same settings give other features
+FORMAT = "features 5"  # to be raised when the same settings give other features, or another file
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -59,9 +59,9 @@ def raw_bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().flatten().view(torch.uint8).numpy()
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
+def checksum(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
     """CRC-32 over all names and values."""
-    total = 0
+    total = zlib.crc32(repr(sorted(notes.items())).encode())
     for name in sorted(tensors):
         total = zlib.crc32(raw_bytes(tensors[name]), zlib.crc32(name.encode(), total))
     return str(total)
@@ -75,7 +75,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         with safe_open(file, "pt") as opened:
             notes = opened.metadata()
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if notes.pop("crc32") == checksum(tensors):
+        if notes.pop("crc32") == checksum(tensors, notes):
             return tensors, notes
     except (OSError, SafetensorError, LookupError, AttributeError):
         pass
@@ -88,6 +88,6 @@ def write(file: Path, tensors: dict[str, Tensor], notes: dict[str, str]) -> None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside(file) as place:
-            save_file(tensors, place, {**notes, "crc32": checksum(tensors)})
+            save_file(tensors, place, {**notes, "crc32": checksum(tensors, notes)})
     except (OSError, SafetensorError) as error:  # the next evaluation then takes longer, nothing else
         log.warning("features are not kept: %s", error)

@@ -9,10 +9,9 @@ from typing import Any
 from dinolab import parallel
 from dinolab.errors import UserError
 from dinolab.files import write_whole
-from dinolab.jobs.marks import read_json
 from dinolab.jobs.plan import NAME, SCALES, TITLE
 from dinolab.jobs.stages import STAGES
-from dinolab.rundir import RunFolder
+from dinolab.rundir import JOB, RunFolder, read_object
 
 OWN = ("data.path", "data.images", "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself
 EXTRAS = {"timm": "timm", "av": "video"}  # packages that stages need: the extra that installs them
@@ -58,7 +57,7 @@ def keep_settings(out: Path, scale: str, options: Sequence[str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(file, (json.dumps({"job": NAME, "title": TITLE} | settings, indent=2) + "\n").encode())
         return
-    began = read_json(file)
+    began = read_object(file, JOB)
     for key, value in settings.items():
         if began.get(key) != value:
             raise UserError(

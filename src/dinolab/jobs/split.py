@@ -91,8 +91,7 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
 def open_sheet(file: Path, labelled: bool, notes: list[str]) -> Source:
     """The images that a CSV of the set's layout names and that exist; `notes` gets a sentence about missing ones and repeated ones."""
     columns = ["filename", "label"] if labelled else ["filename"]
-    with file.open(newline="", encoding="utf-8-sig", errors="replace") as opened:
-        first = next(csv.reader(opened), [])
+    first = next(iter(read_rows(file)), [])
     if not set(columns) <= set(first):
         raise UserError(
             f"{file}: its first line is {','.join(first)!r}; the set's is {','.join(columns)!r}, with commas"
@@ -148,15 +147,21 @@ def write_side(file: Path, source: Source) -> Path:
     """Write the CSV of one side. An existing one must have the same names and labels; the images may have moved."""
     assert source.labels is not None
     rows = [(path, source.classes[label]) for path, label in zip(source.paths, source.labels)]
-    if file.is_file():
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
-            before = [tuple(row) for row in csv.reader(opened)][1:]
-        if by_name(before) != by_name(rows):
-            raise UserError(f"{file}: data= has other images or labels than this job began with; give another out=")
+    if file.is_file() and by_name(read_rows(file)[1:]) != by_name(rows):
+        raise UserError(f"{file}: data= has other images or labels than this job began with; give another out=")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_csv(file, ["filename", "label"], rows)
     return file
 
 
-def by_name(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def read_rows(file: Path) -> list[list[str]]:
+    """The rows of a CSV file that are not empty. Raises UserError where it is none."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
+            return [row for row in csv.reader(opened) if row]
+    except csv.Error as error:
+        raise UserError(f"{file}: not a CSV file ({error})") from error
+
+
+def by_name(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return [(Path(path).name, *rest) for path, *rest in rows]

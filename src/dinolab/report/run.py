@@ -13,7 +13,7 @@ from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
-from dinolab.rundir import CARD, ENVIRONMENT, JOB, STAGE, Row, RunFolder, Schema, read_object
+from dinolab.rundir import BENCHMARK, CARD, ENVIRONMENT, JOB, SPLIT, STAGE, Row, RunFolder, Schema, read_object
 
 Json = dict[str, Any]
 
@@ -86,12 +86,12 @@ def read_run(path: Path) -> Run:
     run.card = read_json(folder.card, run.problems, CARD)
     run.environment = read_json(folder.environment, run.problems, ENVIRONMENT)
     run.job = read_job(folder, run.problems)
-    run.split = read_json(folder.split, run.problems) if run.job else {}
+    run.split = read_json(folder.split, run.problems, SPLIT) if run.job else {}
     run.metrics, problems = folder.read_metrics()
     run.problems += problems
     run.warnings = read_warnings(folder.log)
     run.results, run.comparisons = read_results(folder.evaluations, run.problems)
-    found = (read_json(file, run.problems) for file in sorted(folder.speed.glob("*.json")))
+    found = (read_json(file, run.problems, BENCHMARK) for file in sorted(folder.speed.glob("*.json")))
     run.benchmarks = [content for content in found if is_table(content.get("rows"))]
     run.hashes = {file.name: sha256(file) for file in (folder.weights, folder.config) if file.is_file()}
     return run

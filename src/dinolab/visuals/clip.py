@@ -47,7 +47,7 @@ def open_clip(path: Path) -> Clip:
         raise UserError(f"{path}: no such video or folder of frames")
     av = import_av()
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = video_stream(container)
             if stream is None:
                 raise UserError(f"{path}: holds sound and no pictures; name a video file")
@@ -77,7 +77,7 @@ def decoded(path: Path) -> Iterator[np.ndarray]:
     av = import_av()
     n = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = video_stream(container)
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):

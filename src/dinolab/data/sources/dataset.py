@@ -84,16 +84,17 @@ def list_rows(address: str, files: list[str], label_column: str, named: str) -> 
     label_of = label_reader(feature)
     if label_of is None:
         return Listing(names, None, f"column {label_column!r} holds neither classes, nor text, nor whole numbers")
-    values = table.select_columns([label_column]).with_format("arrow")[:].column(0).to_pylist()
+    with as_os_error():
+        values = whole(table.select_columns([label_column]).with_format("arrow")[:]).to_pylist()
     labels = [label_of(value) for value in values]
     if "" in labels:
-        return Listing(names, None, f"column {label_column!r} is empty in row {labels.index('')}")
+        return Listing(names, None, f"column {label_column!r} holds no label in row {labels.index('')}")
     return Listing(names, labels)
 
 
 def read_row(address: str, row: int) -> bytes:
     """The encoded image of a row. Raises OSError if the row holds none, and whatever the datasets library raises."""
-    value = image_rows(address)[row].column(0)[0].as_py()
+    value = whole(image_rows(address)[row])[0].as_py()
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
         folder = address if os.path.isdir(address) else os.path.dirname(address)
@@ -104,6 +105,12 @@ def read_row(address: str, row: int) -> bytes:
     if data is None:
         raise OSError("the row holds no image")
     return data
+
+
+def whole(rows: Any) -> Any:
+    """The only column of an Arrow table. Raises pyarrow.ArrowInvalid where its file is damaged: to read it would end the process."""
+    rows.validate(full=True)
+    return rows.column(0)
 
 
 @lru_cache(4)
@@ -152,7 +159,7 @@ def label_reader(feature: Any) -> Callable[[Any], str] | None:
     import datasets
 
     if isinstance(feature, datasets.ClassLabel):
-        return lambda value: "" if value is None or value < 0 else feature.int2str(value)
+        return lambda value: str(feature.names[value]) if value in range(len(feature.names)) else ""
     if isinstance(feature, datasets.Value) and feature.dtype.startswith(
         ("string", "large_string", "int", "uint", "bool")
     ):

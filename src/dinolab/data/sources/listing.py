@@ -5,6 +5,8 @@ import json
 import zlib
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from dinolab.data.addresses import stamps
@@ -14,7 +16,7 @@ from dinolab.errors import UserError
 from dinolab.files import beside
 from dinolab.progress import count_up
 
-LARGEST = 1 << 31  # characters of a listing
+LARGEST, PIECE = 1 << 31, 1 << 20  # bytes of a listing, and of what is read at once
 
 
 def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
@@ -51,8 +53,8 @@ def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
 def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
     """The listing that was kept for this very key, if the file is whole and the listing still true."""
     try:
-        with gzip.open(cache, "rt") as file:
-            kept = json.loads(file.read(LARGEST))
+        with gzip.open(cache) as file:  # in pieces: to read more at once takes that much memory, however small the file
+            kept = json.loads(b"".join(islice(iter(partial(file.read, PIECE), b""), LARGEST // PIECE)))
         if kept["key"] != key:
             return None
         listing = Listing(**kept["listing"])
@@ -73,8 +75,12 @@ def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
 
 
 def is_whole(listing: Listing) -> bool:
-    """Whether the fields have the types that they should have: the file may be damaged, or come from somewhere else."""
+    """Whether the fields have the types that they should have: the file may be damaged, or come from somewhere else.
+
+    Raises ValueError for names that no file can have.
+    """
     names, labels = listing.names, listing.labels
+    "".join(names).encode(errors="surrogateescape")
     return (
         all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in (names, labels or []))
         and (labels is None or len(labels) == len(names))

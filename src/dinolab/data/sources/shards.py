@@ -212,11 +212,16 @@ def read_archive(file: BinaryIO, shard: str, label_column: str) -> tuple[list[Im
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of an open tar file. Raises tarfile.ReadError for a size below zero, after which reading would never end."""
+    """The members of an open tar file.
+
+    Raises tarfile.ReadError for a size below zero, after which reading would never end, and for a name that no location can hold.
+    """
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # or all headers stay in memory
         if member.size < 0:
             raise tarfile.ReadError(f"{member.name} has a size of {member.size} bytes")
+        if "\0" in member.name:
+            raise tarfile.ReadError(f"the name {member.name} holds a byte of zero")
         yield member
 
 
@@ -261,7 +266,7 @@ def label_in_json(text: str, label_column: str) -> tuple[str, str]:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, str | int):
-            return str(value).strip(), ""
+            return str(value).strip().encode(errors="replace").decode(), ""  # JSON can spell half a character
         problem = f'in the .json files "{key}" is {json.dumps(value)[:40]}, neither text nor a whole number; nor are there .cls files'
     return "", problem
 

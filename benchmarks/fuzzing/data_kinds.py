@@ -1,0 +1,162 @@
+"""Images, sources of images, and videos."""
+
+import io
+import os
+import tarfile
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_image
+from dinolab.data.sources import open_source
+from fuzzing.kind import Kind
+from fuzzing.mutate import in_gzip, in_json, in_png, in_tar, raw, text
+
+SIDE = 24  # pixels
+PILLOW = {
+    "a.gif": "RGB",
+    "b.webp": "RGB",
+    "alpha.webp": "RGBA",
+    "alpha.png": "LA",
+    "palette.png": "P",
+    "a.jp2": "RGB",
+    "a.ppm": "RGB",
+}
+OPENCV = ("a.png", "a.jpg", "a.bmp", "a.tif")
+
+
+def noise(dtype: type = np.uint8, channels: int = 3) -> np.ndarray:
+    """A picture of noise, (SIDE, SIDE, channels)."""
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (SIDE, SIDE, channels), dtype)
+
+
+def make_images(folder: Path) -> None:
+    for name in OPENCV:
+        cv2.imwrite(str(folder / name), noise())
+    for name in ("deep.png", "deep.tif"):
+        cv2.imwrite(str(folder / name), noise(np.uint16))
+    for name, mode in PILLOW.items():
+        Image.fromarray(noise()).convert(mode).save(folder / name)
+    Image.fromarray(noise(np.uint16)[..., 0].astype(np.int32)).save(folder / "whole.tif")
+    Image.fromarray(noise()).save(folder / "packed.tif", compression="tiff_lzw")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise()).save(folder / "turned.jpg", exif=exif, progressive=True)
+
+
+def read_one(folder: Path, name: str) -> None:
+    """As evaluations read an image, and as the loader does, which decodes large JPEGs at half their size."""
+    data = (folder / name).read_bytes()
+    with suppress(BrokenImage):
+        read_image(folder / name)
+    with suppress(BrokenImage):
+        jpeg_size(data)
+        decode(data, name, 2)
+
+
+def list_and_read(folder: Path, name: str) -> None:
+    """The images of a source, and the first few of them decoded."""
+    source = open_source(str(folder / name))
+    for path in source.paths[:3]:
+        with suppress(BrokenImage):
+            read_image(path)
+
+
+def picture_bytes() -> bytes:
+    return cv2.imencode(".png", noise())[1].tobytes()
+
+
+def make_shard(folder: Path) -> None:
+    members = {
+        "a.png": picture_bytes(),
+        "a.cls": b"3",
+        "b.jpg": picture_bytes(),
+        "b.json": b'{"label": "cat", "cls": 4}',
+    }
+    with tarfile.open(folder / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in (members | {"ü" * 120 + ".png": picture_bytes()}).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def make_dataset(folder: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    columns = {"image": [{"bytes": picture_bytes(), "path": "a.png"}] * 3, "label": [0, 1, 1]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    made = datasets.Dataset.from_dict(columns, features=features)
+    made.to_parquet(folder / "a.parquet")
+    made.save_to_disk(folder / "saved")
+
+
+def read_dataset(folder: Path, name: str) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    list_and_read(folder, name.split("/", maxsplit=1)[0])
+
+
+def make_lists(folder: Path) -> None:
+    for n in range(4):
+        (folder / f"{n}.png").write_bytes(picture_bytes())
+    (folder / "a.csv").write_text('filename,label\n0.png,cat\n1.png,"dog, small"\n2.png,cat\n3.png,dog\n')
+    (folder / "b.csv").write_text("filename;label\n0.png;cat\n1.png;dog\n", encoding="utf-16")
+    (folder / "a.txt").write_text("0.png\n1.png\n2.png\n")
+    (folder / "b.txt").write_text("0.png cat\n1.png dog\n")
+
+
+def make_listing(folder: Path) -> None:
+    for name in ("cat", "dog"):
+        (folder / "images" / name).mkdir(parents=True)
+        (folder / "images" / name / "0.png").write_bytes(picture_bytes())
+    open_source(str(folder / "images"), cache=folder / "listing.json.gz")
+
+
+def read_listing(folder: Path, name: str) -> None:
+    """A damaged cache is made anew; one with other names leads to images that are not there."""
+    source = open_source(str(folder / "images"), cache=folder / name)
+    for path in source.paths[:3]:
+        with suppress(BrokenImage):
+            read_image(path)
+
+
+def make_videos(folder: Path) -> None:
+    import av
+
+    for name, codec in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "ffv1")):
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream(codec, rate=24)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+            for shade in range(4):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 60 * shade, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+
+
+def show_video(folder: Path, name: str) -> None:
+    """`dinolab show video` with a tiny network."""
+    from dinolab.models.encoder import BackboneEncoder
+    from dinolab.models.vit import ViT
+    from dinolab.options import Model
+    from dinolab.visuals.video import make_video
+
+    encoder = BackboneEncoder(ViT(Model(dim=16, depth=1, heads=1, patch_size=16), 32), {}).eval()
+    make_video(encoder, folder / name, folder / "out.mp4", size=32)
+
+
+KINDS = {
+    "image": Kind(make_images, {"*": raw, "*.png": in_png}, read_one),
+    "tar": Kind(make_shard, {"*.tar": in_tar}, list_and_read),
+    "dataset": Kind(make_dataset, {"*.parquet": raw, "saved/*.arrow": raw, "saved/*.json": in_json}, read_dataset),
+    "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),
+    "listing": Kind(make_listing, {"listing.json.gz": in_gzip}, read_listing),
+    "video": Kind(make_videos, {"*": raw}, show_video),
+}
