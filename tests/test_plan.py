@@ -20,6 +20,7 @@ from dinolab.options import Config
 from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
 from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
 from dinolab.plan.text import duration
+from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
 from dinolab.runs.build import micro_batch_sizes, out_of_memory
 from dinolab.training.phases import plan_phases
@@ -312,6 +313,7 @@ def test_out_of_memory_names_the_option_to_change(
 
 def test_advice_follows_from_figures(made: Plan) -> None:
     quiet = changed(made, images_per_s=(99.0, 100.0, 101.0), data_wait=0.0, step_seconds=0.1, together_seconds=0.1)
+    quiet = changed(quiet, bf16_step_seconds=None)
     slow = changed(quiet, loader_seconds=0.3, step_seconds=0.1, data_wait=0.66, cores=16, workers=4)
     assert advice(quiet) == []
     assert [text.split(":")[0] for text in advice(slow)] == ["run.workers=12"]
@@ -347,7 +349,7 @@ def changed(made: Plan, **figures: object) -> Plan:
 def test_bf16_is_measured_where_the_device_has_it(
     made: Plan, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert made.bf16_step_seconds is None  # a CPU, by choose_precision
+    assert (made.bf16_step_seconds is None) == (choose_precision("auto", torch.device("cpu")) is None)
     monkeypatch.setattr(forecast, "choose_precision", lambda precision, device: torch.bfloat16)
     assert (plan(config(pictures, tmp_path), steps=1).bf16_step_seconds or 0) > 0
 

@@ -26,7 +26,7 @@ WORDS = [
     "method=toy", "data.path=toy:16", "model.dim=16", "model.depth=2", "model.heads=2", "model.patch_size=4", "optim.name=sgd",
     "views.global_size=16", "views.locals=0", "optim.batch_size=8", "optim.length=12 steps", "optim.warmup=3 steps",
     "optim.lr=0.05", "optim.lr_scaling=none", "run.save_every=4 steps", "run.log_every=2", "run.workers=0", "run.device=cpu",
-    "eval.every=6 steps",
+    "eval.every=6 steps", "run.precision=fp32",  # the same on CPUs with and without bf16
 ]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def test_the_variants_differ_in_one_thing(tmp_path, few):
     bench("dinov2_vits16", TINY, 0.0, tmp_path)
     _, weights, configured, by_crop, math = few
     assert [type(m.teacher["backbone"]) for m in (configured, by_crop, math)] == [ViT, CropByCrop, ViT]
-    assert [m.student["backbone"].attention_backend for m in (weights, configured, math)] == ["sdpa", "sdpa", "math"]
+    assert [m.student["backbone"].attention_backend for m in (weights, configured, math)] == ["mixed", "mixed", "math"]
 
 
 def test_out_of_memory_is_a_row(tmp_path, few, monkeypatch):

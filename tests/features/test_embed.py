@@ -32,7 +32,7 @@ def run(tmp_path):
 
 def test_features_names_and_labels(images, run, tmp_path):
     file = tmp_path / "features.npz"
-    found = dinolab.embed(run, images, file, patches=True, cache="none")
+    found = dinolab.embed(run, images, file, patches=True, cache="none", precision="fp32")
     kept = np.load(file)
     assert set(kept.files) == set(found) == {"cls", "patches", "labels", "classes", "names"}
     encoder, source = dinolab.load(run), open_source(images)
@@ -43,7 +43,7 @@ def test_features_names_and_labels(images, run, tmp_path):
     np.testing.assert_allclose(kept["patches"], expected.patches.mean((1, 2)), atol=1e-5)
     assert kept["labels"].tolist() == source.labels.tolist() and kept["classes"].tolist() == source.classes
     assert kept["names"][:2].tolist() == ["class0/000.png", "class0/001.png"]
-    assert np.array_equal(dinolab.embed(encoder, source, cache="none")["cls"], found["cls"])
+    assert np.array_equal(dinolab.embed(encoder, source, cache="none", precision="fp32")["cls"], found["cls"])
 
 
 def test_read_options(images, tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dinolab.data.types import Needs, Views
 from dinolab.errors import UserError
 from dinolab.methods.base import Alarm, Logs, Method, StepValues, own_options
-from dinolab.methods.schedules import Phase, Schedule, ramp
+from dinolab.methods.schedules import Freeze, Phase, Schedule, ramp
 from dinolab.models.encoder import normalise
 from dinolab.options import Config, duration, option, section
 from dinolab.panels import HEALTH, LOSS, Panel
@@ -75,8 +75,8 @@ class Toy(Method):
         return {"colour_weight": lambda step: ramp(0, colours.weight, step, warmup)}
 
     @classmethod
-    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, int]:
-        return {"predict": phase.steps(own_options(cfg, Options).colours.freeze, "colours.freeze")}
+    def frozen(cls, cfg: Config, phase: Phase) -> dict[str, Freeze]:
+        return {"predict": Freeze(phase.steps(own_options(cfg, Options).colours.freeze, "colours.freeze"))}
 
     def begin_epoch(self, epoch: int) -> None:
         self.counts[1] += 1
