@@ -122,7 +122,7 @@ def renamed(layer: dict[str, Any]) -> dict[str, Any]:
 def as_it_was(layer: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the values of options that its version did not have, where today's default is another."""
     model = layer.get("model")
-    if isinstance(model, dict) and model.get("drop_path") and "drop_path_rates" not in model:
+    if isinstance(model, dict) and "drop_path_rates" not in model:
         return merge(layer, nested("model.drop_path_rates", "rounded"))
     return layer
 
