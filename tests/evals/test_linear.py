@@ -1,14 +1,17 @@
 """The grid of linear heads on planted features."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.evals.heads import Input, hold_out, logits
-from dinolab.evals.linear import linear, train_heads
+from dinolab.evals.heads import Heads, Input, hold_out, train_heads
+from dinolab.evals.linear import linear, shuffled
+from dinolab.features.extract import FeatureSet
 from tests.evals.planted import cluster, feature_set
 
 RATES = (1e-9, 1e-2, 1e5)  # too small to learn, right, unstable
@@ -37,15 +40,22 @@ def test_the_informative_part_and_the_right_rate_are_chosen(where, blocks, token
     torch.testing.assert_close(probabilities.sum(1), torch.ones(150))
 
 
+def trained(features: FeatureSet, index: Tensor, taken: Input, rates: Sequence[float], steps: int) -> Heads:
+    """Heads for three classes, trained on the images of `index`."""
+    g = torch.Generator().manual_seed(0)
+    heads = Heads(taken.rows(features, index).shape[1], 3, rates, g)
+    train_heads([heads], shuffled(features, index, [taken], steps, g, torch.device("cpu")), steps)
+    return heads
+
+
 def test_held_out_images_teach_no_head():
     """Labels of the held-out images decide which head is chosen; the heads themselves stay as they are."""
     train = planted(0, 3)
     held = hold_out(train.labels, 0.1, seed=0)
     fit = (~held).nonzero()[:, 0]
     poisoned = feature_set(train.blocks, train.labels.where(~held, 0), train.patches)
-    inputs = [Input(1, "cls")]
-    heads, again = (train_heads(x, fit, inputs, 3, RATES, 20, 0, "cpu", False) for x in (train, poisoned))
-    assert all(torch.equal(a.weight, b.weight) for a, b in zip(heads[0], again[0]))
+    heads, again = (trained(x, fit, Input(1, "cls"), RATES, 20) for x in (train, poisoned))
+    assert torch.equal(heads.weight, again.weight)
     right = linear(train, 3, progress=False, rates=RATES, steps=60)[1]["chosen"]["accuracy"]
     wrong = linear(poisoned, 3, progress=False, rates=RATES, steps=60)[1]["chosen"]["accuracy"]
     assert wrong < right
@@ -55,11 +65,10 @@ def test_heads_side_by_side_are_heads_one_by_one():
     """The second of two rates, against a plain loop with one head."""
     train = planted(0, 3, images=60)
     everything = torch.arange(60)
-    pair = train_heads(train, everything, [Input(4, "both")], 3, (0.5, 0.01), 15, 0, "cpu", False)[0]
+    second = trained(train, everything, Input(4, "both"), (0.5, 0.01), 15).layer(1)
 
     g = torch.Generator().manual_seed(0)
-    nn.init.normal_(torch.empty(3, 30), std=0.01, generator=g)  # the first head's draw
-    weight = nn.init.normal_(torch.empty(3, 30), std=0.01, generator=g).requires_grad_()
+    weight = nn.init.normal_(torch.empty(2, 3, 30), std=0.01, generator=g)[1].requires_grad_()
     bias = torch.zeros(3, requires_grad=True)
     x = torch.cat([*train.blocks, train.patches], 1)
     momentum = [torch.zeros_like(weight), torch.zeros_like(bias)]
@@ -69,14 +78,14 @@ def test_heads_side_by_side_are_heads_one_by_one():
         for parameter, held, gradient in zip((weight, bias), momentum, torch.autograd.grad(loss, (weight, bias))):
             held.mul_(0.9).add_(gradient)
             parameter.data -= rate * held
-    torch.testing.assert_close(pair[1].weight, weight, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(pair[1].bias, bias, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(second.weight, weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(second.bias, bias, rtol=1e-4, atol=1e-6)
 
 
 def test_a_head_trained_to_the_end_is_scikit_learn_s_regression():
     """Without a penalty, on classes that overlap, so that there is a best line."""
     train, test = (feature_set([x], y) for x, y in (cluster(0, 240, noise=3.0), cluster(1, 240, noise=3.0)))
-    head = train_heads(train, torch.arange(240), [Input(1, "cls")], 3, (0.1,), 1000, 0, "cpu", False)[0][0]
+    head = trained(train, torch.arange(240), Input(1, "cls"), (0.1,), 1000).layer(0)
     model = LogisticRegression(C=1e6, max_iter=1000).fit(train.matrix().numpy(), train.labels.numpy())
     own = head(test.matrix()).softmax(1).detach()
     expected = torch.from_numpy(model.predict_proba(test.matrix().numpy()))
@@ -85,9 +94,9 @@ def test_a_head_trained_to_the_end_is_scikit_learn_s_regression():
 
 
 def test_one_product_gives_every_head_s_logits():
-    group, x = [nn.Linear(5, 3) for _ in range(4)], torch.randn(7, 5)
-    for head, found in zip(group, logits(group, x)):
-        torch.testing.assert_close(found, head(x))
+    heads, x = Heads(5, 3, RATES, torch.Generator()), torch.randn(7, 5)
+    for number, found in enumerate(heads(x)):
+        torch.testing.assert_close(found, heads.layer(number)(x))
 
 
 def test_an_encoder_with_one_block_has_the_smaller_grid():

@@ -76,7 +76,7 @@ def test_it_learns_for_a_caller_that_is_inferring():  # as the video is
 
 
 def test_an_unknown_solver_is_refused():
-    with pytest.raises(UserError, match="solver=newton: one of auto"):
+    with pytest.raises(UserError, match="solver=newton: one of torch"):
         logreg(*cluster(0, 30), 3, progress=False, solver="newton")
 
 

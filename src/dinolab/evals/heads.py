@@ -3,6 +3,7 @@
 B images of a batch, D features, L layers, C classes.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from dinolab.data import draws
 from dinolab.features.extract import FeatureSet
 from dinolab.models.encoder import evaluating
-from dinolab.precision import autocast, choose_precision
+from dinolab.precision import autocast, choose_precision, quick_products
 
 HELD_OUT = 0.1  # share of the training images
 ROWS = 1024  # images whose probabilities are computed at once
@@ -64,15 +65,53 @@ def hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
     return held
 
 
-def new_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
-    """A layer with normal weights of deviation 0.01."""
-    head = nn.Linear(width, classes)
-    nn.init.normal_(head.weight, std=0.01, generator=generator)
-    nn.init.zeros_(head.bias)
-    return head
+class Heads(nn.Module):
+    """L linear layers for the same features, trained side by side by SGD, each with a learning rate of its own.
+
+    Their weights lie in one tensor: a step is one product and one update. The optimizer's rate is the same for all; each layer's
+    loss is multiplied by its own rate, which multiplies its gradients, and with momentum still each of its updates.
+
+    Args:
+        generator: of the initial weights, which are normal with deviation 0.01.
+    """
+
+    rates: Tensor  # (L,)
+
+    def __init__(self, width: int, classes: int, rates: Sequence[float], generator: torch.Generator):
+        super().__init__()
+        weight = torch.empty(len(rates), classes, width)
+        self.weight = nn.Parameter(nn.init.normal_(weight, std=0.01, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(len(rates), classes))
+        self.register_buffer("rates", torch.tensor(rates))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (L, B, C) of all layers for features (B, D), by one product."""
+        return F.linear(x, self.weight.flatten(0, 1), self.bias.flatten()).unflatten(1, self.bias.shape).transpose(0, 1)
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The sum over layers of rate x mean cross-entropy, so that no layer's gradient depends on another layer."""
+        outputs = self(x)
+        each = F.cross_entropy(outputs.flatten(0, 1), labels.repeat(len(outputs)), reduction="none")
+        return self.rates @ each.unflatten(0, outputs.shape[:2]).mean(1)
+
+    def layer(self, number: int) -> nn.Linear:
+        """One of the layers, by itself."""
+        linear = nn.Linear(self.weight.shape[2], self.weight.shape[1], device=self.weight.device)
+        linear.load_state_dict({"weight": self.weight[number].detach(), "bias": self.bias[number].detach()})
+        return linear
 
 
-def logits(group: list[nn.Linear], x: Tensor) -> Tensor:
-    """Logits (L, B, C) of L layers for the same rows (B, D), by one product."""
-    weight, bias = torch.cat([head.weight for head in group]), torch.cat([head.bias for head in group])
-    return F.linear(x, weight, bias).unflatten(1, (len(group), -1)).transpose(0, 1)
+@quick_products()  # for the backward pass too
+def train_heads(heads: Sequence[Heads], batches: Iterable[Sequence[tuple[Tensor, Tensor]]], steps: int) -> None:
+    """Train in place: SGD with momentum 0.9, no weight decay, rates that fall to zero along a cosine.
+
+    Args:
+        batches: at each step the features (B, D) and labels (B,) for each of `heads`.
+    """
+    optimizer = torch.optim.SGD([p for each in heads for p in each.parameters()], lr=1, momentum=0.9, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for batch in batches:
+        optimizer.zero_grad()
+        torch.stack([each.loss(x, labels) for each, (x, labels) in zip(heads, batch)]).sum().backward()
+        optimizer.step()
+        schedule.step()

@@ -8,17 +8,17 @@ there is no random-resized crop and no flip.
 N training images, L learning rates, C classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
 from dinolab.evals.contract import Context
-from dinolab.evals.heads import HELD_OUT, Input, Trained, hold_out, logits, new_head
+from dinolab.evals.heads import HELD_OUT, Heads, Input, Trained, hold_out, train_heads
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
 from dinolab.features.extract import FeatureSet
@@ -84,58 +84,39 @@ def linear(
         )
     inputs = [Input(blocks, tokens) for blocks in sorted({1, len(train.blocks)}) for tokens in ("cls", "both")]
     steps = steps or max(LEAST_STEPS, EPOCHS * len(fit) // BATCH)
-    heads = train_heads(train, fit, inputs, classes, rates, steps, seed, device, progress)
+    generator = torch.Generator().manual_seed(seed)
+    heads = [Heads(taken.rows(train, fit[:1]).shape[1], classes, rates, generator).to(device) for taken in inputs]
+    batches = shuffled(train, fit, inputs, steps, generator, torch.device(device))
+    train_heads(heads, track(batches, f"{len(inputs) * len(rates)} linear heads", steps, progress), steps)
 
     grid = []
-    for taken, group in zip(inputs, heads):
+    for taken, each in zip(inputs, heads):
         right = torch.zeros(len(rates), dtype=torch.int64)
         for index in validation.split(1024):
-            outputs = logits(group, taken.rows(train, index).to(device)).detach().cpu()
+            outputs = each(taken.rows(train, index).to(device)).detach().cpu()
             right += torch.stack([(most_likely(one) == train.labels[index]).sum() for one in outputs])
         grid += [
             {**taken._asdict(), "rate": rate, "accuracy": n / len(validation)} for rate, n in zip(rates, right.tolist())
         ]
     best = max(range(len(grid)), key=lambda i: grid[i]["accuracy"])
-    taken, head = inputs[best // len(rates)], heads[best // len(rates)][best % len(rates)]
+    which, number = divmod(best, len(rates))
     facts = {"chosen": grid[best], "steps": steps, "held_out_images": len(validation), "grid": grid}
-    return Trained(head, taken), facts
+    return Trained(heads[which].layer(number), inputs[which]), facts
 
 
-def train_heads(
+def shuffled(
     features: FeatureSet,
     index: Tensor,
     inputs: list[Input],
-    classes: int,
-    rates: tuple[float, ...],
     steps: int,
-    seed: int,
-    device: str | torch.device,
-    progress: bool,
-) -> list[list[nn.Linear]]:
-    """For each input L heads, trained on the images of `index`.
-
-    The loss is the sum of all heads' losses, so that no head's gradient depends on another head.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    widths = [taken.rows(features, index[:1]).shape[1] for taken in inputs]
-    heads = [[new_head(width, classes, generator).to(device) for _ in rates] for width in widths]
-    groups = [{"params": [*head.parameters()], "lr": rate} for group in heads for head, rate in zip(group, rates)]
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator: torch.Generator,
+    device: torch.device,
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Batches of the images of `index` in random order, without end of an epoch: for each input its features, and the labels."""
     order = index[:0]
-    for _ in track(range(steps), f"{len(groups)} linear heads", steps, progress):
+    for _ in range(steps):
         if len(order) < min(BATCH, len(index)):
             order = index[torch.randperm(len(index), generator=generator)]
         batch, order = order[:BATCH], order[BATCH:]
-        target = features.labels[batch].to(device)
-        loss = torch.zeros((), device=device)
-        for taken, group in zip(inputs, heads):
-            outputs = logits(group, taken.rows(features, batch).to(device))
-            loss = loss + F.cross_entropy(outputs.flatten(0, 1), target.repeat(len(rates)), reduction="sum") / len(
-                batch
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return heads
+        labels = features.labels[batch].to(device)
+        yield [(taken.rows(features, batch).to(device), labels) for taken in inputs]

@@ -9,15 +9,13 @@ all. With a single learning rate there is nothing to choose, and no image is hel
 L layers, C classes.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinolab.data.crops import draw_boxes
 from dinolab.data.types import Source
@@ -26,7 +24,7 @@ from dinolab.errors import UserError
 from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
-from dinolab.evals.heads import HELD_OUT, Input, Trained, hold_out, logits, new_head
+from dinolab.evals.heads import HELD_OUT, Heads, Input, Trained, hold_out, train_heads
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
 from dinolab.features.extract import FeatureSet
@@ -116,42 +114,25 @@ def linear_dino(
     taken = choose_input(encoder)
     taken = taken._replace(blocks=min(taken.blocks, len(train.blocks)))
     width, generator = taken.rows(train, fit[:1]).shape[1], torch.Generator().manual_seed(seed)
-    heads = [new_head(width, len(source.classes), generator).to(device) for _ in rates]
+    scaled = [rate * training.batch_size / BASE_BATCH for rate in rates]
+    heads = Heads(width, len(source.classes), scaled, generator).to(device)
     loaded = batches(images, steps, training.batch_size, device, workers)
     inputs = (
-        (taken.encode(encoder, views, precision), labels)
+        [(taken.encode(encoder, views, precision), labels)]
         for views, labels in track(loaded, f"linear layers, {training.epochs} epochs", steps, progress)
     )
-    train_layers(heads, inputs, training, steps)
+    train_heads([heads], inputs, steps)
+    layers = [Trained(heads.layer(number), taken) for number in range(len(rates))]
 
     grid = []
     if len(rates) > 1:
-        found = torch.stack([most_likely(Trained(head, taken).probabilities(train, validation)) for head in heads])
+        found = torch.stack([most_likely(layer.probabilities(train, validation)) for layer in layers])
         accuracies = (found == train.labels[validation]).float().mean(1).tolist()
         grid = [{"rate": rate, "accuracy": accuracy} for rate, accuracy in zip(rates, accuracies)]
     best = max(range(len(rates)), key=lambda i: grid[i]["accuracy"]) if grid else 0
     chosen = {"chosen": {**taken._asdict(), "rate": rates[best]}, "epochs": training.epochs, "steps": steps}
     chosen |= {"batch_size": training.batch_size, "held_out_images": len(validation), "grid": grid}
-    return Trained(heads[best], taken), chosen
-
-
-def train_layers(
-    heads: list[nn.Linear], inputs: Iterable[tuple[Tensor, Tensor]], training: Training, steps: int
-) -> None:
-    """Train one layer for each learning rate, in place, on batches of features (B, D) and labels (B,)."""
-    scaled = [rate * training.batch_size / BASE_BATCH for rate in training.rates]
-    groups = [{"params": [*head.parameters()], "lr": rate} for head, rate in zip(heads, scaled)]
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for x, labels in inputs:
-        outputs = logits(heads, x)
-        # the sum over layers of mean losses, so that no layer's gradient depends on another layer
-        losses = F.cross_entropy(outputs.flatten(0, 1), labels.repeat(len(heads)), reduction="sum")
-        loss = losses / training.batch_size
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    return layers[best], chosen
 
 
 def random_crop(image: np.ndarray, rng: np.random.Generator, size: tuple[int, int]) -> Tensor:
