@@ -47,7 +47,8 @@ class Targets:
 
 
 def temperature_schedule(loss: PrototypeLoss, phase: Phase) -> dict[str, Schedule]:
-    warmup = phase.steps(loss.teacher_temperature_warmup, "loss.teacher_temperature_warmup")
+    constant = loss.teacher_temperature_start == loss.teacher_temperature  # then no length of the warm-up is too long
+    warmup = 0 if constant else phase.steps(loss.teacher_temperature_warmup, "loss.teacher_temperature_warmup")
     return {"teacher_temperature": partial(_temperature, loss, warmup)}
 
 
