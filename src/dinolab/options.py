@@ -68,8 +68,11 @@ class Columns:
 
     def chosen(self) -> dict[str, str]:
         """Those of these options that do not have their default, by name."""
-        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(Columns)}
-        return {name: value for name, (value, usual) in values.items() if value != usual}
+        usual = Columns()
+        return {name: getattr(self, name) for name in COLUMNS if getattr(self, name) != getattr(usual, name)}
+
+
+COLUMNS = tuple(f.name for f in dataclasses.fields(Columns))
 
 
 @dataclass

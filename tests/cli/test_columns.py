@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dinolab.options import Model
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.predictions import test_images as images_of_test
 from dinolab.report.sections import again
+from dinolab.report.verdict import can_be_compared
 from dinolab.weights.load import save_encoder
 from tests.pictures import make_folder
 
@@ -43,6 +45,8 @@ def test_evaluations_keep_the_columns_so_that_they_can_be_repeated(sheets, tmp_p
     assert found.result.data["classes"] == ["cat", "dog"]
     command = shlex.split(again.evaluation(found))
     assert set(columns) < set(command)
+    other = replace(found.result, data=found.result.data | {"label_column": "colour"})
+    assert can_be_compared(found, found) and not can_be_compared(found, Evaluated(out, other))
     assert len(images_of_test(found)) == 4  # which the report opens by the same columns
     assert main([*command[1:], f"out={tmp_path}/again"]) == 0
     assert read_result(tmp_path / "again/result.json").data == found.result.data

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.jobs.plan import NAME, SCALES, TITLE
 from dinolab.jobs.stages import STAGES
-from dinolab.options import Columns
+from dinolab.options import COLUMNS
 from dinolab.rundir import JOB, RunFolder, read_object
 
-OF_DATA = [f"data.{f.name}" for f in fields(Columns)]
-OWN = ("data.path", *OF_DATA, "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself
+OF_DATA = [f"data.{name}" for name in ("path", *COLUMNS)]
+OWN = (*OF_DATA, "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself
 EXTRAS = {"timm": "timm", "av": "video"}  # packages that stages need: the extra that installs them
 
 

@@ -3,14 +3,13 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
 
 from dinolab.data.sources import open_source
 from dinolab.evals.scores import count_confusions
-from dinolab.options import Columns
+from dinolab.options import COLUMNS, Columns
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.pictures import Grid, Picture, photo
 
@@ -81,7 +80,7 @@ def test_images(evaluated: Evaluated) -> dict[str, str]:
     """Path of each test image by its name in predictions.csv; where the train images were split, of all of them."""
     data = evaluated.result.data
     part = "test" if data.get("split") == "given" else "train"
-    columns = Columns(**{f.name: str(data[f.name]) for f in fields(Columns) if f.name in data})
+    columns = Columns(**{name: str(data[name]) for name in COLUMNS if name in data})
     source = open_source(str(data.get(part)), columns, option=f"the {part} images of {evaluated.folder}")
     return dict(zip(source.names(), source.paths))
 
