@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from dinolab.errors import UserError, nearest
-from dinolab.options import default_of, options, range_in_words, takes
+from dinolab.options import default_of, options
 from dinolab.plain_yaml import parse_yaml
+from dinolab.takes import range_in_words, takes
 
 T = TypeVar("T")
 LARGEST = (1 << 63) - 1  # whole number

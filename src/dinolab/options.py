@@ -7,7 +7,7 @@ A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whol
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 
 def option(
@@ -57,46 +57,34 @@ def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield from options(f.type, f"{prefix}{f.name}.")
 
 
-def range_in_words(f: dataclasses.Field) -> str:
-    """The numbers an option takes: "0 to 1", "1 or more", "up to 10"; empty where there are no limits."""
-    low, high = f.metadata.get("low"), f.metadata.get("high")
-    if low is None:
-        return "" if high is None else f"up to {in_words(high)}"
-    return f"{in_words(low)} or more" if high is None else f"{in_words(low)} to {in_words(high)}"
+@dataclass
+class Columns:
+    """How a CSV, a text file, shards or a Hugging Face dataset are read."""
+
+    images: str = option("", "folder of the images that a CSV or text file names (empty: looked for)")
+    filename_column: str = option("filename", "column of a CSV with the file names")
+    image_column: str = option("", "column of a dataset with the images (empty: the first that holds any)")
+    label_column: str = option("label", "column with the labels, or key in the .json files of shards")
+
+    def chosen(self) -> dict[str, str]:
+        """Those of these options that do not have their default, by name."""
+        usual = Columns()
+        return {name: getattr(self, name) for name in COLUMNS if getattr(self, name) != getattr(usual, name)}
 
 
-def takes(f: dataclasses.Field) -> str:
-    """The values of an option in words."""
-    if f.metadata.get("duration"):
-        return 'a length of training: "10 epochs", "500 steps", or "10%" of the whole run'
-    if choices := f.metadata.get("choices"):
-        return f"{'some' if get_args(f.type) else 'one'} of {', '.join(choices)}"
-    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    inner = next(iter(get_args(f.type)), None)
-    many = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner, "values") if inner else ""
-    default = default_of(f)
-    count = f"{len(default)} " if many and default and inner is not str else ""
-    text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
-    limits = range_in_words(f)
-    return f"{text}: {limits}" if limits else text
-
-
-def in_words(number: float) -> str:
-    """1000 as 1,000; 0.00001 as 1e-05."""
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+COLUMNS = tuple(f.name for f in dataclasses.fields(Columns))
 
 
 @dataclass
-class Data:
+class DataPath:
     path: str = option(
         "",
         "images to train on: a folder (recursive), a text file of paths, a CSV, tar shards or a Hugging Face dataset: docs/data.md",
     )
-    images: str = option("", "folder that a CSV's or text file's names are relative to; found by itself where possible")
-    filename_column: str = option("filename", "CSV column with the file names")
-    label_column: str = option(
-        "label", "column of a CSV or dataset with the labels (may be absent: training needs none)"
-    )
+
+
+@dataclass
+class Data(Columns, DataPath):  # the fields of the last base class come first
     max_broken: float = option(0.01, "share of unreadable images above which the run stops", 0, 1)
 
 

@@ -20,7 +20,7 @@ from dinolab.data.sources.dataset import DATASET
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.options import Config
+from dinolab.options import Columns, Config
 from tests.pictures import make_folder
 
 datasets = pytest.importorskip("datasets")
@@ -136,7 +136,7 @@ def test_label_columns(tmp_path):
     content = json.loads(facts.read_text())
     content["features"]["fine"]["names"] = ["pet"]  # and rows that hold a second class
     facts.write_text(json.dumps(content))
-    assert labels_of(open_source(path, label_column="kind")) == ["a", "b", "a", "b", "a"]
+    assert labels_of(open_source(path, Columns(label_column="kind"))) == ["a", "b", "a", "b", "a"]
     for column, words in {
         "hole": ("'hole'", "row 2"),
         "coarse": ("'coarse'", "row 3"),  # -1: a test set's hidden label
@@ -144,9 +144,33 @@ def test_label_columns(tmp_path):
         "size": ("'size'",),
         "none": ("'none'", "picture", "data.label_column"),
     }.items():
-        assert open_source(path, label_column=column).labels is None
-        message = refusal(path, label_column=column, need_labels=True, option="eval.test")
+        assert open_source(path, Columns(label_column=column)).labels is None
+        message = refusal(path, Columns(label_column=column), need_labels=True, option="eval.test")
         assert all(word in message for word in ("eval.test", *words))
+
+
+def test_image_columns(tmp_path):
+    masks = [bytes([100 + n]) * 9 for n in range(5)]
+    more = {
+        "mask": (datasets.Image(), [{"bytes": data, "path": None} for data in masks]),
+        "raw": (datasets.Value("binary"), masks[::-1]),
+    }
+    image_set(**more).save_to_disk(tmp_path / "set")
+    path, cache = str(tmp_path / "set"), tmp_path / "sources.json.gz"
+    usual = open_source(path, cache=cache)
+    assert contents(usual) == PICTURES and usual.read_by == {}
+    found = {name: open_source(path, Columns(image_column=name), cache) for name in ("picture", "mask", "raw")}
+    assert {name: contents(source) for name, source in found.items()} == {
+        "picture": PICTURES,
+        "mask": masks,
+        "raw": masks[::-1],
+    }
+    assert contents(usual) == PICTURES  # whichever was opened last
+    assert labels_of(found["mask"]) == labels_of(usual) and found["mask"].read_by == {"image_column": "mask"}
+    assert found["mask"].names() == usual.names()
+    assert describe(found["mask"].paths[3]) == f"{path}, row 3"
+    assert "data.image_column=mask?" in refusal(path, Columns(image_column="masks"))
+    assert "'label' holds no images" in refusal(path, Columns(image_column="label"), option="test")
 
 
 def test_a_damaged_table_does_not_end_the_process(tmp_path):

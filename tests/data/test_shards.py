@@ -19,7 +19,7 @@ from dinolab.data.sources.shards import SHARDS
 from dinolab.data.storage import describe, read_bytes
 from dinolab.data.types import Source
 from dinolab.errors import UserError
-from dinolab.options import Config
+from dinolab.options import Columns, Config
 from tests.data.tars import tar_of, write_tar
 from tests.pictures import make_folder
 
@@ -71,7 +71,7 @@ def test_labels(tmp_path):
     assert labels_of(source) == ["cat", "Bär", "dog", "7", "cat", "cow"]
     assert source.classes == sorted(source.classes)
     other = open_source(
-        write_tar(tmp_path / "b.tar", {k: v for k, v in files.items() if k[0] in "23"}), label_column="kind"
+        write_tar(tmp_path / "b.tar", {k: v for k, v in files.items() if k[0] in "23"}), Columns(label_column="kind")
     )
     assert labels_of(other) == ["tame", "wild"]
 
@@ -82,7 +82,7 @@ def test_labels(tmp_path):
 def test_no_labels_in_json(tmp_path, label):
     source = write_tar(tmp_path / "a.tar", {"1.jpg": b"x", "1.json": label})
     assert open_source(source).labels is None
-    message = refusal(source, need_labels=True, label_column="kind", option="eval.test")
+    message = refusal(source, Columns(label_column="kind"), need_labels=True, option="eval.test")
     assert message.startswith(f"eval.test={source} has no labels")
     assert all(word in message for word in (".cls", '"kind"', '"cls"'))
 

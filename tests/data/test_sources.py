@@ -13,6 +13,7 @@ from dinolab.data.sources import open_source, stratified_split, subset
 from dinolab.data.sources.kinds import KINDS
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.options import Columns
 
 
 def touch(*paths: Path) -> None:
@@ -84,7 +85,7 @@ def test_text_file(tmp_path):
     assert source.labels is None
     (tmp_path / "list.txt").write_text("1.jpg\n")
     assert "data.images" in refusal(str(tmp_path / "list.txt"))
-    assert names(open_source(str(tmp_path / "list.txt"), images=str(tmp_path / "x")), tmp_path) == ["x/1.jpg"]
+    assert names(open_source(str(tmp_path / "list.txt"), Columns(images=str(tmp_path / "x"))), tmp_path) == ["x/1.jpg"]
 
 
 def write_csv(path: Path, *rows: str) -> str:
@@ -122,7 +123,9 @@ def test_the_folder_alike_goes_first(tmp_path):
     touch(*(tmp_path / place / "1.jpg" for place in ("train", "test", ".")))
     source = open_source(write_csv(tmp_path / "Training_set.csv", "filename", "1.jpg"))
     assert source.paths == [str(tmp_path / "train/1.jpg")]
-    source = open_source(write_csv(tmp_path / "Training_set.csv", "filename", "1.jpg"), images=str(tmp_path / "test"))
+    source = open_source(
+        write_csv(tmp_path / "Training_set.csv", "filename", "1.jpg"), Columns(images=str(tmp_path / "test"))
+    )
     assert source.paths == [str(tmp_path / "test/1.jpg")]
 
 
@@ -142,11 +145,11 @@ def test_csv_columns(tmp_path):
     path = write_csv(tmp_path / "all.csv", "\ufefffile,kind", "1.jpg,cat")
     message = refusal(path)
     assert all(word in message for word in ("all.csv", "'filename'", "file, kind", "data.filename_column"))
-    source = open_source(path, filename_column="file")
+    source = open_source(path, Columns(filename_column="file"))
     assert source.labels is None
-    message = refusal(path, filename_column="file", need_labels=True, option="eval.train")
+    message = refusal(path, Columns(filename_column="file"), need_labels=True, option="eval.train")
     assert all(word in message for word in ("eval.train", "'label'", "file, kind", "data.label_column"))
-    assert open_source(path, filename_column="file", label_column="kind", need_labels=True).classes == ["cat"]
+    assert open_source(path, Columns(filename_column="file", label_column="kind"), need_labels=True).classes == ["cat"]
 
 
 def test_csv_with_holes(tmp_path):
@@ -213,7 +216,7 @@ def test_csv_cache(tmp_path, monkeypatch):
     first = open_source(path, cache=cache)
     assert same(open_source(path, cache=cache), first)
     assert len(calls) == 1
-    assert open_source(path, label_column="kind", cache=cache).classes == ["tame"]
+    assert open_source(path, Columns(label_column="kind"), cache=cache).classes == ["tame"]
     assert len(calls) == 2
     write_csv(Path(path), "filename,label", "2.jpg,horse")
     assert open_source(path, cache=cache).classes == ["horse"]

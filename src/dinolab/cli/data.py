@@ -6,27 +6,22 @@ from dataclasses import dataclass
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.config import parse_bytes
 from dinolab.errors import say
-from dinolab.options import option
+from dinolab.options import Columns, option
 
 
 @dataclass
-class Pack:
+class Pack(Columns):
     short_side: int = option(256, "short side of the images in pixels, at most", 1)
     quality: int = option(95, "quality of the JPEGs", 1, 100)
     shard_size: str = option("1G", "bytes in a shard, at most: 500M, 1G", check=parse_bytes)
     workers: int = option(0, "threads (0: one for each core)", 0)
-    images: str = option("", "folder that the names in a CSV or text file are relative to")
-    filename_column: str = option("filename", "column of a CSV with the file names")
-    label_column: str = option("label", "column of a CSV, of a dataset, or of .json files in shards with the labels")
 
 
 def run_pack(src: str, out: str, own: Pack) -> int:
     from dinolab.data.pack import pack
     from dinolab.data.sources import open_source
 
-    source = open_source(
-        src, own.images, filename_column=own.filename_column, label_column=own.label_column, option="SRC"
-    )
+    source = open_source(src, own, need_labels="label_column" in own.chosen(), option="SRC")
     shard_size = parse_bytes(own.shard_size, "shard_size")
     done = pack(source, out, own.short_side, own.quality, shard_size, own.workers, progress=sys.stderr.isatty())
     labels = f"{len(source.classes)} classes" if source.classes else "no labels"

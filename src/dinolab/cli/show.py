@@ -8,7 +8,7 @@ from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError, say
-from dinolab.options import option
+from dinolab.options import Columns, option
 
 MOST_IMAGES = 32  # of a sheet
 MAPS = ("attention", "pca", "similarity")  # that a video can show
@@ -50,7 +50,7 @@ class Similarity(Maps):
 
 
 @dataclass
-class Neighbours(Picture):
+class Neighbours(Columns, Picture):
     data: str = option("", "images to search, as data.path takes them", required=True)
     k: int = option(7, "number of neighbours of each image", 1)
 
@@ -66,7 +66,7 @@ class Video(Picture):
 
 
 @dataclass
-class Action(Picture):
+class Action(Columns, Picture):
     train: str = option("", "labelled images to train the classifier on, as data.path takes them", required=True)
     title: str = option("", "title of the video (empty: the clip's name)")
 
@@ -142,7 +142,7 @@ def run_neighbours(run: str, paths: list[str], own: Neighbours) -> int:
 
     out, shown, encoder = choose_out(run, own, "neighbours", ".png"), open_images(paths), open_encoder(run, own)
     size = own.size or getattr(encoder, "image_size", 224)
-    source = open_source(own.data, option="data")
+    source = open_source(own.data, own, option="data")
     neighbours_sheet(encoder, [f.path for f in shown], source, own.k, size, out, sys.stderr.isatty())
     say(out)
     return 0
@@ -171,7 +171,7 @@ def run_action(run: str, clip: str, own: Action) -> int:
     out = choose_out(run, own, "action", ".mp4")
     import_av()
     open_photos(clip)  # a mistake here is better found before the features are computed
-    source = open_source(own.train, need_labels=True, option="train")
+    source = open_source(own.train, own, need_labels=True, option="train")
     if len(source.classes) < 2:
         raise UserError(f"train={own.train}: images of two classes or more are needed, these are of one")
     encoder, progress = open_encoder(run, own), sys.stderr.isatty()

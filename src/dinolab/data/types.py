@@ -7,7 +7,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,9 @@ class Source:
     classes: list[str]
     pixels: Pixels = RGB
     unlabelled: str = ""  # why there are no labels
+    read_by: dict[str, str] = field(
+        default_factory=dict
+    )  # the options of `Columns` that were chosen to read it, by name
 
     def __len__(self) -> int:
         return len(self.paths)

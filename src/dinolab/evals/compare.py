@@ -25,7 +25,7 @@ from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
 from dinolab.evals.contract import Evaluation, EvaluationOptions, Given
 from dinolab.evals.evaluate import find, make_folder, run_evaluation
-from dinolab.evals.labelled_images import LabelledImages, named_and_opened, open_train_and_test
+from dinolab.evals.labelled_images import LabelledImages, named_and_opened, open_train_and_test, sources_in_words
 from dinolab.evals.plots import draw_figures, draw_speeds
 from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
@@ -122,7 +122,7 @@ def run_comparison(
     chosen = options.evaluations or [name for name, evaluation in EVALS.items() if evaluation.compared]
     evaluations = {name: find(name) for name in chosen}
     open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
-    sources = open_train_and_test(options.train, options.test, given or {})
+    sources = open_train_and_test(options, given or {})
     if len(sources) > 2:
         raise UserError(
             f"test={','.join(options.test)}: encoders are compared on one set of test images; name one at a time"
@@ -138,7 +138,7 @@ def run_comparison(
     settings = {
         "evaluations": chosen, "precision": options.precision, "seed": options.seed, "seeds": options.seeds
     }  # fmt: skip
-    data = {"train": sources[0].name, "test": sources[1].name if sources[1:] else None}
+    data = sources_in_words(sources[0], sources[1] if sources[1:] else None)
     found = Comparison(data, settings, environment)
     run = Run(evaluations, options, sources, out, earlier_entries(out), found, progress)
     others = options.against if against is None else against

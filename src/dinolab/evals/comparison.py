@@ -63,7 +63,7 @@ class Row:
 class Comparison:
     """Several encoders by several evaluations on the same data."""
 
-    data: Json  # train, test: names of the sources; test is None where it is held out of train
+    data: Json  # train, test: names of the sources; test is None where it is held out of train; the chosen options of Columns
     settings: Json  # evaluations, precision, seed, seeds
     environment: Json | None = None
     encoders: list[Row] = field(default_factory=list)

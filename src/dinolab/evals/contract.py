@@ -47,7 +47,7 @@ class EvaluationOptions(FeatureOptions):
 
     out: str = option(
         "",
-        "folder for the results (empty: RUN/eval/NAME, or runs/eval/ENCODER/NAME; calls from Python then write none)",
+        "folder for the results (empty: RUN/eval/NAME, or runs/eval/ENCODER/NAME)",
     )
     seed: int = option(0, "seed of every random draw: of splits, folds and initial weights", 0, 1 << 30)
 

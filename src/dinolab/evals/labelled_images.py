@@ -14,7 +14,7 @@ from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.scores import match_classes
 from dinolab.evals.splits import held_out
 from dinolab.features.extract import FeatureSet, joined
-from dinolab.options import option
+from dinolab.options import Columns, option
 
 
 class TestSet(NamedTuple):
@@ -51,17 +51,15 @@ class LabelledImages:
     """Training images with labels, and test images; without test images, a fifth of each class is held out."""
 
     @dataclass
-    class Options(EvaluationOptions):
+    class Options(Columns, EvaluationOptions):
         """Options that name labelled images."""
 
         train: str = option("", "labelled training images, as data.path takes them", required=True)
         test: list[str] = option(
             [],
-            "test images, or several sets of them (empty: a fifth of each class of the training images, kept in a file beside them)",
+            "test images, or several sets (empty: a fifth of each class, kept in a file beside train)",
         )
-        seeds: int = option(
-            1, "number of seeds: with several, everything random is repeated and mean and deviation are given", 1, 1000
-        )
+        seeds: int = option(1, "repeat all that is random with so many seeds, and give mean and deviation", 1, 1000)
 
     def __init__(self, sources: list[Source], context: Context) -> None:
         self.sources, self.context = sources, context
@@ -70,7 +68,7 @@ class LabelledImages:
     @staticmethod
     def open(options: "LabelledImages.Options", given: Given, context: Context) -> "LabelledImages":
         """Raises UserError: training images without labels, or no class that both have."""
-        sources = open_train_and_test(options.train, options.test, given)
+        sources = open_train_and_test(options, given)
         train, *tests = sources
         for test in tests:
             if test.classes and not {*train.classes} & {*test.classes}:
@@ -128,22 +126,27 @@ def named_and_opened(**sources: Any) -> tuple[dict[str, Any], Given]:
     return named, given
 
 
-def open_train_and_test(train: str, tests: list[str], given: Given) -> list[Source]:
+def open_train_and_test(options: LabelledImages.Options, given: Given) -> list[Source]:
     """Labelled training images, and each set of test images, which may have no labels; or the training images alone."""
-    found = given["train"] if "train" in given else [open_source(train, need_labels=True, option="train")]
+    found = given["train"] if "train" in given else [open_source(options.train, options, None, True, "train")]
     if found[0].labels is None:
         raise UserError(f"{found[0].name} has no labels, and the training images need some")
     if "test" in given:
         return [*found, *given["test"]]
-    return [*found, *(open_source(test, option="test") for test in dict.fromkeys(tests))]
+    return [*found, *(open_source(test, options, option="test") for test in dict.fromkeys(options.test))]
+
+
+def sources_in_words(train: Source, test: Source | None) -> dict[str, Any]:
+    """The options that name these sources and say how they were read, for a result."""
+    read_by = (test.read_by if test else {}) | train.read_by
+    return {"train": train.name, "test": test.name if test else None, **read_by}
 
 
 def describe(sides: Sides, number: int = 0) -> dict[str, Any]:
     """The facts of the training images and of the test set of this number that a result keeps."""
     test = sides.tests[number]
     return {
-        "train": sides.train.name,
-        "test": test.source.name,
+        **sources_in_words(sides.train, test.source),
         "split": sides.split,
         "train_images": len(sides.train_features),
         "test_images": len(test.features),

@@ -38,7 +38,7 @@ class Result:
 
     evaluation: str  # its name in EVALS
     encoder: Json  # name, dim, patch_size, and info: what the model card says of how it was made
-    data: Json  # train, test: names of the sources; split; numbers of images; classes
+    data: Json  # train, test: names of the sources; the chosen options of Columns; split; numbers of images; classes
     settings: Json  # size, precision, the evaluation's options, and what it chose by itself
     figures: dict[str, Measured]  # by the keys of the evaluation's FIGURES; the first is the one to compare encoders by
     seed: int = 0

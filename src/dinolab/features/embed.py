@@ -29,8 +29,8 @@ def embed(
         data: images, as `data.path` takes them, or an opened source.
         out: an .npz file to write the arrays to as well.
         progress: show progress bars.
-        options: size, precision, device, workers, cache and patches, see `dinolab embed --help`. By default the encoder stays where
-            it is (one that is named is loaded on the CPU), and no processes are started.
+        options: size, precision, device, workers, cache, patches, and the columns of `data`, see `dinolab embed --help`. By default the
+            encoder stays where it is (one that is named is loaded on the CPU), and no processes are started.
 
     Returns:
         cls float32 (N, D); patches float32 (N, D), their mean, if asked for; labels int64 (N,), -1 without labels; classes, their
@@ -53,7 +53,8 @@ def run_embed(
     if file and (file.suffix != ".npz" or not file.parent.is_dir()):
         raise UserError(f"out={file}: name a file that ends in .npz, in a folder that exists")
     network = open_encoder(encoder)[1]
-    source = source or open_source(options.data, option="data")
+    asked_for = "label_column" in options.chosen()  # who names a column wants its labels
+    source = source or open_source(options.data, options, need_labels=asked_for, option="data")
     how = Extraction(**extraction_arguments(network, options, progress))
     found = how.extract(network, source, patches=options.patches)
     arrays = {"cls": found.matrix().numpy()}

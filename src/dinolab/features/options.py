@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dinolab.config import parse_size
-from dinolab.options import option
+from dinolab.options import Columns, option
 
 TOKENS = ("cls", "patches", "both")  # the class token, the mean of the patches, or one after the other
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -15,11 +15,11 @@ class FeatureOptions:
     """How features are computed, and where they are kept."""
 
     size: str = option(
-        "", "side of the images in pixels, or height and width as 224x336 (empty: the encoder's own)", check=parse_size
+        "", "side of images in pixels, or height and width as 224x336 (empty: the encoder's)", check=parse_size
     )
     precision: str = option(
         "auto",
-        "number type of the encoder's matrix products; auto: bf16 on hardware that is fast in it",
+        "number type of matrix products; auto: bf16 where that is fast",
         choices=PRECISIONS,
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
@@ -28,7 +28,7 @@ class FeatureOptions:
 
 
 @dataclass
-class EmbedOptions(FeatureOptions):
+class EmbedOptions(Columns, FeatureOptions):
     """Options of `dinolab embed`."""
 
     data: str = option("", "images: a folder, a CSV, shards or a dataset, as data.path takes them", required=True)

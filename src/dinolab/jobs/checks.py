@@ -11,9 +11,11 @@ from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.jobs.plan import NAME, SCALES, TITLE
 from dinolab.jobs.stages import STAGES
+from dinolab.options import COLUMNS
 from dinolab.rundir import JOB, RunFolder, read_object
 
-OWN = ("data.path", "data.images", "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself
+OF_DATA = [f"data.{name}" for name in ("path", *COLUMNS)]
+OWN = (*OF_DATA, "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself
 EXTRAS = {"timm": "timm", "av": "video"}  # packages that stages need: the extra that installs them
 
 

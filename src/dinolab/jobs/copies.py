@@ -13,8 +13,10 @@ from typing import Any
 
 from dinolab.data.addresses import find_files
 from dinolab.data.sources.dataset import list_rows, read_row
+from dinolab.data.sources.kind import Request
 from dinolab.errors import UserError
 from dinolab.evals.results import write_csv
+from dinolab.options import Columns
 
 TRAINING, TESTING, TEST_LABELS = "Training_set.csv", "Testing_set.csv", "Testing_labels.csv"
 LABEL_COLUMNS = ("labels", "label")  # of a Hugging Face copy
@@ -145,7 +147,7 @@ def convert(tables: dict[str, str], to: Path) -> None:
 def labelled_rows(address: str, files: list[str]) -> tuple[list[str], list[str] | None]:
     found: Any = None
     for column in LABEL_COLUMNS:
-        listing = list_rows(address, files, column, address)
+        listing = list_rows(Request(address, address, "data", Columns(label_column=column)), files)
         if listing.labels is not None or found is None:
             found = listing.names, listing.labels
     return found

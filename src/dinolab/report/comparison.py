@@ -5,6 +5,7 @@ import re
 from dinolab.evals.comparison import Comparison
 from dinolab.evals.comparison_table import cells, notes
 from dinolab.evals.result import Result
+from dinolab.options import COLUMNS
 from dinolab.report.evaluated import rank
 from dinolab.report.run import Run
 from dinolab.report.tables import Cell, Table
@@ -25,9 +26,11 @@ def with_results_apart(comparison: Comparison, run: Run) -> Comparison:
     """
     own: dict[str, Result] = {}
     others: dict[str, dict[str, Result]] = {}
+    data = comparison.data
     for evaluated in run.results:
         result = evaluated.result
-        same_images = all(result.data.get(part) == name for part, name in comparison.data.items() if name)
+        same_images = all(result.data.get(key) == data.get(key) for key in ("train", *COLUMNS))
+        same_images = same_images and data["test"] in (None, result.data.get("test"))
         if result.evaluation in comparison.evaluations or not same_images or not result.main:
             continue
         if run.is_own(evaluated):

@@ -9,6 +9,7 @@ import numpy as np
 
 from dinolab.data.sources import open_source
 from dinolab.evals.scores import count_confusions
+from dinolab.options import COLUMNS, Columns
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.pictures import Grid, Picture, photo
 
@@ -79,7 +80,8 @@ def test_images(evaluated: Evaluated) -> dict[str, str]:
     """Path of each test image by its name in predictions.csv; where the train images were split, of all of them."""
     data = evaluated.result.data
     part = "test" if data.get("split") == "given" else "train"
-    source = open_source(str(data.get(part)), option=f"the {part} images of {evaluated.folder}")
+    columns = Columns(**{name: str(data[name]) for name in COLUMNS if name in data})
+    source = open_source(str(data.get(part)), columns, option=f"the {part} images of {evaluated.folder}")
     return dict(zip(source.names(), source.paths))
 
 

@@ -4,11 +4,12 @@ import math
 from typing import NamedTuple
 
 from dinolab.evals.contract import Figure
+from dinolab.options import COLUMNS
 from dinolab.report.evaluated import Evaluated, between, own_settings, rank
 from dinolab.report.predictions import read_predictions
 from dinolab.report.run import Run
 
-SAME = ("train", "test", "split", "train_images", "test_images")  # of the data, where figures can be compared
+SAME = ("train", "test", "split", "train_images", "test_images", *COLUMNS)  # of the data, where figures can be compared
 PIXELS = "pixels"  # name of the encoder that returns the pixels themselves
 Z = 1.96  # standard deviations on either side that hold 95% of a normal distribution
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,9 @@ LOOKED_AT, COMPARED = 8, 32  # images that are compared at the start, and the si
 
 
 def open_data(cfg: Config, cache: Path | None) -> Source:
-    d = cfg.data
-    if not d.path:
+    if not cfg.data.path:
         raise UserError("data.path is not set: name a folder of images, a text file of paths or a CSV, data.path=DIR")
-    return open_source(d.path, d.images, d.filename_column, d.label_column, cache=cache)
+    return open_source(cfg.data.path, cfg.data, cache)
 
 
 def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> tuple[Source, Source] | None:
@@ -51,9 +51,9 @@ def monitor_sources(cfg: Config, source: Source, say: Callable[[str], None]) -> 
     if bool(cfg.eval.train) != bool(cfg.eval.test):
         raise UserError("eval.train and eval.test go together: set both or neither")
     if cfg.eval.train:
-        columns = ("", cfg.data.filename_column, cfg.data.label_column)
+        columns = replace(cfg.data, images="")  # which is the folder of data.path's images
         train, test = (
-            open_source(path, *columns, need_labels=True, option=option)
+            open_source(path, columns, need_labels=True, option=option)
             for path, option in ((cfg.eval.train, "eval.train"), (cfg.eval.test, "eval.test"))
         )
     elif source.labels is None:

@@ -12,13 +12,12 @@ from dinolab.data.sources.kinds import KINDS, choose_kind, forget
 from dinolab.data.sources.listing import list_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError, mask
+from dinolab.options import Columns
 
 
 def open_source(
     path: str,
-    images: str = "",
-    filename_column: str = "filename",
-    label_column: str = "label",
+    columns: Columns | None = None,
     cache: Path | None = None,
     need_labels: bool = False,
     option: str = "data.path",
@@ -34,9 +33,8 @@ def open_source(
 
     Args:
         path: the source, as the user named it.
-        images: folder that the names in a text file or CSV are relative to; "" looks for it beside the file.
-        filename_column: column of a CSV file that names the images.
-        label_column: column of a CSV file or dataset that holds the labels, or key in the .json files of shards.
+        columns: the columns that hold names, images and labels, and the folder of the images that a file names; None stands for
+            the defaults.
         cache: file that keeps the listing until the source or these arguments change.
         need_labels: True refuses a source without labels.
         option: the option by which the user named `path`, for messages.
@@ -45,19 +43,18 @@ def open_source(
         UserError: there is no such source, it holds no images, lacks a column, or has no labels though `need_labels`.
     """
     check_settings()
+    columns = columns or Columns()
     named, name = mask(f"{option}={path}"), mask(path)
     forget()
     kind, rest = choose_kind(path, named)
-    listing = list_source(kind, Request(rest, named, option, images, filename_column, label_column), cache)
+    listing = list_source(kind, Request(rest, named, option, columns), cache)
     if need_labels and listing.labels is None:
         raise UserError(f"{named} has no labels: {listing.unlabelled}")
-    paths = listing.locations(kind)
-    if listing.labels is None:
-        return Source(name, paths, None, [], KINDS[kind].pixels, listing.unlabelled)
-    classes = sorted(set(listing.labels))
+    classes = sorted(set(listing.labels or []))
     number = {label: n for n, label in enumerate(classes)}
-    labels = np.array([number[label] for label in listing.labels], np.int64)
-    return Source(name, paths, labels, classes, KINDS[kind].pixels)
+    labels = None if listing.labels is None else np.array([number[label] for label in listing.labels], np.int64)
+    pixels, chosen = KINDS[kind].pixels, columns.chosen()
+    return Source(name, listing.locations(kind), labels, classes, pixels, listing.unlabelled, chosen)
 
 
 def stratified_split(source: Source, share: float = 0.2, seed: int = 0) -> tuple[Source, Source]:

@@ -41,14 +41,14 @@ def read_csv(file_name: str, request: Request, count: Count) -> tuple[list[str],
     names: list[str] = []
     labels: list[str] = []
     unlabelled = ""
-    name_column, label_column = request.filename_column, request.label_column
+    name_column, label_column = request.columns.filename_column, request.columns.label_column
     text = read_text(file_name, request.named)
     separator = find_separator(text, name_column)
     rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=separator)
     columns = [column or "" for column in rows.fieldnames or []]
     check_columns(columns, request)
     if label_column not in columns:
-        unlabelled = f"no column {label_column!r}, only: {', '.join(columns)}; set data.label_column"
+        unlabelled = request.lacks("label_column", columns)
     for row in rows:
         if not row[name_column]:
             raise UserError(f"{request.named}, line {rows.line_num}: column {name_column!r} is empty")
@@ -71,12 +71,9 @@ def find_separator(text: str, name_column: str) -> str:
 
 def check_columns(columns: list[str], request: Request) -> None:
     """Raises UserError where the column of file names is missing, or a column that is needed is there twice."""
-    if request.filename_column not in columns:
-        raise UserError(
-            f"{request.named} has no column {request.filename_column!r}, only: {', '.join(columns) or 'none at all'}; "
-            "set data.filename_column to the one with the file names"
-        )
-    for column in (request.filename_column, request.label_column):
+    if request.columns.filename_column not in columns:
+        raise UserError(f"{request.named} has {request.lacks('filename_column', columns)}")
+    for column in (request.columns.filename_column, request.columns.label_column):
         if columns.count(column) > 1:
             raise UserError(f"{request.named} has {columns.count(column)} columns {column!r}; rename all but one")
 

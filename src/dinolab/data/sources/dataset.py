@@ -6,19 +6,20 @@ The datasets library converts parquet files once, into a cache of its own.
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from dinolab.data.addresses import absolute, as_os_error, find_files, is_file_name, is_remote, read_regular
-from dinolab.data.sources.kind import Count, Kind, Listing, Request
+from dinolab.data.sources.kind import MOST_NAMED, Count, Kind, Listing, Request
 from dinolab.data.sources.packed import find_packed, is_folder_of
-from dinolab.errors import UserError
+from dinolab.errors import UserError, some
 
 BINARY_NAMES = ("image", "img", "jpg")  # columns that hold images although their type says only bytes
 
 
 class Dataset(Kind):
-    """The parts of a location are the address of the dataset and the number of the row."""
+    """The parts of a location are the address of the dataset, the column of the images if the user chose it, and the row."""
 
     title = "a Hugging Face dataset (a folder of save_to_disk, or .parquet files)"
 
@@ -41,15 +42,14 @@ class Dataset(Kind):
         return find_files(address, ".arrow") if is_saved(address) else find_packed(request, ".parquet")
 
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
-        return list_rows(request.address, files, request.label_column, request.named)
+        return list_rows(request, files)
 
     def read(self, parts: Sequence[str]) -> bytes:
-        address, row = parts
-        return read_row(address, int(row))
+        address, *column, row = parts
+        return read_row(address, int(row), *column)
 
     def describe(self, parts: Sequence[str]) -> str:
-        address, row = parts
-        return f"{address}, row {row}"
+        return f"{parts[0]}, row {parts[-1]}"
 
     def forget(self) -> None:
         image_rows.cache_clear()
@@ -65,22 +65,21 @@ def has_several_splits(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "dataset_dict.json"))
 
 
-def list_rows(address: str, files: list[str], label_column: str, named: str) -> Listing:
+def list_rows(request: Request, files: list[str]) -> Listing:
     """List all rows; there are labels if every row has one.
 
     Args:
-        address: what the dataset is opened by: a folder, a file or a pattern.
+        request: its address, a folder, a file or a pattern, is what the dataset is opened by.
         files: its parquet files.
-        named: the option and its value, for messages.
     """
-    table = open_table(address, files)
-    image_column(table.features, named)
-    names = [f"{address}\0{row}" for row in range(len(table))]
+    table = open_table(request.address, files)
+    check_image_column(table.features, request)
+    chosen, label_column = request.columns.image_column, request.columns.label_column
+    place = f"{request.address}\0{chosen}" if chosen else request.address
+    names = [f"{place}\0{row}" for row in range(len(table))]
     feature = table.features.get(label_column)
     if feature is None:
-        return Listing(
-            names, None, f"no column {label_column!r}, only: {', '.join(table.features)}; set data.label_column"
-        )
+        return Listing(names, None, request.lacks("label_column", list(table.features)))
     label_of = label_reader(feature)
     if label_of is None:
         return Listing(names, None, f"column {label_column!r} holds neither classes, nor text, nor whole numbers")
@@ -92,9 +91,9 @@ def list_rows(address: str, files: list[str], label_column: str, named: str) -> 
     return Listing(names, labels)
 
 
-def read_row(address: str, row: int) -> bytes:
+def read_row(address: str, row: int, column: str = "") -> bytes:
     """The encoded image of a row. Raises OSError if the row holds none, and whatever the datasets library raises."""
-    value = whole(image_rows(address)[row])[0].as_py()
+    value = whole(image_rows(address, column)[row])[0].as_py()
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None and isinstance(value, dict) and value.get("path"):
         folder = address if os.path.isdir(address) else os.path.dirname(address)
@@ -114,10 +113,10 @@ def whole(rows: Any) -> Any:
 
 
 @lru_cache(4)
-def image_rows(address: str) -> Any:
-    """The column of images, as a dataset whose items are Arrow tables of one row: nothing is decoded."""
+def image_rows(address: str, column: str) -> Any:
+    """The column of images, as a dataset whose items are Arrow tables of one row: nothing is decoded. "" finds the column."""
     table = open_table(address, find_files(address, ".parquet"))
-    return table.select_columns([image_column(table.features, address)]).with_format("arrow")
+    return table.select_columns([column or find_image_column(table.features)]).with_format("arrow")
 
 
 def open_table(address: str, files: list[str]) -> Any:
@@ -132,26 +131,38 @@ def open_table(address: str, files: list[str]) -> Any:
         return datasets.Dataset.from_parquet(files)
 
 
-def image_column(features: Any, named: str) -> str:
-    """Find the first column of type Image, else the first of bytes and path, else one of bytes under a name in BINARY_NAMES."""
+def find_image_column(features: Any) -> str:
+    """The first column of type Image, else the first of bytes and path, else one of bytes under a name in BINARY_NAMES, else ""."""
     import datasets
 
-    def is_bytes(feature: Any) -> bool:
-        return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    images = (name for name, feature in features.items() if isinstance(feature, datasets.Image))
+    pairs = (name for name, feature in features.items() if isinstance(feature, dict) and is_bytes(feature.get("bytes")))
+    plain = (name for name in BINARY_NAMES if is_bytes(features.get(name)))
+    return next(chain(images, pairs, plain), "")
 
-    for name, feature in features.items():
-        if isinstance(feature, datasets.Image):
-            return name
-    for name, feature in features.items():
-        if isinstance(feature, dict) and is_bytes(feature.get("bytes")):
-            return name
-    for name in BINARY_NAMES:
-        if is_bytes(features.get(name)):
-            return name
-    columns = ", ".join(features)
-    raise UserError(
-        f"{named}: no column of images, only: {columns}; a column of mere bytes has to be named {' or '.join(BINARY_NAMES)}"
-    )
+
+def check_image_column(features: Any, request: Request) -> None:
+    """Raises UserError where the column of images that the user chose is not there or holds none, or where none is found."""
+    import datasets
+
+    column, named = request.columns.image_column, request.named
+    if not column and not find_image_column(features):
+        raise UserError(
+            f"{named}: no column of images, only: {some(list(features), MOST_NAMED, ', ')}; a column of mere bytes is found by "
+            f"the name {' or '.join(BINARY_NAMES)}, and by any name with {request.key('image_column')}=NAME"
+        )
+    if column and column not in features:
+        raise UserError(f"{named} has {request.lacks('image_column', list(features))}")
+    feature = features[column] if column else None
+    pair = feature.get("bytes") if isinstance(feature, dict) else feature
+    if column and not (isinstance(feature, datasets.Image) or is_bytes(pair)):
+        raise UserError(f"{named}: column {column!r} holds no images")
+
+
+def is_bytes(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
 
 
 def label_reader(feature: Any) -> Callable[[Any], str] | None:

@@ -14,14 +14,14 @@ FIRST = 5  # names at the head of the file, of which at least one must be a file
 def find_images(names: list[str], file: str, request: Request, guess: bool) -> tuple[list[str], str]:
     """Find the images that a file names.
 
-    Their folder is the first likely one that holds one of the first images: `request.images` if it is set, else a folder named like
+    Their folder is the first likely one that holds one of the first images: the option `images` if it is set, else a folder named like
     the file, or the file's own. Failing these, it is the only other folder beside the file that holds one of them. Where no folder
     holds them under their names, other `spellings` are tried.
 
     Args:
         names: names of the images, as the file lists them.
         file: absolute path of the file that lists them.
-        guess: False looks in `request.images` or the file's own folder alone.
+        guess: False looks in the option `images` or the file's own folder alone.
 
     Returns:
         The names as the images have them, relative to the folder; and the folder.
@@ -33,8 +33,8 @@ def find_images(names: list[str], file: str, request: Request, guess: bool) -> t
         raise UserError(f"{request.named}: the file lists no images")
     likely: list[str] = [os.path.dirname(file)]
     others: list[str] = []
-    if request.images:
-        likely = [absolute(request.images)]
+    if images := request.columns.images:
+        likely = [absolute(images)]
     elif guess:
         likely, others = folders_beside(file)
     where = f"is not in {' or '.join(likely)}"
@@ -48,8 +48,8 @@ def find_images(names: list[str], file: str, request: Request, guess: bool) -> t
             where = f"is in several folders ({', '.join(found)})"
             break
     way_out = "put the file beside its images"
-    if request.option == "data.path":
-        way_out = "set data.images to the folder of the images"
+    if not request.option.startswith("eval."):  # data.images is the folder of data.path alone
+        way_out += f", or set {request.key('images')} to their folder"
     raise UserError(f"{request.named}: {names[0]}, the first image it lists, {where}; {way_out}")
 
 

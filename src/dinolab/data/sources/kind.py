@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from dinolab.data.addresses import absolute, is_remote
 from dinolab.data.locations import join
-from dinolab.errors import UserError
+from dinolab.errors import UserError, nearest, some
+from dinolab.options import Columns
 from dinolab.pixels import RGB, Pixels
 
 Count = Callable[[int], None]  # to be called with the number of images found so far
+MOST_NAMED = 20  # columns in a message
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,18 @@ class Request:
     path: str  # without the prefix that chooses a kind
     named: str  # "OPTION=PATH", as the user wrote it, for messages
     option: str = "data.path"
-    images: str = ""  # folder that the names in a file are relative to; "" looks for it beside the file
-    filename_column: str = "filename"
-    label_column: str = "label"
+    columns: Columns = field(default_factory=Columns)
+
+    def key(self, option: str) -> str:
+        """An option of `columns` as the user writes it: a training's begin with data."""
+        return f"data.{option}" if self.option.startswith(("data.", "eval.")) else option
+
+    def lacks(self, option: str, columns: Sequence[str]) -> str:
+        """What is wrong where the column that an option of `columns` names is not there, for a message: "no column ..."."""
+        name, key = getattr(self.columns, option), self.key(option)
+        near = nearest(name, columns)
+        hint = f"did you mean {key}={near}?" if near else f"set {key}"
+        return f"no column {name!r}, only: {some(columns, MOST_NAMED, ', ') or 'none at all'}; {hint}"
 
     @property
     def address(self) -> str:

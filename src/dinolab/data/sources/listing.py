@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dinolab.data.addresses import stamps
 from dinolab.data.sources.kind import Kind, Listing, Request
@@ -32,8 +33,7 @@ def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
     reader = KINDS[kind]
     try:
         files = reader.files(request)
-        columns = (request.images, request.filename_column, request.label_column)
-        key = [kind, request.address, *columns, *stamps(files)]
+        key = [kind, request.address, request.columns.chosen(), *stamps(files)]
         listing = read_cache(cache, key, reader) if cache else None
         if listing is None:
             with count_up(f"listing {request.named}", "images") as count:
@@ -50,7 +50,7 @@ def list_source(kind: str, request: Request, cache: Path | None) -> Listing:
     return listing
 
 
-def read_cache(cache: Path, key: list[str], kind: Kind) -> Listing | None:
+def read_cache(cache: Path, key: list[Any], kind: Kind) -> Listing | None:
     """The listing that was kept for this very key, if the file is whole and the listing still true."""
     try:
         with gzip.open(cache) as file:  # in pieces: to read more at once takes that much memory, however small the file
@@ -90,7 +90,7 @@ def is_whole(listing: Listing) -> bool:
     )
 
 
-def write_cache(cache: Path, key: list[str], listing: Listing) -> None:
+def write_cache(cache: Path, key: list[Any], listing: Listing) -> None:
     """Keep a listing. If that fails, the next start takes longer, and that is all."""
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ class Shards(Kind):
         if odd:
             return Listing(names, None, odd[0])
         return Listing(
-            names, None, f'no .cls files in the shards, nor .json files with "{request.label_column}" or "cls"'
+            names, None, f'no .cls files in the shards, nor .json files with "{request.columns.label_column}" or "cls"'
         )
 
     def read(self, parts: Sequence[str]) -> bytes:
@@ -149,7 +149,7 @@ def read_shard(shard: str, request: Request) -> tuple[list[Image], Counter[str]]
             raise UserError(f"{request.named}: {shard}: {NOT_COMPRESSED}")
         file.seek(0)
         try:
-            return read_index(file, shard, request.label_column)
+            return read_index(file, shard, request.columns.label_column)
         except tarfile.TarError as error:
             raise UserError(f"{request.named}: {shard} is cut short or no tar file ({error})") from error
 

@@ -24,7 +24,7 @@ class TextList(Kind):
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
         text = read_text(files[0], request.named)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        folder = absolute(request.images) if request.images else os.path.dirname(files[0])
+        folder = absolute(images) if (images := request.columns.images) else os.path.dirname(files[0])
         if has_labels(lines[:FIRST]) and not holds_one_of(folder, lines):
             return self.list_labelled(lines, files[0], request)
         names, folder = find_images(lines, files[0], request, guess=False)
