@@ -18,13 +18,10 @@ def predict_options() -> tuple[type, ...]:
 
 def run_predict(layer: str, data: str, own: Any) -> int:
     from dinolab.data.sources import open_source
-    from dinolab.evals.predict import find_layer
     from dinolab.evals.predict import run_predict as predict
 
-    file = find_layer(layer)
-    say(f"the layer: {file}")
-    found = predict(file, open_source(data, option="data"), own, progress=sys.stderr.isatty())
-    say(f"the encoder: {found.encoder}", "")
+    found = predict(layer, open_source(data, option="data"), own, progress=sys.stderr.isatty())
+    say(f"layer: {found.layer}", f"encoder: {found.encoder}", "")
     counts = Counter(found.labels).most_common()
     width = len(f"{len(found.kept):,}")
     for name, count in counts[:MOST_CLASSES]:
