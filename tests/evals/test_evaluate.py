@@ -125,7 +125,7 @@ def test_several_test_sets_are_as_one_by_one(folders, tmp_path, protocol, monkey
 )  # fmt: skip
 def test_the_saved_layer_gives_the_predictions(folders, run, tmp_path, protocol, options, monkeypatch):
     monkeypatch.setattr("dinolab.evals.linear.LEAST_STEPS", 10)
-    dinolab.evaluate(protocol, run, *folders, tmp_path / "out", size="24x16", cache="none", **options)
+    dinolab.evaluate(protocol, run, *folders, tmp_path / "out", size="24x16", precision="fp32", cache="none", **options)
     layer, encoder = dinolab.load_layer(tmp_path / "out"), dinolab.load(run)
     assert layer.size == (24, 16) and layer.precision == "fp32" and layer.encoder["name"] == str(run)
     source = open_source(folders[1])
