@@ -11,6 +11,7 @@ import torch
 import dinolab
 from dinolab import cli
 from dinolab.errors import UserError
+from dinolab.evals.heads import Input
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.load import save_encoder
@@ -80,6 +81,16 @@ def test_a_run_that_was_moved_is_found_and_other_weights_are_refused(made: Path,
         assert found.encoder == "BackboneEncoder" and np.array_equal(found.probabilities, expected)
     finally:
         (made / "hidden").rename(hidden)
+
+
+def test_a_damaged_layer_is_refused(made: Path, tmp_path: Path) -> None:
+    damages = {"size": [("24", 16)], "classes": [[1, 2, 3]], "taken": [Input("2", "both"), Input(2, "all")]}
+    for fact, value in ((fact, value) for fact, values in damages.items() for value in values):
+        layer = dinolab.load_layer(made / "run" / "eval" / "logreg")
+        setattr(layer, fact, value)
+        layer.save(tmp_path)
+        with pytest.raises(UserError, match=r"layer\.safetensors: not a layer of dinolab's .*repeat"):
+            dinolab.predict(tmp_path, made / "test", encoder=made / "run")
 
 
 @pytest.mark.parametrize(
