@@ -1,10 +1,14 @@
 """Fixtures that several test files share."""
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+
+from dinolab.weights.starter import FILE, PACKAGE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -13,8 +17,7 @@ def shared(*parts: str) -> Path:
     """A folder beside the project that is no part of it: without it the test is skipped, and in CI it fails."""
     folder = SHARED.joinpath(*parts)
     if not folder.is_dir():
-        message = f"{folder.name} is not at hand, as it lies outside of the project"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+        missing(folder.name)
     return folder
 
 
@@ -28,6 +31,22 @@ def har() -> Path:
 def golden() -> Path:
     """Inputs and results of published code, a folder for each subject."""
     return shared("golden")
+
+
+@pytest.fixture(scope="session")
+def starter_file() -> Path:
+    """The weights of the starter encoder; skipped where their package is not installed, required in CI."""
+    try:
+        return Path(str(distribution(PACKAGE).locate_file(FILE)))
+    except PackageNotFoundError:
+        missing(PACKAGE)
+
+
+def missing(name: str) -> NoReturn:
+    """Skips the test, for want of something that CI must have."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"missing in CI: {name}")
+    pytest.skip(f"{name} is not at hand")
 
 
 @pytest.fixture(autouse=True)

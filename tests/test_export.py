@@ -17,8 +17,12 @@ import dinolab
 from dinolab.cli import main
 from dinolab.data.views import eval_view
 from dinolab.errors import UserError
+from dinolab.evals.heads import Input, Trained
+from dinolab.evals.layer import LinearLayer
 from dinolab.export import TARGETS, export, write
+from dinolab.export.classifier import CLASSIFIERS
 from dinolab.export.onnx import bicubic
+from dinolab.features.cache import checksum
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import _constants, normalise
 from dinolab.models.vit import ViT
@@ -161,6 +165,54 @@ def test_where_positions_are_resampled_otherwise_the_difference_is_told(
         assert difference > 1e-3 and list(check.differences) == [(SIZE, SIZE)]
         said = f"model.interpolate_offset={changes.get('interpolate_offset', 0.0)} do: the difference is {difference:.1e} at 56 x 32 pixels"
         assert said in str(check) and said in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("to", "changes", "tokens", "blocks"),
+    [
+        ("huggingface", {}, "both", 1),
+        ("huggingface", {"registers": 2}, "cls", 1),
+        ("huggingface", {}, "patches", 1),
+        pytest.param("onnx", {"registers": 2}, "both", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_layer_goes_out_with_its_model(
+    to: str, changes: dict, tokens: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(Path("mine"), **changes)
+    trained = Trained(nn.Linear(48 * (blocks + (tokens == "both")), 3), Input(blocks, tokens))
+    trained.linear.requires_grad_(False).bias[1] = -torch.inf  # of a class without training images
+    encoder = dinolab.load(run)
+    facts = {"name": "mine", "weights_crc32": checksum(encoder.state_dict(), {})}
+    layer = LinearLayer(trained, ["a", "b", "c"], (SIZE, SIZE), "fp32", facts)
+    layer.save(run)
+    assert main(["export", "mine", f"to={to}", "out=out", "layer=mine"]) == 0
+    images = torch.rand(2, 3, 56, 32)
+    with torch.inference_mode():
+        ours, theirs = layer.predict(encoder, images), CLASSIFIERS[to].open(Path("out"), RGB)(images).softmax(1)
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            TARGETS[to].open(Path("out"), RGB)(images).cls, encoder(images).cls, atol=1e-5, rtol=0
+        )
+    card = Path("out", "README.md").read_text()
+    names = {"images": images.numpy() if to == "onnx" else [Image.new("RGB", (50, 40))]}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    assert set(names["labels"]) <= {"a", "c"} and "of probabilities" in card and "40 x 40 pixels" in card
+
+
+def test_a_layer_that_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
+    encoder = {"weights_crc32": checksum(dinolab.load(run).state_dict(), {})}
+    layer = LinearLayer(Trained(nn.Linear(96, 3), Input(2, "cls")), ["a", "b", "c"], (SIZE, SIZE), "fp32", encoder)
+    layer.save(tmp_path)
+    for to, message in (("timm", "to=timm holds no layer"), ("huggingface", "this layer takes 2 blocks of 40 x 40")):
+        with pytest.raises(UserError, match=message):
+            export(run, to, tmp_path / "out", layer=tmp_path)
+    layer.encoder = {"weights_crc32": "1"}
+    layer.save(tmp_path)
+    with pytest.raises(UserError, match="was trained on other weights"):
+        export(run, "onnx", tmp_path / "out", layer=tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_compares_unequal_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

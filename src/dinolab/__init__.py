@@ -5,6 +5,7 @@ model = dinolab.load("runs/mine")
 features = model(images)  # uint8 or floats in [0, 1], (B, 3, H, W) -> features.cls (B, D), features.patches (B, h, w, D)
 dinolab.evaluate("knn", model, "TRAIN_DIR", "TEST_DIR").main.value
 dinolab.load_layer("runs/mine/eval/linear").predict(model, images)  # probabilities (B, classes)
+dinolab.predict("runs/mine", "DIR").labels  # by the same layer, the class of each image
 dinolab.compare("runs/mine", ["pixels", "untrained"], "TRAIN_DIR", "TEST_DIR", out="runs/compared")
 dinolab.embed(model, "DIR")["cls"]
 """
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from dinolab.evals.compare import compare
     from dinolab.evals.evaluate import evaluate
     from dinolab.evals.layer import load_layer
+    from dinolab.evals.predict import predict
     from dinolab.features.embed import embed
     from dinolab.runs.train import train
     from dinolab.weights.load import load
 
-__all__ = ["UserError", "compare", "embed", "evaluate", "load", "load_layer", "train"]
+__all__ = ["UserError", "compare", "embed", "evaluate", "load", "load_layer", "predict", "train"]
 
 HOMES = {
     "compare": "dinolab.evals.compare",
@@ -30,6 +32,7 @@ HOMES = {
     "evaluate": "dinolab.evals.evaluate",
     "load": "dinolab.weights.load",
     "load_layer": "dinolab.evals.layer",
+    "predict": "dinolab.evals.predict",
     "train": "dinolab.runs.train",
 }
 

@@ -44,6 +44,14 @@ SPLIT: Schema = {  # data/split.json of a job
     "differences": [str],
 }
 HELD_OUT: Schema = {"fingerprint": str, "test": [str], "images": int}  # split-N.json of an evaluation
+LAYER_FACTS: Schema = {  # in the metadata of layer.safetensors
+    "classes": [str],
+    "blocks": int,
+    "tokens": str,
+    "size": [int],
+    "precision": str,
+    "encoder": {"name": str, "weights_crc32": str},
+}
 NAMES = dict.fromkeys(("model", "pass", "backend", "variant", "part", "note"), str)
 COUNTS = dict.fromkeys(("batch", "tokens"), int)
 BENCHMARK: Schema = {  # speed/NAME.json

@@ -12,12 +12,15 @@ from dinolab.options import option
 class Export:
     to: str = option("", "library or format", choices=("safetensors", "huggingface", "timm", "onnx"), required=True)
     out: str = option("", "folder to create (empty: NAME-TO, in the current folder)")
+    layer: str = option(
+        "", "also export the linear layer of this evaluation's folder, for onnx and huggingface (empty: none)"
+    )
 
 
 def run_export(model: str, own: Export) -> int:
     from dinolab.export import export
 
-    folder, check = export(model, own.to, Path(own.out) if own.out else None)
+    folder, check = export(model, own.to, Path(own.out) if own.out else None, own.layer or None)
     say(f"{folder}: {check}")
     return 0
 
@@ -28,5 +31,5 @@ EXPORT = Verb(
     about="Write a model for another library, load it there, compare its features with dinolab's, and add a model card.",
     positionals=(Positional("RUN_OR_MODEL", "a run's folder, an official .pth file, or hf:NAME"),),
     options=(Export,),
-    examples=("export runs/photos to=timm",),
+    examples=("export runs/photos to=timm", "export runs/photos to=onnx layer=runs/photos/eval/linear"),
 )

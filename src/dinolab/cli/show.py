@@ -204,7 +204,7 @@ def choose_out(run: str, own: Picture, what: str, ending: str) -> Path:
     return out
 
 
-RUN = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME or timm:NAME")
+RUN = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME, timm:NAME or `starter`")
 IMAGES = Positional("IMAGE", "image files and folders of images", several=True)
 CLIP = Positional("CLIP", "a video file, or a folder of images")
 

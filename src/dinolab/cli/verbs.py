@@ -7,6 +7,7 @@ from dinolab.cli.evaluate import EMBED, EVAL
 from dinolab.cli.export import EXPORT
 from dinolab.cli.grammar import Family, Verb
 from dinolab.cli.job import JOB
+from dinolab.cli.predict import PREDICT
 from dinolab.cli.report import REPORT
 from dinolab.cli.show import SHOW
 from dinolab.cli.train import DEMO, PLAN, TRAIN
@@ -16,6 +17,7 @@ VERBS: dict[str, Verb | Family] = {
     "train": TRAIN,
     "plan": PLAN,
     "eval": EVAL,
+    "predict": PREDICT,
     "embed": EMBED,
     "show": SHOW,
     "report": REPORT,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.evals.heads import Input, Trained
 from dinolab.evals.result import Json
+from dinolab.features.options import TOKENS
 from dinolab.files import beside
-from dinolab.rundir import LAYER
+from dinolab.rundir import LAYER, LAYER_FACTS, find_wrong
 
 FORMAT = "dinolab layer 1"
 
@@ -84,7 +85,11 @@ def load_layer(path: str | Path) -> LinearLayer:
         if notes["format"] != FORMAT:
             raise ValueError(f"it is of the format {notes['format']}, and this dinolab reads {FORMAT}")
         facts = json.loads(notes["layer"])
+        if wrong := find_wrong(facts, LAYER_FACTS):
+            raise ValueError(wrong)
         classes, taken = list(facts["classes"]), Input(facts["blocks"], facts["tokens"])
+        if taken.blocks < 1 or taken.tokens not in TOKENS:
+            raise ValueError(f"it takes {taken.tokens!r} of {taken.blocks} blocks")
         if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(classes) != len(weight):
             raise ValueError("weight, bias and classes do not belong together")
         height, width = facts["size"]

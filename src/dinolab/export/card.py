@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from dinolab.evals.layer import LinearLayer
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.layers import SwiGLU
 from dinolab.panels import KNN
@@ -39,20 +40,37 @@ tokens = model.forward_features(images)  # class token, registers, patches
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{name}/model.onnx")
-cls, *registers, patches = session.run(None, {{"images": images}})
+cls, *others = session.run(None, {{"images": images}})  # registers, if there are any, and patches
 # images: {colours}, float32 in [0, 1], (B, {channels}, H, W), any B, H and W; the model normalises them
+""",
+}
+CLASSIFIES = {  # where the model has a layer
+    "huggingface": """
+from transformers import AutoModelForImageClassification
+
+classifier = AutoModelForImageClassification.from_pretrained("{name}")
+labels = [classifier.config.id2label[i] for i in classifier(**inputs).logits.argmax(1).tolist()]
+""",
+    "onnx": """
+import json
+
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+(logits,) = session.run(["logits"], {{"images": images}})
+labels = [classes[i] for i in logits.argmax(1)]
 """,
 }
 
 
-def model_card(encoder: BackboneEncoder, source: str | Path, name: str, to: str, check: str) -> str:
+def model_card(
+    encoder: BackboneEncoder, source: str | Path, name: str, to: str, check: str, layer: LinearLayer | None = None
+) -> str:
     """Architecture, recipe, data, results and how to load the model, in Markdown. Paths of the user's machine are left out."""
     front = "---\nlibrary_name: transformers\n---\n" if to == "huggingface" else ""
     recipe = {k: v for k, v in encoder.info.get("config", {}).items() if k not in ("data", "eval", "run")}
     parts = [
         f"{front}# {name}\n\nA vision transformer trained without labels. Written by dinolab's `export`, for {to}.",
-        f"```python\n{usage(name, to, encoder.pixels)}```",
-        table(facts(encoder, source)),
+        f"```python\n{usage(name, to, encoder.pixels)}{CLASSIFIES[to].format(name=name) if layer else ''}```",
+        table(facts(encoder, source) | (layer_facts(layer) if layer else {})),
         f"Checked when written: {check}.",
     ]
     if recipe:
@@ -92,6 +110,12 @@ def facts(encoder: BackboneEncoder, source: str | Path) -> dict[str, Any]:
         rows["weights from"] = source if str(source).startswith("hf:") else Path(source).name
     path = Path(source)
     return rows | last_result(RunFolder(path.parent if is_product(path) else path))
+
+
+def layer_facts(layer: LinearLayer) -> dict[str, str]:
+    """The rows of the table on a layer."""
+    height, width = layer.size
+    return {"classes": f"{len(layer.classes):,}", "images that its layer was trained on": f"{height} x {width} pixels"}
 
 
 def last_result(run: RunFolder) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """ONNX, for any batch size, height and width. The ViT is written without packing, so that PyTorch's exporter can follow it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinolab.evals.layer import LinearLayer
 from dinolab.models.encoder import BackboneEncoder, Features
 from dinolab.models.vit import ViT
 
@@ -18,15 +20,16 @@ LARGEST = 1_900_000_000  # bytes; a protobuf file cannot exceed 2 GiB, so larger
 class DenseViT(nn.Module):
     """A ViT for images of one size, which it normalises itself.
 
-    Floats in [0, 1], (B, C, H, W) -> cls (B, D), registers (B, R, D) if there are any, patches (B, h, w, D).
+    Floats in [0, 1], (B, C, H, W) -> cls (B, D), registers (B, R, D) if there are any, patches (B, h, w, D), and with a layer its
+    logits (B, classes).
     """
 
     mean: Tensor  # (C, 1, 1)
     deviation: Tensor
 
-    def __init__(self, vit: ViT):
+    def __init__(self, vit: ViT, layer: LinearLayer | None = None):
         super().__init__()
-        self.vit = vit
+        self.vit, self.layer = vit, layer
         # `normalise` caches its constants, and the exporter runs this with stand-ins for tensors, which must not be cached
         self.register_buffer("mean", torch.tensor(vit.pixels.mean).view(-1, 1, 1))
         self.register_buffer("deviation", torch.tensor(vit.pixels.deviation).view(-1, 1, 1))
@@ -40,15 +43,24 @@ class DenseViT(nn.Module):
         first = [(vit.cls_token + vit.pos_embed[:, :1]).expand(b, -1, -1)]
         first += [vit.register_tokens.expand(b, -1, -1)] if vit.cfg.registers else []
         x = torch.cat([*first, patches.flatten(1, 2)], dim=1)
+        outs = []
         for block in vit.blocks:
             q, k, v = (part.transpose(1, 2) for part in block.attn.split_heads(block.norm1(x)))
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
             x = x + block.ls1(block.attn.proj(mixed))
             x = x + block.ls2(block.mlp(block.norm2(x)))
+            outs.append(x)
         x = vit.norm(x)
         r = vit.cfg.registers
         registers = [x[:, 1 : 1 + r]] if r else []
-        return x[:, 0], *registers, x[:, 1 + r :].unflatten(1, (h, w))
+        features = x[:, 0], *registers, x[:, 1 + r :].unflatten(1, (h, w))
+        return (*features, self.logits(outs, x[:, 1 + r :].mean(1), self.layer)) if self.layer else features
+
+    def logits(self, outs: list[Tensor], mean: Tensor, layer: LinearLayer) -> Tensor:
+        """Logits (B, classes), from the tokens after each block (B, T, D) and the mean of the last block's patches (B, D)."""
+        cls = [self.vit.norm(out)[:, 0] for out in outs[-layer.taken.blocks :]]
+        taken = {"cls": cls, "patches": [mean], "both": [*cls, mean]}[layer.taken.tokens]
+        return layer(torch.cat(taken, 1))
 
     def positions(self, h: int, w: int) -> Tensor:
         """Position embeddings of the patches, (h, w, D). One matrix for each side resamples them to any h and w."""
@@ -91,13 +103,17 @@ def cubic(x: Tensor, a: float) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
 
 
-def write_onnx(encoder: BackboneEncoder, folder: Path) -> None:
-    """Writes `model.onnx`, with the input `images` and the outputs `cls`, `registers` if there are any, and `patches`."""
+def write_onnx(encoder: BackboneEncoder, folder: Path, layer: LinearLayer | None = None) -> None:
+    """Writes `model.onnx`, with the input `images` and the outputs `cls`, `registers` if there are any, and `patches`.
+
+    With a layer, `logits` is the last output, and the metadata have the names of the `classes` and the `size` of images, both as JSON.
+    """
     import onnxscript  # noqa: F401  torch's exporter needs it
 
     p, size = encoder.patch_size, encoder.image_size
-    dense = DenseViT(encoder.vit).eval()
+    dense = DenseViT(encoder.vit, layer).eval()
     outputs = ["cls", "registers", "patches"] if encoder.vit.cfg.registers else ["cls", "patches"]
+    outputs += ["logits"] if layer else []
     dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=p), 3: torch.export.Dim("width", min=p)}
     program = torch.onnx.export(
         dense,
@@ -109,6 +125,8 @@ def write_onnx(encoder: BackboneEncoder, folder: Path) -> None:
         verbose=False,
     )
     assert program is not None  # it can only be None without dynamo
+    if layer:
+        program.model.metadata_props.update({"classes": json.dumps(layer.classes), "size": json.dumps(layer.size)})
     n_bytes = sum(t.numel() * t.element_size() for t in encoder.vit.state_dict().values())
     program.save(str(folder / FILE), external_data=n_bytes > LARGEST)
 
@@ -118,9 +136,10 @@ def open_onnx(folder: Path) -> Callable[[Tensor], Features]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs() if one.name != "logits"]
 
     def forward(images: Tensor) -> Features:
-        cls, *registers, patches = (torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()}))
+        cls, *registers, patches = (torch.from_numpy(x) for x in session.run(names, {"images": images.numpy()}))
         return Features(cls, registers[0] if registers else cls.new_empty(len(cls), 0, cls.shape[1]), patches)
 
     return forward

@@ -1,13 +1,15 @@
 """Writes an exported model, loads it again and compares its features with ours. A model that differs is not kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from dinolab.errors import UserError
+from dinolab.evals.layer import LinearLayer
 from dinolab.export.card import model_card
+from dinolab.export.classifier import CLASSIFIERS, Logits, open_layer
 from dinolab.export.targets import TARGETS, Forward
 from dinolab.files import naming
 from dinolab.models.encoder import BackboneEncoder, Encoder, evaluating
@@ -25,25 +27,34 @@ class Check:
         tuple[int, int], float
     ]  # the largest difference of any number, in fp32, by image size (height, width)
     remark: str  # how far they are at image sizes for which the library resamples positions in another way; else ""
+    probabilities: float | None = None  # the largest difference of a class's probability; None without a layer
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{value:.1e} at {h} x {w} pixels" for (h, w), value in self.differences.items())
-        return f"largest difference from dinolab's features: {sizes}{self.remark}"
+        classes = f"; of probabilities: {self.probabilities:.1e}" if self.probabilities is not None else ""
+        return f"largest difference from dinolab's features: {sizes}{self.remark}{classes}"
+
+    @property
+    def largest(self) -> float:
+        """The largest of all differences but that in the remark; not a number if one of them is none."""
+        return torch.tensor([*self.differences.values(), self.probabilities or 0.0]).max().item()
 
 
-def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, Check]:
+def export(source: str | Path, to: str, out: Path | None = None, layer: str | Path | None = None) -> tuple[Path, Check]:
     """Writes a model for another library into a new folder.
 
     Args:
         source: any source that `load` opens as a ViT of dinolab.
         to: the library, a key of `TARGETS`.
         out: the new folder; by default NAME-TO in the current folder.
+        layer: the results of an evaluation that trained a linear layer on this model: it is exported too, so that the model classifies.
 
     Returns:
         The folder, and how far the features of the loaded model are from ours.
 
     Raises:
-        UserError: the folder is not empty, a library is missing, or the features differ too much. Then nothing is written.
+        UserError: the folder is not empty, a library is missing, the format or the model does not take the layer, or features or
+            probabilities differ too much. Then nothing is written.
     """
     encoder, target = load(source), TARGETS[to]
     if not isinstance(encoder, BackboneEncoder) or not isinstance(encoder.backbone, ViT):
@@ -51,6 +62,9 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
             f"{source}: only dinolab's own ViT can be exported, not a timm model or a ResNet-50; the model.safetensors of a run "
             "with a ResNet-50 already has the parameter names of timm and torchvision: timm:resnet50=FILE"
         )
+    if layer and to not in CLASSIFIERS:
+        raise UserError(f"layer={layer}: to={to} holds no layer; {' and '.join(CLASSIFIERS)} do")
+    head = open_layer(layer, encoder) if layer else None
     out = out or Path(f"{default_name(str(source))}-{to}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; name another folder with out=")
@@ -59,15 +73,21 @@ def export(source: str | Path, to: str, out: Path | None = None) -> tuple[Path, 
         folder = Path(beside, "model")
         folder.mkdir()
         try:
-            target.write(encoder, folder)
+            if head:
+                CLASSIFIERS[to].write(encoder, head, folder)
+            else:
+                target.write(encoder, folder)
             forward = target.open(folder, encoder.pixels)
         except ImportError as error:
             extra = "transformers" if to == "huggingface" else to
             raise UserError(f"to={to} needs {error.name}: pip install 'dinolab[{extra}]'") from error
         check = compare(encoder, forward, target.same_positions(encoder.vit.cfg), to)
-        if not all(value <= target.tolerance for value in check.differences.values()):  # also when it is NaN
+        if head:
+            logits = CLASSIFIERS[to].open(folder, encoder.pixels)
+            check = replace(check, probabilities=difference_of_probabilities(encoder, head, logits))
+        if not check.largest <= target.tolerance:  # also when it is NaN
             raise UserError(f"to={to} failed, nothing is written: {check}; {target.tolerance:g} is allowed")
-        (folder / "README.md").write_text(model_card(encoder, source, out.name, to, str(check)))
+        (folder / "README.md").write_text(model_card(encoder, source, out.name, to, str(check), head))
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -104,6 +124,14 @@ def difference(encoder: Encoder, forward: Forward, size: tuple[int, int]) -> flo
     with evaluating(encoder), torch.inference_mode():
         pairs = zip(encoder(images), forward(images), strict=True)
         return max((ours - theirs).abs().max().item() for ours, theirs in pairs if ours.numel())
+
+
+def difference_of_probabilities(encoder: BackboneEncoder, layer: LinearLayer, logits: Logits) -> float:
+    """The largest difference of a class's probability, for random images of the size that the layer takes."""
+    images = torch.rand(IMAGES, encoder.pixels.channels, *layer.size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours = layer(layer.taken.encode(encoder, images, "fp32")).softmax(1)
+        return (ours - logits(images).softmax(1)).abs().max().item()
 
 
 def default_name(source: str) -> str:

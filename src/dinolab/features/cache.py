@@ -20,7 +20,7 @@ from dinolab.data.types import Source
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-FORMAT = "features 5"  # to be raised when the same settings give other features, or another file
+FORMAT = "features 6"  # to be raised when the same settings give other features, or another file
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 

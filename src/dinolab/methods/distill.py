@@ -31,7 +31,7 @@ AT_ONCE = 32  # images in a forward, so that this takes no more memory than a st
 @dataclass
 class Options:
     teacher: str = option(
-        "", "frozen encoder to learn from: a run's folder, an official .pth file, hf:NAME or timm:NAME"
+        "", "frozen encoder to learn from: a run's folder, an official .pth file, hf:NAME, timm:NAME or starter"
     )
     head: Head = section(Head, "projection head and prototypes of the class token")
     ibot_head: Head = section(Head, "projection head and prototypes of the patches")

