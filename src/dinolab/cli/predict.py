@@ -20,7 +20,7 @@ def run_predict(layer: str, data: str, own: Any) -> int:
     from dinolab.data.sources import open_source
     from dinolab.evals.predict import run_predict as predict
 
-    found = predict(layer, open_source(data, option="data"), own, progress=sys.stderr.isatty())
+    found = predict(layer, open_source(data, own, option="data"), own, progress=sys.stderr.isatty())
     say(f"layer: {found.layer}", f"encoder: {found.encoder}", "")
     counts = Counter(found.labels).most_common()
     width = len(f"{len(found.kept):,}")

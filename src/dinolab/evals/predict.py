@@ -21,7 +21,7 @@ from dinolab.evals.results import write_csv
 from dinolab.features.cache import checksum
 from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, open_encoder, python_options
 from dinolab.features.options import PRECISIONS, FeatureOptions
-from dinolab.options import option
+from dinolab.options import Columns, option
 from dinolab.rundir import LAYER, PREDICTIONS, RunFolder
 
 AS_TRAINED = "layer"  # the precision that the layer was trained with
@@ -29,7 +29,7 @@ COLUMNS = ["filename", "label", "probability"]  # of the CSV file, before those 
 
 
 @dataclass
-class PredictOptions(FeatureOptions):
+class PredictOptions(Columns, FeatureOptions):
     """Options of `dinolab predict`."""
 
     out: str = option(
@@ -102,15 +102,15 @@ def predict(
         encoder: a network, or what `dinolab.load` takes; by default the one that the layer names, or the run that the layer's file
             lies in. Its weights must be those that the layer was trained on.
         progress: show progress bars.
-        options: size, precision, device, workers and cache, see `dinolab predict --help`. By default the encoder stays where it is
+        options: columns, size, precision, device, workers and cache, see `dinolab predict --help`. By default the encoder stays where it is
             (one that is named is loaded on the CPU), and no processes are started.
 
     Raises:
         UserError: there is no layer, its encoder cannot be opened or has other weights, nothing can be read, or an option is wrong.
     """
-    source = data if isinstance(data, Source) else open_source(str(data), option="data")
     values = python_options(encoder or "", {"out": out or "", **options})
     chosen = keyword_options(PredictOptions, values, see="dinolab predict --help")
+    source = data if isinstance(data, Source) else open_source(str(data), chosen, option="data")
     return run_predict(layer, source, chosen, encoder, progress)
 
 
