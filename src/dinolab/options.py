@@ -7,7 +7,9 @@ A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whol
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
+
+AUTO = -1  # of micro_batch: to be found at the start of a run
 
 
 def option(
@@ -18,6 +20,7 @@ def option(
     choices: Sequence[str] | None = None,
     required: bool = False,
     check: Any = None,
+    named: dict[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its line of documentation and the values it takes.
 
@@ -27,8 +30,10 @@ def option(
         choices: the texts it takes; of a list, each of its texts.
         required: an empty text is refused.
         check: a function that is called with the value and the option's name, and raises UserError.
+        named: words that may be written for values, which may be out of the limits: {"auto": AUTO}.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": choices, "required": required, "check": check}
+    metadata["named"] = named or {}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -55,35 +60,6 @@ def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield prefix + f.name, f
         elif dataclasses.is_dataclass(f.type):
             yield from options(f.type, f"{prefix}{f.name}.")
-
-
-def range_in_words(f: dataclasses.Field) -> str:
-    """The numbers an option takes: "0 to 1", "1 or more", "up to 10"; empty where there are no limits."""
-    low, high = f.metadata.get("low"), f.metadata.get("high")
-    if low is None:
-        return "" if high is None else f"up to {in_words(high)}"
-    return f"{in_words(low)} or more" if high is None else f"{in_words(low)} to {in_words(high)}"
-
-
-def takes(f: dataclasses.Field) -> str:
-    """The values of an option in words."""
-    if f.metadata.get("duration"):
-        return 'a length of training: "10 epochs", "500 steps", or "10%" of the whole run'
-    if choices := f.metadata.get("choices"):
-        return f"{'some' if get_args(f.type) else 'one'} of {', '.join(choices)}"
-    kinds: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    inner = next(iter(get_args(f.type)), None)
-    many = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner, "values") if inner else ""
-    default = default_of(f)
-    count = f"{len(default)} " if many and default and inner is not str else ""
-    text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
-    limits = range_in_words(f)
-    return f"{text}: {limits}" if limits else text
-
-
-def in_words(number: float) -> str:
-    """1000 as 1,000; 0.00001 as 1e-05."""
-    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 @dataclass
@@ -217,7 +193,7 @@ class Highres:
     batch_size: int = option(0, "its images in a step (0: optim.batch_size)", 0, 1 << 20)
     lr: float = option(0.0, "its peak learning rate before scaling (0: a tenth of optim.lr)", 0, 10)
     warmup: str = duration("10%", "its linear warm-up of the learning rate")
-    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20)
+    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20, named={"auto": AUTO})
 
 
 @dataclass
@@ -259,9 +235,11 @@ class Run:
     )
     micro_batch: int = option(
         0,
-        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that)",
+        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that; auto: the most that fit "
+        "into the device's memory, found at the start of the run)",
         0,
         1 << 20,
+        named={"auto": AUTO},
     )
     checkpoint_activations: bool = option(
         False, "keep only what enters each block and compute the rest again: less memory, a third more time"
