@@ -18,7 +18,13 @@ from dinolab.runs.build import build_method
 from tests.pictures import TINY
 
 CPU = torch.device("cpu")
-WIDE = [*TINY, "model.drop_path=0", "model.dim=64", "optim.batch_size=512"]
+WIDE = [
+    *TINY,
+    "model.drop_path=0",
+    "model.dim=64",
+    "optim.batch_size=512",
+    "loss.koleo=0",
+]  # KoLeo's cost is no line
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +33,8 @@ def shapes() -> Shapes:
 
 
 def test_operations_and_state_are_those_of_a_real_step(shapes: Shapes) -> None:
-    cfg = load_config(None, [*WIDE, "loss.koleo=0"])
-    # the real count has 8 images, and KoLeo compares each image with all others of its micro-batch
-    assert step_shapes(cfg, bf16=False).flops == pytest.approx(flops_per_image(cfg, CPU), rel=0.02)
+    cfg = load_config(None, WIDE)
+    assert shapes.flops == pytest.approx(flops_per_image(cfg, CPU), rel=0.02)
     method = build_method(cfg, CPU)
     trained = sum(p.numel() for p in method.student.parameters())
     assert shapes.parameters == trained
@@ -48,9 +53,13 @@ def test_memory_grows_with_the_micro_batch_and_shrinks_with_shards(shapes: Shape
     assert 0.5 * shapes.activations < half.activations < shapes.activations
 
 
-def test_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Shapes(flops=1e12, parameters=10**9, state=20e9, activations=1e9, targets=0, rest=0, largest_part=1e8)
     monkeypatch.setattr("dinolab.plan.paper.step_shapes", lambda cfg, bf16: replace(counted, flops=1e12 * (2 - bf16)))
+
+
+def test_sums(planted: None) -> None:
     words = [*TINY, "run.precision=auto", "optim.batch_size=512", "optim.length=10 epochs"]
     paper = plan_on_paper(load_config(None, words), "4xA100", images=5120, use=0.5)
     (phase,) = paper.phases
@@ -66,7 +75,7 @@ def test_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow.phases[0].largest == 0  # the state alone is too large
 
 
-def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(planted: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "optim.length=2 epochs", "highres.length=3 steps", "images=80", f"json={tmp_path / 'paper.json'}"]
     assert main(["plan", *words, "on=2xh100"]) == 0
     said, figures = capsys.readouterr().out, json.loads((tmp_path / "paper.json").read_text())

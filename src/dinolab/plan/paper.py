@@ -13,9 +13,9 @@ from dinolab.runs.build import micro_batch_sizes, open_data
 from dinolab.runs.fit import HEADROOM, largest_that_fits, with_micro_batch
 from dinolab.training.phases import Phase, plan_phases
 
-# Share of a device's FLOP/s that a whole step reaches. From the published training of DINOv2's ViT-g (arXiv 2304.07193): 22,016 hours
-# of an A100 for 625,000 steps of 3,072 images, 2 x 224 + 8 x 98 pixels. With 40 % of the student's crops dropped in each branch, an
-# image takes 4.7e12 operations in the backbone: 114e12 a second, 37 % of 312e12.
+# Share of a device's FLOP/s that a whole step reaches. Where it comes from: DINOv2's ViT-g was trained for 625,000 steps of 3,072 images
+# (arXiv 2304.07193, 2 x 224 + 8 x 98 pixels, stochastic depth 0.4) in 22,000 hours of an A100 (its model card). By the count in
+# shapes.py an image takes 5.1e12 operations, so an A100 did 124e12 a second, 40 % of 312e12. Smaller networks reach less: rounded down.
 USE = 0.35
 UPDATE = 9  # times four bytes that an update moves for each parameter: weight, gradient, two moments and the teacher, read and written
 OVERHEAD = 1e9  # bytes that CUDA and its libraries take beside the tensors; a guess
@@ -112,7 +112,7 @@ def paper_words(paper: Paper) -> str:
         lines += phase_words(paper, phase)
     assumed = [
         f"a step reaches {paper.use:.0%} of the data sheet's {paper.precision} FLOP/s (use=); the usual {USE:.0%} comes from the "
-        "published GPU hours of DINOv2's ViT-g, and narrower networks may reach less",
+        "published GPU hours of DINOv2's ViT-g (40%), and narrower networks may reach less",
         "images arrive in time, GPUs do not wait for each other; evaluations and checkpoints are not included",
         f"memory is that of tensors in PyTorch's order of work, counted without a GPU, and {gigabytes(OVERHEAD)} for CUDA",
     ]

@@ -1,7 +1,6 @@
 """A training step on tensors that have shapes but no values: its operations and its memory, without doing the work."""
 
 import weakref
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from dinolab.training.loop import train_step
 from dinolab.training.optim import make_optimizer
 
 FEW, MORE = 32, 64  # images of the steps from which the memory of larger ones follows
+COUNTED = 16  # images of the step whose operations are counted
 CPU = torch.device("cpu")
 
 
@@ -43,12 +43,9 @@ class Shapes:
 
 
 def step_shapes(cfg: Config, bf16: bool) -> Shapes:
-    """Do three steps without values, and derive the cost of any step from them."""
-    flops, _, _, _ = do_step(cfg, MORE, MORE, bf16, "math")  # operations of fused kernels are not all known
-    _, few, state, method = do_step(cfg, FEW, FEW, bf16, "sdpa")
-    peaks = {(FEW, FEW): few}
-    for sizes in ((MORE, FEW), (MORE, MORE)):
-        peaks[sizes] = do_step(cfg, *sizes, bf16, "sdpa")[1]
+    """Do a few steps without values, and derive the cost of any step from them."""
+    _, few, state, method = do_step(cfg, FEW, FEW, bf16)
+    peaks = {(FEW, FEW): few} | {sizes: do_step(cfg, *sizes, bf16)[1] for sizes in ((MORE, FEW), (MORE, MORE))}
     activations = (peaks[MORE, MORE] - peaks[MORE, FEW]) / (MORE - FEW)
     targets = (peaks[MORE, FEW] - peaks[FEW, FEW]) / (MORE - FEW)
     trained = sum(p.numel() for p in method.student.parameters())
@@ -58,12 +55,22 @@ def step_shapes(cfg: Config, bf16: bool) -> Shapes:
     largest = max(sum(p.numel() for p in part.parameters()) for part in [*blocks, *heads])
     state += 4 * trained  # the gradients
     rest = peaks[FEW, FEW] - state - FEW * (activations + targets)
-    return Shapes(flops / MORE, trained, state, activations, targets, rest, largest * (2 if bf16 else 4))
+    return Shapes(count_flops(cfg), trained, state, activations, targets, rest, largest * (2 if bf16 else 4))
 
 
-def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, attention: str) -> tuple[float, int, float, Method]:
-    """Do a step without values; returns its operations, its peak of bytes, the bytes in use after it, and the method."""
+def count_flops(cfg: Config) -> float:
+    """Count the operations of a step for an image, with stochastic depth as configured."""
+    cfg = replace(cfg, run=replace(cfg.run, attention="math"))  # operations of fused kernels are not all known
+    return do_step(cfg, COUNTED, COUNTED, bf16=False, steps=1)[0] / COUNTED
+
+
+def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int = 2) -> tuple[float, int, float, Method]:
+    """Do steps without values; returns the operations and the peak of bytes of the last, the bytes after it, and the method.
+
+    The second step differs from the first one: the optimizer's state exists while it computes.
+    """
     optim = replace(cfg.optim, batch_size=images)
+    attention = cfg.run.attention if cfg.run.attention == "math" else "sdpa"  # as flash, it keeps no matrix of weights
     run = replace(cfg.run, micro_batch=micro_batch, attention=attention, compile=False)
     cfg = replace(cfg, optim=optim, run=run)
     views, s = random_batch(cfg, CPU), values(cfg)
@@ -71,16 +78,14 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, attention: s
     with torch.device("meta"):
         method = build_method(cfg, torch.device("meta")).train()
     counter, live = FlopCounterMode(display=False), LiveBytes()
-    with ExitStack() as modes:
-        modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        modes.enter_context(live)
+    with FakeTensorMode(allow_non_fake_inputs=True), live:
         without_values(method)
         optimizer = make_optimizer(method.student, cfg.optim)
         precision = autocast(CPU, torch.bfloat16 if bf16 else None)
-        train_step(method, optimizer, views, s, cfg.optim, precision)  # makes the optimizer's state
-        live.peak = live.now
-        modes.enter_context(counter)
-        train_step(method, optimizer, views, s, cfg.optim, precision)
+        for _ in range(steps):
+            live.peak = live.now
+            with counter:  # counts anew each time
+                train_step(method, optimizer, views, s, cfg.optim, precision)
     return float(counter.get_total_flops()), live.peak, float(live.now), method
 
 
