@@ -155,7 +155,7 @@ PLAN = Verb(
     training=True,
     examples=(
         "plan dinov2_vits16 data.path=photos steps=40",
-        "plan dinov2_vitl14 on=8xH100 images=1281167   (on paper: nothing is measured)",
+        "plan dinov2_vits16 on=8xH100 images=1281167",
     ),
 )
 

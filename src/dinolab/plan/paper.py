@@ -18,6 +18,7 @@ from dinolab.training.phases import Phase, plan_phases
 # shapes.py an image takes 5.1e12 operations, so an A100 did 124e12 a second, 40 % of 312e12. Smaller networks reach less: rounded down.
 USE = 0.35
 UPDATE = 9  # times four bytes that an update moves for each parameter: weight, gradient, two moments and the teacher, read and written
+GREW = 1.6  # measured over counted bytes of an image, in small_10k on a CPU: docs/plan.md
 OVERHEAD = 1e9  # bytes that CUDA and its libraries take beside the tensors; a guess
 
 
@@ -114,7 +115,7 @@ def paper_words(paper: Paper) -> str:
         f"a step reaches {paper.use:.0%} of the data sheet's {paper.precision} FLOP/s (use=); the usual {USE:.0%} comes from the "
         "published GPU hours of DINOv2's ViT-g (40%), and narrower networks may reach less",
         "images arrive in time, GPUs do not wait for each other; evaluations and checkpoints are not included",
-        f"memory is that of tensors in PyTorch's order of work, counted without a GPU, and {gigabytes(OVERHEAD)} for CUDA",
+        f"memory is that of the tensors alone and {gigabytes(OVERHEAD)} for CUDA; on a CPU a process grew up to {GREW} times as much by image",
     ]
     return "\n".join([*lines, *(line("Assumed" if n == 0 else "", text) for n, text in enumerate(assumed))])
 
