@@ -115,7 +115,7 @@ def paper_words(paper: Paper) -> str:
         f"a step reaches {paper.use:.0%} of the data sheet's {paper.precision} FLOP/s (use=); the usual {USE:.0%} comes from the "
         "published GPU hours of DINOv2's ViT-g (40%), and narrower networks may reach less",
         "images arrive in time, GPUs do not wait for each other; evaluations and checkpoints are not included",
-        f"memory is that of the tensors alone and {gigabytes(OVERHEAD)} for CUDA; on a CPU a process grew up to {GREW} times as much by image",
+        f"memory is that of the tensors alone and {gigabytes(OVERHEAD)} for CUDA; a process on a CPU took up to {GREW} times as much",
     ]
     return "\n".join([*lines, *(line("Assumed" if n == 0 else "", text) for n, text in enumerate(assumed))])
 
