@@ -112,7 +112,7 @@ def test_the_run_is_that_of_the_number_and_keeps_it(
 
 
 def test_words_and_refusals(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert load_config(None, ["run.micro_batch=auto"]).run.micro_batch == AUTO
     for word in ("run.micro_batch=-2", "run.micro_batch=most"):
@@ -120,7 +120,7 @@ def test_words_and_refusals(
             load_config(None, [word])
     assert main(["train", "--help", "run.micro_batch"]) == 0
     assert ", or auto" in capsys.readouterr().out
-    assert main(["bench", "step", *TINY, "run.micro_batch=auto"]) == 2
+    assert main(["bench", "step", *TINY, "run.micro_batch=auto", f"out={tmp_path}"]) == 2
     assert "run.micro_batch=auto is for dinolab train and plan" in capsys.readouterr().err
     monkeypatch.setattr(fit, "can_measure", lambda device: False)
     with pytest.raises(UserError, match=r"run\.micro_batch=auto: memory cannot be measured on cpu here; give a number"):
