@@ -7,7 +7,11 @@ READY := .venv/ready
 DATA ?=
 SCALE ?= full
 
-.PHONY: demo har test test-fast check format clean
+# for `make gpu-check`: some pieces by name (default all but har), and cpu for a trial without a GPU
+PIECE ?=
+DEVICE ?= auto
+
+.PHONY: demo har gpu-check test test-fast check format clean
 
 # train on small built-in images, about four minutes on 2 CPU cores
 demo: $(READY)
@@ -16,6 +20,10 @@ demo: $(READY)
 # the job on Human Action Recognition: make har DATA=archive.zip SCALE=smoke
 har: $(READY)
 	$(BIN)/dinolab job har data='$(DATA)' out=runs/har scale=$(SCALE)
+
+# on a machine with a GPU: tests and benchmarks, in pieces of at most 9 minutes; results in docs/results
+gpu-check: $(READY)
+	$(BIN)/python benchmarks/gpu_check.py $(PIECE) --device $(DEVICE) --data '$(DATA)'
 
 # all tests, in two processes of one thread each because most tests are small
 test: $(READY)

@@ -17,12 +17,12 @@ import torch.distributed as dist
 
 from dinolab import parallel
 from dinolab.bench.common import measure, memory_in_use, setting
-from dinolab.bench.step import random_batch, values
 from dinolab.errors import UserError
 from dinolab.machine import environment
 from dinolab.precision import autocast
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
+from dinolab.runs.noise import random_batch, values
 from dinolab.training.loop import train_step
 from dinolab.training.optim import make_optimizer
 

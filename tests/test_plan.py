@@ -17,12 +17,14 @@ from dinolab.data.samples import MicroBatches
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.options import Config
-from dinolab.plan import Plan, advice, forecast, memory, pace, plan, rig, words
-from dinolab.plan.memory import BATCHES, Memory, largest_that_fits, line, refuse_too_large, sizes_up_to
+from dinolab.plan import Plan, advice, forecast, memory, pace, plan, words
+from dinolab.plan.memory import BATCHES, Memory, refuse_too_large, sizes_up_to
 from dinolab.plan.text import duration
 from dinolab.precision import choose_precision
 from dinolab.recipes import load_config
+from dinolab.runs import fit, rig
 from dinolab.runs.build import micro_batch_sizes, out_of_memory
+from dinolab.runs.fit import largest_that_fits, line
 from dinolab.training.phases import plan_phases
 from tests.pictures import TINY, make_folder
 
@@ -145,7 +147,7 @@ def test_a_planted_slow_loader_is_the_limit(pictures: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(MicroBatches, "read", slowly)
     monkeypatch.setattr(pace, "READ", 4)
-    monkeypatch.setattr("dinolab.plan.rig.cores", lambda: 8)
+    monkeypatch.setattr("dinolab.runs.rig.cores", lambda: 8)
     made = plan(config(pictures, tmp_path, "run.workers=1", "eval.every=0 steps"), steps=2)
     assert made.pace.limit == "loader" and made.pace.data_wait > 0.5 and made.reading.decode_share > 0.8
     text = words(made)
@@ -254,7 +256,8 @@ def fake_memory(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             raise torch.OutOfMemoryError
         return 100 + images + 9 * micro
 
-    monkeypatch.setattr(memory, "step_peak", step_peak)
+    for module in (fit, memory):
+        monkeypatch.setattr(module, "step_peak", step_peak)
     monkeypatch.setattr(memory, "can_measure", lambda device: True)
     monkeypatch.setattr(memory, "room", lambda device: (1000, 1200))
     return tried
@@ -271,7 +274,7 @@ def test_on_a_gpu_the_prediction_is_tried_and_stepped_down(fake_memory: list[tup
     found = memory.measure_memory(stand_in("cuda", "optim.batch_size=32"), load_seconds=1e-3)
     # 900 of 1000 bytes for 80 images, which do not fit; then 810 for 64 (of 71), which do
     assert fake_memory == [(8, 8), (16, 16), (32, 32), (80, 80), (64, 64)]
-    assert found == Memory(420, 1000, 1200, "optim.batch_size", 100, 10, 64, tried=True)
+    assert found == Memory(420, 1000, 1200, "optim.batch_size", 100, 10, 64, 1024, tried=True)
 
 
 def test_loading_for_a_trial_must_not_take_long(fake_memory: list[tuple[int, int]]) -> None:
@@ -286,7 +289,7 @@ def test_with_micro_batches_their_size_is_what_fits(fake_memory: list[tuple[int,
     found = memory.measure_memory(stand_in("cpu", *options), load_seconds=1e-3)
     # whole steps of growing size first, then the whole batch in smaller parts, which gives the cost of a part
     assert fake_memory == [(64, 8), (128, 8), (128, 16)]
-    assert found == Memory(372, 1000, 1200, "run.micro_batch", 228, 9, 64, tried=False)
+    assert found == Memory(372, 1000, 1200, "run.micro_batch", 228, 9, 64, 128, tried=False)
 
 
 def test_on_a_cpu_a_step_that_cannot_fit_is_not_tried(fake_memory: list[tuple[int, int]]) -> None:

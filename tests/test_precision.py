@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from dinolab import precision
-from dinolab.bench.step import random_batch, values
 from dinolab.models.attention import SHORT, attention, pack_runs
 from dinolab.precision import autocast, choose_precision, cpu_is_fast_in_bf16, quick_products
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
+from dinolab.runs.noise import random_batch, values
 from tests.pictures import TINY, fit_words
 
 CPU = torch.device("cpu")

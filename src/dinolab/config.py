@@ -73,7 +73,9 @@ def build(schema: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 def convert(value: Any, f: dataclasses.Field, where: str) -> Any:
     """The value as the type of the option. Raises UserError, which begins with `where`, if it cannot be that."""
-    kind = f.type
+    kind, named = f.type, f.metadata.get("named", {})
+    if isinstance(value, str) and value in named:
+        return named[value]
     try:
         if inner := get_args(kind):
             if not isinstance(value, list | tuple):
@@ -249,6 +251,8 @@ def check_options(values: Any) -> None:
         if f.metadata.get("duration"):
             parse_duration(value, name)
         for one in value if several else [value]:
+            if one in f.metadata.get("named", {}).values():
+                continue
             if choices and one not in choices:
                 raise UserError(f"{name}={str(one)[:SHOWN]}: one of {', '.join(choices)}")
             if not is_within(one, f.metadata.get("low"), f.metadata.get("high")):

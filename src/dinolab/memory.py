@@ -1,5 +1,7 @@
 """The peak memory of a piece of work, and the memory available for it. All numbers are bytes."""
 
+import ctypes
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +49,17 @@ def room(device: torch.device) -> tuple[int, int]:
     )
     usable = entry(MEMINFO, "MemAvailable") + entry(STATUS, "VmRSS")  # pages of files may count in both
     return min(total, usable), total
+
+
+def release_memory(device: torch.device) -> None:
+    """Return cached memory to the system, so that what is done next does not have it counted as its own."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif STATUS.exists():  # Linux
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc
+            libc.malloc_trim(0)
 
 
 def entry(file: Path, name: str) -> int:

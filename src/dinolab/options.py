@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+AUTO = -1  # of micro_batch: to be found at the start of a run
+
 
 def option(
     default: Any,
@@ -18,6 +20,7 @@ def option(
     choices: Sequence[str] | None = None,
     required: bool = False,
     check: Any = None,
+    named: dict[str, Any] | None = None,
 ) -> Any:
     """A dataclass field with its line of documentation and the values it takes.
 
@@ -27,8 +30,10 @@ def option(
         choices: the texts it takes; of a list, each of its texts.
         required: an empty text is refused.
         check: a function that is called with the value and the option's name, and raises UserError.
+        named: words that may be written for values, which may be out of the limits: {"auto": AUTO}.
     """
     metadata = {"help": help, "low": low, "high": high, "choices": choices, "required": required, "check": check}
+    metadata["named"] = named or {}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -205,7 +210,7 @@ class Highres:
     batch_size: int = option(0, "its images in a step (0: optim.batch_size)", 0, 1 << 20)
     lr: float = option(0.0, "its peak learning rate before scaling (0: a tenth of optim.lr)", 0, 10)
     warmup: str = duration("10%", "its linear warm-up of the learning rate")
-    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20)
+    micro_batch: int = option(0, "its run.micro_batch (0: the same)", 0, 1 << 20, named={"auto": AUTO})
 
 
 @dataclass
@@ -247,9 +252,11 @@ class Run:
     )
     micro_batch: int = option(
         0,
-        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that)",
+        "images in one forward and backward of a device; divides its share of optim.batch_size (0: all of that; auto: the most that fit "
+        "into the device's memory, found at the start of the run)",
         0,
         1 << 20,
+        named={"auto": AUTO},
     )
     checkpoint_activations: bool = option(
         False, "keep only what enters each block and compute the rest again: less memory, a third more time"

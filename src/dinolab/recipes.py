@@ -14,7 +14,7 @@ from typing import Any
 from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
 from dinolab.methods import METHODS
-from dinolab.options import Config, options
+from dinolab.options import AUTO, Config, options
 from dinolab.plain_yaml import read_yaml, write_yaml
 
 SEE = "dinolab train --help"
@@ -178,7 +178,7 @@ def validate(cfg: Config) -> None:
             raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
     validate_model(cfg)
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
-    if micro and batch % micro:
+    if micro not in (0, AUTO) and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
     METHODS[cfg.method].check(cfg)
 

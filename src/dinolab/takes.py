@@ -27,7 +27,8 @@ def takes(f: dataclasses.Field) -> str:
     count = f"{len(default)} " if many and default and inner is not str else ""
     text = f"{count}{many}, separated by commas" if many else kinds.get(f.type, "a value")
     limits = range_in_words(f)
-    return f"{text}: {limits}" if limits else text
+    text = f"{text}: {limits}" if limits else text
+    return ", or ".join([text, *f.metadata.get("named", {})])
 
 
 def in_words(number: float) -> str:

@@ -79,6 +79,7 @@ def test_stopped_and_resumed_by_other_numbers_of_processes(pictures: Path, tmp_p
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(pictures: Path, tmp_path: Path) -> None:
     run, more = tmp_path / "run", ["optim.length=300 steps", "run.save_every=2 steps", "eval.every=0 steps"]
+    more.append("run.micro_batch=auto")  # all ranks must find the same, and keep it
     processes = start(2, pictures, run, *more)
     wait_for(processes, lambda: newest(run) >= 10)
     processes[1].kill()  # most likely while a checkpoint is written
@@ -93,7 +94,12 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(pictures: Path, tm
     for p in processes:
         p.send_signal(signal.SIGTERM)
     assert [p.wait(timeout=60) for p in processes] == [143, 143]
-    assert f"resumed from {found[-1]}" in (run / "log.txt").read_text()
+    log = (run / "log.txt").read_text()
+    assert f"resumed from {found[-1]}" in log and log.count("run.micro_batch=auto:") == 2
+    assert (
+        f"run.micro_batch=auto: {load_config(run / 'config.yaml').run.micro_batch} images"
+        in log.split("as the run began")[0]
+    )
 
 
 def test_mistakes_are_told_once(pictures: Path, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ A machine becomes slower with heat and with other users. Variants that take turn
 computed within each round.
 """
 
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.errors import OUT_OF_MEMORY, UserError, lacking, reason
-from dinolab.memory import STATUS, can_measure, entry, peak_memory
+from dinolab.memory import STATUS, can_measure, entry, peak_memory, release_memory
 from dinolab.parallel import choose_device, refuse_many
 from dinolab.precision import choose_precision, quick_products
 from dinolab.timing import WARM_UP, describe, synchronise
@@ -178,17 +176,6 @@ def load_libraries(device: torch.device) -> None:
     layers = (nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.Linear(64, 64), nn.LayerNorm(64), nn.GELU())
     net = nn.Sequential(*layers).to(device)
     net(torch.randn(8, 3, 32, 32, device=device)).sum().backward()
-
-
-def release_memory(device: torch.device) -> None:
-    """Return cached memory to the system, so that one variant's does not count as another's."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif STATUS.exists():  # Linux
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "malloc_trim"):  # glibc
-            libc.malloc_trim(0)
 
 
 def matmul(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], float]:

@@ -1,15 +1,12 @@
 """Speed and memory of a whole training step: variants of a config that differ from it in one option each."""
 
 import sys
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import repeat
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.compiler import config as compiler
@@ -17,24 +14,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinolab.bench.common import Row, Setting, matmul, measure, memory_in_use, share_of_matmul
 from dinolab.bench.report import TIMES, Columns, bars, collect, report
-from dinolab.data.loader import batches
-from dinolab.data.sources import open_source
-from dinolab.data.types import Views
 from dinolab.models.attention import BACKENDS, choose_backend
 from dinolab.models.encoder import Features
 from dinolab.options import Config
 from dinolab.parallel import choose_device
 from dinolab.precision import autocast, choose_precision, has_bf16
 from dinolab.recipes import load_config
-from dinolab.runs.build import build_method, needs_of
+from dinolab.runs.build import build_method
+from dinolab.runs.noise import random_batch, values
 from dinolab.training.loop import train_step
 from dinolab.training.optim import make_optimizer
-from dinolab.training.phases import Phase, StepValues
 
 RECIPE, CPU_BATCH = "dinov2_vits16", 8
 CROP_BY_CROP, AS_CONFIGURED = "crop by crop", "as configured"
 COUNTED = 8  # images with which the operations of a step are counted, at most
-EPOCH = 1_281_167  # images of ImageNet-1k; schedules need a length
 COLUMNS: Columns = {
     "variant": ("variant", ""),
     "batch": ("batch", "d"),
@@ -132,22 +125,6 @@ def when_called(make: Callable[[], Callable[[], object]]) -> Callable[[], object
     """Make a variant when it is first called, so that an error in making it is counted as that variant's failure alone."""
     made = cache(make)
     return lambda: made()()
-
-
-def values(cfg: Config) -> StepValues:
-    """The scheduled values in the middle of a run, where nothing is frozen; a learning rate of 0 keeps every step the same."""
-    phase = Phase(cfg, EPOCH)
-    return StepValues(phase(phase.total // 2).figures | {"lr": 0.0})
-
-
-def random_batch(cfg: Config, device: torch.device) -> list[Views]:
-    """Return the micro-batches of one step, from the run's own loader, on images of noise."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        for n in range(8):
-            cv2.imwrite(f"{folder}/{n}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
-        batch = next(batches(open_source(folder), cfg, 0, 1, workers=0, needs=needs_of(cfg)))
-    return [part.to(device) for part in batch]
 
 
 def flops_per_image(cfg: Config, device: torch.device) -> float:

@@ -32,7 +32,7 @@ def entry(place: Place) -> Entry:
 
 
 def choices(f: Any) -> list[str]:
-    return ["true", "false"] if f.type is bool else list(f.metadata.get("choices") or ())
+    return ["true", "false"] if f.type is bool else list(f.metadata.get("choices") or f.metadata.get("named") or ())
 
 
 def families(root: Family) -> dict[str, list[str]]:

@@ -24,6 +24,9 @@ class Train:
 class Plan:
     steps: int = option(20, "training steps that are measured", 1)
     json: str = option("", "file that all figures are also written to")
+    on: str = option("", "a machine that is not here, such as 8xH100: a forecast on paper, without measuring anything")
+    images: int = option(0, "with on=: number of training images (0: count those of data.path)", 0)
+    use: float = option(0.0, "with on=: share of the devices' FLOP/s that a step reaches (0: 0.35)", 0, 1)
 
 
 def run_train(config: str | None, own: Train, words: Sequence[str]) -> int:
@@ -84,7 +87,6 @@ def show_schedules(cfg: Config, out: Path) -> int:
 
 
 def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
-    import json
     from dataclasses import asdict
 
     from dinolab.plan import advice, plan
@@ -95,12 +97,33 @@ def run_plan(config: str | None, own: Plan, words: Sequence[str]) -> int:
     file = Path(own.json)
     if own.json and not file.parent.is_dir():
         raise UserError(f"json={file}: there is no folder {file.parent}")
+    if own.on:
+        return run_on_paper(cfg, own)
+    if own.images or own.use:
+        raise UserError("images= and use= belong to on=, a forecast for a machine that is not here")
     made = plan(cfg, own.steps, say=lambda text: print(text, file=sys.stderr))
     say(*in_words(made).split("\n"))
-    if own.json:
-        content = {**asdict(made), "limit": made.pace.limit, "advice": advice(made)}
-        write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_figures(own.json, {**asdict(made), "limit": made.pace.limit, "advice": advice(made)})
     return 0
+
+
+def run_on_paper(cfg: Config, own: Plan) -> int:
+    from dataclasses import asdict
+
+    from dinolab.plan.paper import USE, paper_words, plan_on_paper
+
+    paper = plan_on_paper(cfg, own.on, own.images, own.use or USE)
+    say(*paper_words(paper).split("\n"))
+    write_figures(own.json, {"on_paper": True, **asdict(paper)})
+    return 0
+
+
+def write_figures(file: str, content: dict) -> None:
+    """Write JSON into the file, if one is named."""
+    import json
+
+    if file:
+        write_whole(Path(file), (json.dumps(content, indent=2) + "\n").encode())
 
 
 def run_demo(folder: str | None) -> int:
@@ -126,11 +149,14 @@ PLAN = Verb(
     "predict a run's time, memory and bottleneck from a few real steps",
     run_plan,
     about="Take a few real training steps, leave nothing behind, and print how long the run will take, how much memory it needs, "
-    "whether the loader or the device is the bottleneck, and what to change.",
+    "whether the loader or the device is the bottleneck, and what to change. With on= it is a forecast on paper for another machine.",
     positionals=(CONFIG,),
     options=(Plan,),
     training=True,
-    examples=("plan dinov2_vits16 data.path=photos steps=40",),
+    examples=(
+        "plan dinov2_vits16 data.path=photos steps=40",
+        "plan dinov2_vits16 on=8xH100 images=1281167",
+    ),
 )
 
 DEMO = Verb(

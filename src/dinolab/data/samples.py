@@ -32,6 +32,8 @@ def micro_batch(cfg: options.Config, world: int = 1) -> int:
     if batch % world:
         raise UserError(f"optim.batch_size={batch} cannot be shared out equally over {world} processes")
     share = batch // world
+    if micro == options.AUTO:
+        raise UserError("run.micro_batch=auto is for dinolab train and plan; give a number here")
     if micro and share % micro:
         whose = f"a process's share, {share} of" if world > 1 else ""
         raise UserError(" ".join(f"run.micro_batch={micro} does not divide {whose} optim.batch_size={batch}".split()))

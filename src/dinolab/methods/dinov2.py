@@ -96,7 +96,7 @@ class DINOv2(dino.DINO):
         options: Any = own_options(cfg, cls.Options)
         cls.check_patches(cfg, options)
         micro = cfg.run.micro_batch or cfg.optim.batch_size
-        if options.loss.koleo and micro < 2:
+        if options.loss.koleo and micro == 1:
             name = "run.micro_batch" if cfg.run.micro_batch else "optim.batch_size"
             raise UserError(f"{name}=1: KoLeo looks for neighbours within it; make it 2 or more, or set loss.koleo=0")
 

@@ -20,10 +20,11 @@ from dinolab.options import Config, Views
 from dinolab.parallel import refuse_many
 from dinolab.plan.memory import Memory, measure_memory
 from dinolab.plan.pace import Pace, Reading, measure_pace, measure_reading, time_step
-from dinolab.plan.rig import Rig
 from dinolab.precision import choose_precision
 from dinolab.recipes import validate
 from dinolab.runs.build import describe, fitting, monitor_sources, open_data
+from dinolab.runs.fit import check_micro_batch, settle_micro_batch
+from dinolab.runs.rig import Rig
 from dinolab.training import checkpoint
 from dinolab.training.phases import Phase, plan_phases
 from dinolab.weights.load import save_encoder
@@ -76,6 +77,10 @@ def plan(cfg: Config, steps: int = 20, say: Callable[[str], None] = lambda text:
     refuse_many("dinolab plan")
     validate(cfg)
     source = open_data(cfg, cache=None)
+    check_micro_batch(cfg, source)
+    cfg, said = settle_micro_batch(cfg, source)
+    for text in said:
+        say(text)
     phases = plan_phases(cfg, len(source))
     largest = max(phases, key=lambda phase: pixels(phase.cfg))
     side = max(needed_side(phase.cfg.views) for phase in phases)

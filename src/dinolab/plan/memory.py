@@ -1,19 +1,13 @@
 """The largest batch that fits into memory: a line through the peaks at two sizes, and on a GPU a trial of the prediction."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-
-import torch
+from dataclasses import dataclass
 
 from dinolab.errors import UserError
-from dinolab.memory import can_measure, peak_memory, room
-from dinolab.options import Config
-from dinolab.plan.rig import Rig
+from dinolab.memory import can_measure, room
 from dinolab.runs.build import micro_batch_sizes
+from dinolab.runs.fit import HEADROOM, SMALLEST, eager, largest_that_fits, line, peak_if_it_fits, step_peak
+from dinolab.runs.rig import Rig
 
-HEADROOM = 0.9  # share of the available memory that a prediction may fill
-SMALLEST = 8  # images in a forward with which the measurement begins
 TRY_SECONDS = 30  # for loading the images of a trial, at most
 REACH = 32  # times the batch: no prediction goes further, since parts of a loss may grow with the square of the batch
 BATCHES = [1, 2, 4, *range(8, (1 << 20) + 1, 8)]
@@ -29,7 +23,8 @@ class Memory:
     option: str  # run.micro_batch where it is set, else optim.batch_size; in the phase highres, its own options
     fixed: float
     per_image: float  # 0 where no difference between the sizes can be measured
-    largest: int  # greatest value of the option that fits, searched up to REACH times the present one
+    largest: int  # greatest value of the option that fits, of those up to `searched`
+    searched: int  # greatest value that was considered: the whole share of the batch, or REACH times the batch
     tried: bool  # whether a step of that size was done; else it is a prediction
 
 
@@ -63,17 +58,17 @@ def measure_memory(rig: Rig, load_seconds: float) -> Memory | None:
             peaks = [(n, step_peak(rig, batch, n)) for n in part]
         peak = step_peak(rig, batch, forward)
         fixed, per_image = line([*peaks, (forward, peak)])
-        largest, tried = find_largest(rig, forward, fixed, per_image, have, load_seconds)
+        choices = micro_batch_sizes(batch) if micro else [n for n in BATCHES if n <= REACH * batch]
+        largest, tried = find_largest(rig, forward, fixed, per_image, have, load_seconds, choices)
     option = rig.micro_option if micro else rig.batch_option
-    return Memory(peak, have, total, option, fixed, per_image, largest, tried)
+    return Memory(peak, have, total, option, fixed, per_image, largest, max(forward, choices[-1]), tried)
 
 
 def find_largest(
-    rig: Rig, now: int, fixed: float, per_image: float, have: int, load_seconds: float
+    rig: Rig, now: int, fixed: float, per_image: float, have: int, load_seconds: float, choices: list[int]
 ) -> tuple[int, bool]:
-    """Return the largest micro-batch, or batch, that fits, no smaller than the present one; and whether it was tried."""
+    """Return the largest choice of a micro-batch, or batch, that fits, no smaller than the present one; and whether it was tried."""
     batch, micro = rig.cfg.optim.batch_size, rig.cfg.run.micro_batch
-    choices = micro_batch_sizes(batch) if micro else [n for n in BATCHES if n <= REACH * now]
     budget = HEADROOM * have
     while True:
         largest = max(now, largest_that_fits(fixed, per_image, budget, choices)) if per_image else now
@@ -81,34 +76,15 @@ def find_largest(
             return largest, True
         if rig.device.type == "cpu" or largest * load_seconds > TRY_SECONDS:
             return largest, False
-        if runs(rig, batch if micro else largest, largest):
+        if peak_if_it_fits(rig, batch if micro else largest, largest) is not None:
             return largest, True
         budget *= HEADROOM
-
-
-def eager(cfg: Config) -> AbstractContextManager:
-    """Compile nothing inside: each size of batch would be compiled again, and code for varying sizes is slower."""
-    return torch.compiler.set_stance("force_eager") if cfg.run.compile else nullcontext()
 
 
 def sizes_up_to(n: int) -> list[int]:
     """Return n, its half, its quarter and so on, smallest first: down to SMALLEST, but at least two sizes if n is above 1."""
     halves = [n >> i for i in range(n.bit_length())]
     return sorted(size for size in halves if size >= min(SMALLEST, max(1, n // 2)))
-
-
-def line(peaks: list[tuple[int, int]]) -> tuple[float, float]:
-    """Compute the bytes that do not depend on the size, and those for each image, from the last two peaks (size, bytes)."""
-    if len(peaks) < 2 or peaks[-1][1] <= peaks[-2][1]:
-        return peaks[-1][1], 0.0
-    (n0, bytes0), (n1, bytes1) = peaks[-2:]
-    per_image = (bytes1 - bytes0) / (n1 - n0)
-    return bytes1 - per_image * n1, per_image
-
-
-def largest_that_fits(fixed: float, per_image: float, budget: float, choices: Iterable[int]) -> int:
-    """Return the largest of the choices whose bytes are within the budget; 0 if there is none."""
-    return max((n for n in choices if fixed + per_image * n <= budget), default=0)
 
 
 def refuse_too_large(rig: Rig, peaks: list[tuple[int, int]], images: int, have: int) -> None:
@@ -122,23 +98,3 @@ def refuse_too_large(rig: Rig, peaks: list[tuple[int, int]], images: int, have: 
             f"a step of {images} images would take about {need / 1e9:.0f} GB of memory, and {have / 1e9:.0f} GB are available: "
             f"set {rig.batch_option}={fits} or less, or a smaller {rig.micro_option}"
         )
-
-
-def step_peak(rig: Rig, images: int, micro_batch: int) -> int:
-    """Do a step on this number of images, in micro-batches of this size, and return its peak of memory in bytes."""
-    optim, run = replace(rig.cfg.optim, batch_size=images), replace(rig.cfg.run, micro_batch=micro_batch)
-    batch = next(rig.batches(0, replace(rig.cfg, optim=optim, run=run)))
-    return peak_memory(lambda: rig.step(batch), rig.device)
-
-
-def runs(rig: Rig, images: int, micro_batch: int) -> bool:
-    """Try a step of this size, and return whether it fits on the GPU."""
-    try:
-        step_peak(rig, images, micro_batch)
-    except torch.OutOfMemoryError:
-        fits = False
-    else:
-        fits = True
-    rig.optimizer.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()
-    return fits

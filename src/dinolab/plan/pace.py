@@ -13,8 +13,8 @@ import torch
 from dinolab.data import draws
 from dinolab.data.loader import kept_ready
 from dinolab.data.samples import MicroBatches
-from dinolab.plan.rig import Batch, Rig
 from dinolab.runs.build import needs_of
+from dinolab.runs.rig import Batch, Rig
 
 SETTLE = 2  # steps before the first that is timed
 LOADER_SECONDS = 1.0  # that the loader alone is timed, at least

@@ -69,7 +69,12 @@ def memory_words(plan: Plan) -> list[str]:
     found = [f"{gigabytes(memory.peak)} at the peak of a step, of {gigabytes(memory.room)} available"]
     if memory.per_image:
         how = "tried" if memory.tried else "predicted, not tried"
-        found.append(f"{memory.option}={memory.largest} is the largest that fits ({how})")
+        if memory.largest < memory.searched:
+            found.append(f"{memory.option}={memory.largest} is the largest that fits ({how})")
+        elif plan.cfg.run.micro_batch:
+            found.append(f"{memory.option}={memory.largest}, the whole batch at once, fits ({how})")
+        else:
+            found.append(f"{memory.option}={memory.largest} fits ({how}); larger batches were not considered")
     return found
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from dinolab import parallel
-from dinolab.data.samples import micro_batch
 from dinolab.data.types import Source
 from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.options import Config
-from dinolab.recipes import load_config, validate
+from dinolab.recipes import load_config, load_saved_config, validate
 from dinolab.rundir import RunFolder
 from dinolab.runs.build import all_alike, describe, fitting, monitor_sources, open_data, out_of_memory
+from dinolab.runs.fit import check_micro_batch, settle_micro_batch
 from dinolab.runs.folder import check_run, describe_run, held_for_training
 from dinolab.runs.pictures import draw_pictures
 from dinolab.runs.run import Run
@@ -54,7 +54,7 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
 
 def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool) -> None:
     """The run itself, in a folder that no other run trains in."""
-    source, phases, places = prepare(cfg, folder, resume)
+    cfg, source, phases, places, said = prepare(cfg, folder, resume)
     with fitting(cfg):
         state = restore(places, phases, source, device) if places else begin(phases[0], source, device)
 
@@ -62,7 +62,8 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
     run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)
     try:
         log.say(describe(cfg, source, phases[0], state.method, device))
-        for message in filter(None, [parallel.alone(), "" if state.step else all_alike(source), *state.messages]):
+        alike = "" if state.step else all_alike(source)
+        for message in filter(None, [parallel.alone(), alike, *said, *state.messages]):
             log.say(message)
         if state.step == 0 or run.evaluation_missed():
             run.evaluate(state.step)
@@ -91,18 +92,28 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
         log.close()
 
 
-def prepare(cfg: Config, folder: RunFolder, resume: bool) -> tuple[Source, list[Phase], list[Path]]:
-    """The images, the phases, and the checkpoints to go on from; everything that can be refused is refused here."""
+def prepare(cfg: Config, folder: RunFolder, resume: bool) -> tuple[Config, Source, list[Phase], list[Path], list[str]]:
+    """The settled options, the images, the phases, the checkpoints to go on from, and lines for the log.
+
+    Everything that can be refused is refused here.
+    """
     with parallel.first_rank_first():
         places = check_run(folder, cfg, resume)
         source = open_data(cfg, folder.listing)
-        phases = plan_phases(cfg, len(source))
-        for phase in phases:
-            micro_batch(phase.cfg, parallel.world())
+        check_micro_batch(cfg, source)
+    refuse_unshared(len(set(parallel.collect(len(places)))) > 1, folder)
+    cfg, said = settle_micro_batch(cfg, source, load_saved_config(folder.config) if places else None)
+    phases = plan_phases(cfg, len(source))
+    with parallel.first_rank_first():
         if parallel.rank() == 0:
             describe_run(folder, cfg, source, resumed=bool(places))
-    if not all(parallel.collect(folder.config.is_file())) or len(set(parallel.collect(len(places)))) > 1:
+    refuse_unshared(not all(parallel.collect(folder.config.is_file())), folder)
+    return cfg, source, phases, places, said
+
+
+def refuse_unshared(differs: bool, folder: RunFolder) -> None:
+    """Raises UserError where the processes do not see the same files in the run's folder."""
+    if differs:
         raise UserError(
             f"{folder.path}: not all processes see the same files there; all machines must share run.dir's file system"
         )
-    return source, phases, places
