@@ -35,7 +35,9 @@ PROJECTS = ["dinolab", *REQUIREMENTS]
 def read_options() -> argparse.Namespace:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--photos", type=Path, metavar="DIR", help="measure steps on the image files below this folder")
-    args.add_argument("--quality", type=Path, metavar="DIR", help="measure accuracy on train and test photos with labels")
+    args.add_argument(
+        "--quality", type=Path, metavar="DIR", help="measure accuracy on train and test photos with labels"
+    )
     args.add_argument("--environments", type=Path, default=cache_folder(), metavar="DIR", help="default: %(default)s")
     args.add_argument("--only", default="", help="projects, or with --quality rows, separated by commas (default: all)")
     args.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of peers.json and peers.md")
@@ -47,7 +49,9 @@ def read_options() -> argparse.Namespace:
     step.add_argument("--rounds", type=int, default=5, help="measured steps of each; default: %(default)s")
     step.add_argument("--warm-up", type=int, default=2, help="steps before them; default: %(default)s")
     accuracy = args.add_argument_group("accuracy")
-    accuracy.add_argument("--minutes", type=float, default=10, help="CPU-minutes of each training; default: %(default)s")
+    accuracy.add_argument(
+        "--minutes", type=float, default=10, help="CPU-minutes of each training; default: %(default)s"
+    )
     accuracy.add_argument("--seed", type=int, default=0)
     accuracy.add_argument("--images", type=int, default=0, help="train and test images that are judged (0: all)")
     accuracy.add_argument("--again", action="store_true", help="measure rows anew that are in peers.json")

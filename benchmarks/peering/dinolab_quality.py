@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import dinolab
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.recipes import load_config
 from dinolab.runs.build import build_method
-from dinolab.models.encoder import BackboneEncoder
 
 
 def main() -> None:

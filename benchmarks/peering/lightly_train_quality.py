@@ -22,14 +22,26 @@ def make_model(name: str) -> torch.nn.Module:
 
 
 def settings(case: dict[str, Any]) -> dict[str, Any]:
-    """The views of small_10k where the case asks for them; all else is left to LightlyTrain."""
+    """The method and, for the small network, the views of small_10k; all else is left to LightlyTrain.
+
+    Its counts of steps at the start (frozen last layer, warm-ups) are for 125,000 steps. For the small network they get the same
+    shares of this training: otherwise the last layer would never leave its initial values.
+    """
     found: dict[str, Any] = {"method": case["method"]} | ({"optim": case["optim"]} if "optim" in case else {})
-    if case["small_views"]:
-        crops = {
+    if case["model"] == "small":
+        found["transform_args"] = {
+            "image_size": (96, 96),
             "random_resize": {"min_scale": 0.32, "max_scale": 1.0},
-            "local_view": {"num_views": 4, "view_size": (48, 48), "random_resize": {"min_scale": 0.05, "max_scale": 0.32}},
+            "local_view": {
+                "num_views": 4,
+                "view_size": (48, 48),
+                "random_resize": {"min_scale": 0.05, "max_scale": 0.32},
+            },
         }
-        found["transform_args"] = {"image_size": (96, 96), **crops}
+        found["method_args"] = {"student_freeze_last_layer_steps": case["steps"] // 100}
+        if case["method"] == "dinov2":
+            found["method_args"]["warmup_steps"] = case["steps"] // 10
+            found["method_args"]["teacher_temp_warmup_steps"] = 3 * case["steps"] // 10
     return found
 
 

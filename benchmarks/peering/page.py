@@ -11,16 +11,16 @@ STEP = """\
 A step is the computation from a finished batch to updated weights: the forward passes of student
 and teacher, the loss, the gradient, clipping, the optimizer, and the teacher's update. Reading
 images and making their crops is measured apart ("loading"), in the same process without workers.
-The projects take turns, one step each, in processes of their own. Figures are medians of
-{rounds} steps after {warm_up} others, with the smallest and largest in brackets. "Times dinolab's" is the
-median of the ratios within each turn. CPU seconds are those of all threads, and count the waiting
-of threads for each other. Memory is the resident memory of the whole process, with its libraries.
+The projects take turns, one step each, in processes of their own. Figures are medians of {rounds} steps
+after {warm_up} others, with the smallest and largest in brackets. "Times dinolab's" is the median of the
+ratios within each turn. CPU seconds are those of all threads, and count the waiting of threads for
+each other. Memory is the resident memory of the whole process, with its libraries.
 
 - dinolab: the recipe `dinov2_vits14`, by the functions that a run calls. It lets oneDNN compute
   products in fp32, and has glibc keep freed memory, as in a run.
-- lightly-train: its command `pretrain` with `dinov2/vits14-notpretrained` and the method `dinov2`. The time is
-  taken in its trainer, from the hook at the batch's start to the end of the hook that updates the
-  teacher. The trainer's own work between steps counts as loading.
+- lightly-train: its command `pretrain` with `dinov2/vits14-notpretrained` and the method `dinov2`.
+  The time is taken in its trainer, from the hook at the batch's start to the end of the hook that
+  updates the teacher. The trainer's own work between steps counts as loading.
 - lightly: it has losses, heads, masks and crops, and no trainer. The step is put together as its
   DINOv2 example does, around timm's ViT-S/14.
 - stable-pretraining: its module `DINOv2` with timm's ViT-S/14, in a plain loop. It differs most: a
@@ -31,22 +31,27 @@ The first three share one head for class tokens and patches, centring, iBOT's ma
 KoLeo. Stochastic depth is {drop_path} in all. lightly and stable-pretraining compute dropped branches, and
 multiply them by zero. Crops have the same sizes; their colour distortions differ a little.
 
-solo-learn was left out: its last release on PyPI (1.0.2) requires torch 1.9.1, which Python 3.11 cannot
-install."""
+solo-learn was left out: its last release on PyPI (1.0.2) requires torch 1.9.1, which Python 3.11
+cannot install."""
 QUALITY = """\
-Every row has {minutes:g} CPU-minutes for its training steps, with no worker processes. Short trainings of
-3 and 9 steps measure the cost of a step, so that each schedule runs to its end. Two steps of
-CPU time are shown: what the whole process used includes starting and writing. Features of
-{train:,} training and {test:,} test images at {size} pixels come from the exported backbone, and
-scikit-learn's {k}-NN with cosine similarity judges them. 95 % intervals over the test images are in
-brackets; a single seed was run.
+Every row has {minutes:g} CPU-minutes for its training steps, without worker processes. Short trainings of 3
+and 9 steps measure the cost of a step first, so that each schedule runs to its end. The last column
+is what the whole process used, with starting, writing and the features. The exported backbone
+computes features of {train:,} training and {test:,} test images at {size} pixels, and scikit-learn's {k}-NN
+with cosine similarity judges them. 95 % intervals over the test images are in brackets. Each row is
+a single training with seed {seed}.
 
-"Small" is the network and the sizes of crops of `small_10k` (4 blocks of width 128, patches of 16, 2
-crops of 96 pixels and 4 of 48) in LightlyTrain, with its batches of 128 and all else chosen by
-LightlyTrain for the number of images. Its `dino` adapts prototypes, temperature and momentum to
-small sets; its `dinov2` does not, and its documentation recommends it for large ones. `dino` with
-ResNet-18 is the documentation's example at its default sizes. `dinov2` with its smallest listed
-network, a ViT-S/14, was left out, because {minutes:g} CPU-minutes are too few for ten steps of 128 images."""
+- dinolab: the recipe `small_10k` as it is, in fp32: 4 blocks of width 128, patches of 16, 2 crops of
+  96 pixels and 4 of 48.
+- lightly-train dino, dino adamw, dinov2: the same network and sizes of crops, with LightlyTrain's
+  batches of 128. Its counts of steps at the start have the share of the training that they have of
+  125,000 steps. All else is LightlyTrain's choice. Its `dino` suits prototypes, temperature and
+  momentum to the number of images; its `dinov2` does not.
+- lightly-train dino resnet18: the example of its documentation, with nothing changed.
+- untrained: the network of `small_10k` with its initial weights.
+
+LightlyTrain's `dinov2` with the smallest network that it lists, a ViT-S/14, was left out, since a
+step has 128 images of 224 pixels with 8 smaller crops each: 16 times the batch in the table of steps."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -148,4 +153,6 @@ def quality_verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
     better = [name for name, (points, half) in apart.items() if points > half]
     equal = [name for name, (points, half) in apart.items() if abs(points) <= half]
     words = [f"Better than dinolab: {', '.join(f'**{name}**' for name in better) or 'none'}."]
-    return [" ".join(words + ([f"The test images cannot tell apart from dinolab: {', '.join(equal)}."] if equal else []))]
+    return [
+        " ".join(words + ([f"The test images cannot tell apart from dinolab: {', '.join(equal)}."] if equal else []))
+    ]

@@ -16,24 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peering.environments import SETTINGS
-from peering.rounds import Failed
 from sklearn.neighbors import KNeighborsClassifier
 
 from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.data.views import eval_view
+from peering.environments import SETTINGS
+from peering.rounds import Failed
 
-SMALL = {"model": "small", "small_views": True}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "dinolab small_10k": ("dinolab", {}),
-    "LightlyTrain dino, small": ("lightly-train", {"method": "dino", **SMALL}),
-    "LightlyTrain dino with AdamW, small": ("lightly-train", {"method": "dino", "optim": "adamw", **SMALL}),
-    "LightlyTrain dinov2, small": ("lightly-train", {"method": "dinov2", **SMALL}),
-    "LightlyTrain dino, ResNet-18": ("lightly-train", {"method": "dino", "model": "resnet18", "small_views": False}),
+    "dinolab": ("dinolab", {}),
+    "lightly-train dino": ("lightly-train", {"method": "dino", "model": "small"}),
+    "lightly-train dino adamw": ("lightly-train", {"method": "dino", "optim": "adamw", "model": "small"}),
+    "lightly-train dinov2": ("lightly-train", {"method": "dinov2", "model": "small"}),
+    "lightly-train dino resnet18": ("lightly-train", {"method": "dino", "model": "resnet18"}),
 }
-OURS, UNTRAINED = "dinolab small_10k", "the network of small_10k, untrained"
+OURS, UNTRAINED = "dinolab", "untrained"
 SIZE, NEIGHBOURS = 112, 20  # pixels: a multiple of the patch sizes 14 and 16
 TRIALS = 3, 9  # steps of the two short trainings
 

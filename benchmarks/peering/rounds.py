@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peering.environments import SETTINGS
-
 from dinolab.memory import entry
+from peering.environments import SETTINGS
 
 PATIENCE = 900  # seconds that a process may take for one answer
 FIGURES = ("wall", "cpu", "load_wall", "load_cpu")  # seconds
@@ -35,7 +34,7 @@ class Process:
     def __init__(self, command: Sequence[str | Path], case: dict[str, Any], log: Path):
         self.log = log
         answers, end = os.pipe()
-        self.answers = open(answers, "rb", buffering=0)
+        self.answers = os.fdopen(answers, "rb", buffering=0)
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [*map(str, command), json.dumps(case), str(end)], pass_fds=[end], stdin=subprocess.PIPE, stdout=file, stderr=file,
