@@ -1,7 +1,7 @@
 """Measure dinolab beside other projects on a CPU: time and memory of a DINOv2 step, and accuracy after equal CPU time.
 
     python benchmarks/peers.py --photos DIR                 # the step: LightlyTrain, lightly, stable-pretraining; 10 minutes
-    python benchmarks/peers.py --quality DIR --minutes 10   # accuracy: LightlyTrain; about 7 minutes for each of 5 trainings
+    python benchmarks/peers.py --quality DIR --minutes 10   # accuracy: LightlyTrain; about 7 minutes for each of 6 trainings
 
 Each other project gets a virtual environment below --environments, made with pip the first time (5 GB each). Each command writes
 its part of peers.json, and then the whole page peers.md from it. --quality keeps the rows that it finds there with the same options,

@@ -42,6 +42,8 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
         if case["method"] == "dinov2":
             found["method_args"]["warmup_steps"] = case["steps"] // 10
             found["method_args"]["teacher_temp_warmup_steps"] = 3 * case["steps"] // 10
+        if "prototypes" in case:
+            found["method_args"]["output_dim"] = case["prototypes"]
     return found
 
 

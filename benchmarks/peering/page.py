@@ -46,7 +46,8 @@ a single training with seed {seed}.
 - lightly-train dino, dino adamw, dinov2: the same network and sizes of crops, with LightlyTrain's
   batches of 128. Its counts of steps at the start have the share of the training that they have of
   125,000 steps. All else is LightlyTrain's choice. Its `dino` suits prototypes, temperature and
-  momentum to the number of images; its `dinov2` does not.
+  momentum to the number of images; its `dinov2` does not, and has 65,536 prototypes.
+- lightly-train dinov2 1024: with as many prototypes as `dino` gets for this number of images.
 - lightly-train dino resnet18: the example of its documentation, with nothing changed.
 - untrained: the network of `small_10k` with its initial weights.
 

@@ -30,6 +30,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "lightly-train dino": ("lightly-train", {"method": "dino", "model": "small"}),
     "lightly-train dino adamw": ("lightly-train", {"method": "dino", "optim": "adamw", "model": "small"}),
     "lightly-train dinov2": ("lightly-train", {"method": "dinov2", "model": "small"}),
+    "lightly-train dinov2 1024": ("lightly-train", {"method": "dinov2", "model": "small", "prototypes": 1024}),
     "lightly-train dino resnet18": ("lightly-train", {"method": "dino", "model": "resnet18"}),
 }
 OURS, UNTRAINED = "dinolab", "untrained"
