@@ -22,6 +22,7 @@ from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.data.views import eval_view
+from dinolab.options import Columns
 from peering.environments import SETTINGS
 from peering.rounds import Failed
 
@@ -44,8 +45,10 @@ class Labelled:
     def __init__(self, folder: Path, work: Path, images: int = 0):
         table = (folder / "Training_set.csv").is_file()
         train, test = ("Training_set.csv", "Testing_labels.csv") if table else ("train", "test")
-        self.train = open_source(str(folder / train), str(folder / "train") if table else "", need_labels=True)
-        self.test = open_source(str(folder / test), str(folder / "test") if table else "", need_labels=True)
+        self.train, self.test = (
+            open_source(str(folder / name), Columns(images=str(folder / part) if table else ""), need_labels=True)
+            for name, part in ((train, "train"), (test, "test"))
+        )
         self.files = work / "train.npy", work / "test.npy"
         self.photos = [str(Path(path).resolve()) for path in self.train.paths]
         self.labels = []
