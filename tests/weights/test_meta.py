@@ -125,6 +125,14 @@ def test_wrong_files_end_in_one_line(content: object, said: str, tmp_path: Path)
     assert "\n" not in str(error.value) and "wrong.pth" in str(error.value)
 
 
+@pytest.mark.parametrize("positions", [1, 3])  # the class token alone; a grid that is no square
+def test_positions_that_are_no_grid_are_refused(positions: int, tmp_path: Path) -> None:
+    tensors = official_layout(random_model("dino")) | {"pos_embed": torch.zeros(1, positions, DIM)}
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=f"not a published architecture: width {DIM}, {positions} positions"):
+        load(f"{tmp_path / 'x.pth'}:heads=2")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UserError, match=f"{name}: no such file"):

@@ -87,7 +87,7 @@ def architecture(tensors: Mapping[str, Tensor], path: Path, unseen: Unseen, chun
             raise UserError(f"{path}: not a published architecture: {name} is {tuple(tensors[name].shape)}")
     dim, _, patch_size, _ = tensors["patch_embed.proj.weight"].shape
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
-    if side**2 + 1 != tensors["pos_embed"].shape[1]:
+    if not side or side**2 + 1 != tensors["pos_embed"].shape[1]:
         raise UserError(f"{path}: not a published architecture: width {dim}, {tensors['pos_embed'].shape[1]} positions")
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     depth = len(blocks)
