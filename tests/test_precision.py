@@ -32,6 +32,14 @@ def test_the_trial_is_not_disturbed_by_autocast() -> None:
         assert cpu_is_fast_in_bf16() == outside
 
 
+def test_the_trial_is_in_float32_whatever_the_default() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert {part.dtype for part in precision._factors()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_quick_products_are_exact_and_end_with_the_block() -> None:
     a, b = torch.randn(300, 384, dtype=torch.float64), torch.randn(384, 500, dtype=torch.float64)
     before = MATMUL.fp32_precision

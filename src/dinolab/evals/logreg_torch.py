@@ -70,7 +70,7 @@ class TorchLogisticRegression(ClassifierMixin, BaseEstimator):
             return loss
 
         before = torch.inf
-        while len(x) and optimizer.state[weight].get("n_iter", 0) < self.max_iter:
+        while optimizer.state[weight].get("n_iter", 0) < self.max_iter:
             optimizer.step(objective)
             loss = objective().item()
             assert weight.grad is not None and bias.grad is not None
@@ -112,8 +112,14 @@ def principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
     """
     images, width = features.shape
     if images >= width:
-        squares, axes = torch.linalg.eigh(features.T @ features / images)
+        squares, axes = eigh(features.T @ features / images)
         return squares.clamp_min(0), axes
-    squares, rows = torch.linalg.eigh(features @ features.T / images)
+    squares, rows = eigh(features @ features.T / images)
     some = squares > SMALL * squares[-1]
     return squares[some], features.T @ rows[:, some] / (images * squares[some]).sqrt()
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and eigenvectors of a symmetric matrix (n, n), on its device; PyTorch has no such function for MPS."""
+    values, vectors = torch.linalg.eigh(matrix.cpu() if matrix.device.type == "mps" else matrix)
+    return values.to(matrix.device), vectors.to(matrix.device)

@@ -105,7 +105,7 @@ def extract(
         workers: processes that load images; 0 loads in this one.
         blocks: last blocks whose class tokens are wanted; of an encoder with fewer blocks, all are taken.
         patches: whether the mean of the last block's patches is wanted.
-        precision: "fp32" or "bf16" (autocast); features are float32 in any case.
+        precision: "fp32", "bf16" (autocast) or, without a cache, "auto"; features are float32 in any case.
         cache: folder that keeps features until weights, images, size or precision change. Features with more blocks, or patches,
             serve for fewer.
 

@@ -195,7 +195,9 @@ def time_evaluation(rig: Rig, reference: Source, query: Source) -> float:
     def time_features(images: int) -> tuple[int, float]:
         sample = subset(reference, images, seed=0)
         began = time.perf_counter()
-        extract(encoder, sample, size, device=device, workers=rig.workers, progress=False)
+        extract(
+            encoder, sample, size, device=device, workers=rig.workers, progress=False, precision=rig.cfg.run.precision
+        )
         return len(sample), time.perf_counter() - began
 
     few = EVALUATED * max(1, rig.workers)
