@@ -181,6 +181,7 @@ class RunFolder:
 RESULT = "result.json"  # an evaluation's figures, in its folder
 PREDICTIONS = "predictions.csv"
 CONFUSION = "confusion.png"
+PICTURES = "pictures"  # folder beside result.json with the PNGs of an evaluation, which the report shows in the order of their names
 LAYER = "layer.safetensors"  # the trained linear layer of an evaluation
 COMPARISON = "all.json"  # several evaluations of several encoders
 

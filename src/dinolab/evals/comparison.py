@@ -132,4 +132,4 @@ def read_entry(entry: Json, row: Json, content: Json) -> Entry:
 def main_facts(result: Result) -> Result:
     """The result without what grows with classes and images or repeats the model card."""
     encoder = {"name": result.encoder.get("name")}
-    return replace(result, encoder=encoder, per_class={}, leaks=[], environment=None)
+    return replace(result, encoder=encoder, per_class={}, parts={}, leaks=[], environment=None)

@@ -107,6 +107,11 @@ def table(result: Result, evaluation: Evaluation) -> Table:
                 escape(printable(test.data["test"])), with_interval(main, test.main), f"{test.data['test_images']:,}"
             )
     shown.add_section()
+    for name, values in result.parts.items():
+        texts = [
+            f"{figure.title} {figure.text(values[figure.key])}" for figure in evaluation.FIGURES if figure.key in values
+        ]
+        shown.add_row(escape(printable(name)), escape(", ".join(texts)), "")
     for name, one in sorted(result.per_class.items(), key=lambda item: item[1]["accuracy"]):
         shown.add_row(escape(printable(name)), f"{one['accuracy']:.1%}", f"{one['images']:,}")
     return shown
