@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from dinolab.config import read_options
@@ -21,11 +22,13 @@ from dinolab.panels import Panel
 from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import charts, predictions, published
 from dinolab.report.comparison import comparison_table
+from dinolab.report.details import details
 from dinolab.report.evaluated import Evaluated, read_evaluated
 from dinolab.report.run import Run, read_run
 from dinolab.report.sections import again, configuration, curves, evaluations, glance, speed
 from dinolab.report.sections.section import open_images
 from dinolab.report.verdict import verdict
+from dinolab.rundir import PICTURES
 from dinolab.runs.build import monitor_sources
 from tests.pictures import TINY, make_folder
 
@@ -257,6 +260,24 @@ def test_an_evaluation_that_measures_no_accuracy_shows_up_right(tmp_path, depth)
     assert (
         again.evaluation(run.results[1]) == f"dinolab eval depth {tmp_path} size=224 depths=/data/depths bins=64 seed=0"
     )
+
+
+def test_parts_and_pictures_of_a_result_are_shown(tmp_path, depth):
+    found = result(depth, "x", 0.5, key="rmse")
+    found.parts = {"kitchen": {"rmse": 0.25, "log": 3.0}, "office": {"rmse": 0.75}}
+    folder = tmp_path / "eval"
+    (folder / PICTURES).mkdir(parents=True)
+    Image.new("RGB", (1800, 90), "red").save(folder / PICTURES / "kitchen.png")
+    run = Run(tmp_path, results=[Evaluated(folder, found)])
+    ((table, pictures),) = details(run, photos=True)
+    assert table.headings == ["part", "RMSE", "log10 error"]
+    rmse, log = Depth.FIGURES
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["kitchen", rmse.text(0.25), log.text(3.0)],
+        ["office", rmse.text(0.75), ""],
+    ]
+    assert [(one.caption, one.width, one.height) for one in pictures.rows[0]] == [("kitchen", 900, 45)]
+    assert details(run, photos=False) == [(table, None)]
 
 
 def test_evaluations_that_are_unknown_or_have_no_figure_are_shown_too(tmp_path):

@@ -34,13 +34,13 @@ class Grid(NamedTuple):
     flows: bool = False
 
 
-def picture(pixels: np.ndarray, alt: str, caption: str = "", mark: str = "") -> Picture:
-    """A small JPEG of an image (H, W, 3), uint8 or floats in [0, 1]."""
+def picture(pixels: np.ndarray, alt: str, caption: str = "", mark: str = "", side: int = SIDE) -> Picture:
+    """A JPEG of an image (H, W, 3), uint8 or floats in [0, 1], whose longer side has at most `side` pixels."""
     if pixels.dtype != np.uint8:
         pixels = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     height, width = pixels.shape[:2]
-    if max(height, width) > SIDE:
-        factor = SIDE / max(height, width)
+    if max(height, width) > side:
+        factor = side / max(height, width)
         sides = max(1, round(width * factor)), max(1, round(height * factor))
         pixels = cv2.resize(pixels, sides, interpolation=cv2.INTER_AREA)
     elif max(height, width) < LEAST:

@@ -7,6 +7,7 @@ from dinolab.errors import UserError
 from dinolab.evals import EVALS
 from dinolab.evals.confusion import NUMBERS
 from dinolab.report.comparison import comparison_table
+from dinolab.report.details import details
 from dinolab.report.evaluated import Evaluated, between, goodness, rank, setting
 from dinolab.report.pictures import Picture, data_uri
 from dinolab.report.predictions import class_examples, confusion, read_predictions
@@ -24,7 +25,10 @@ def build(page: Page) -> dict[str, Any]:
         "table_of_all": evaluations(results) if results else None,
         "abouts": {evaluated.title: evaluated.about for *_, evaluated in results if evaluated.about},
         "first": next(iter(EVALS)),
-        "parts": [{"label": view.label, "run": view.run} | best(view, page.photos) for view in page.views],
+        "parts": [
+            {"label": view.label, "run": view.run, "details": details(view.run, page.photos)} | best(view, page.photos)
+            for view in page.views
+        ],
         "published": published(page.runs),
     }
 
