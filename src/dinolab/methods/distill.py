@@ -84,7 +84,9 @@ class Distillation(dinov2.DINOv2):
 
     TITLE = "distillation"
     Options: ClassVar[type] = Options
-    PREPARES = "before the first step it computes and clusters the teacher's features, which this forecast does not include"
+    PREPARES = (
+        "before the first step it computes and clusters the teacher's features, which this forecast does not include"
+    )
     PANELS = (
         Panel(
             LOSS,
