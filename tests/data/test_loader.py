@@ -87,6 +87,20 @@ def test_shapes(source):
     assert torch.equal(plain.local_crops, views.local_crops)
 
 
+@pytest.mark.parametrize("way", [loader.batches, loader.photo_batches])
+def test_extra_is_made_of_the_whole_image_also_where_crops_need_less(way, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "0.jpg"), image)
+    source = Source("images", [str(tmp_path / "0.jpg")], None, [])
+    cfg = config()
+    (part,) = next(way(source, cfg, 0, 1, 0, needs=Needs(extra=lambda image, rng: image, places=True)))
+    views = part.to(torch.device("cpu"))
+    assert torch.equal(views.extra[0], torch.from_numpy(cv2.cvtColor(cv2.imread(source.paths[0]), cv2.COLOR_BGR2RGB)))
+    assert views.places.shape == (BATCH, 4, 5) and views.places.dtype == torch.float32
+    areas = views.places[..., 2:4].prod(-1) * 300**2 / (300 * 400)
+    assert (areas[:, :2] > 0.38).all() and (areas[:, 2:] < 0.42).all()  # of global and of local crops
+
+
 def test_no_local_crops(source):
     cfg = config()
     cfg.views.locals = 0

@@ -118,3 +118,15 @@ def shrunk(crops: Crops, height: int, width: int) -> int:
     h, w = crops.size.tolist()
     sizes = {factor: (math.ceil(h / factor), math.ceil(w / factor)) for factor in (1, 2, 4, 8)}
     return next((factor for factor, size in sizes.items() if size == (height, width)), 0)
+
+
+def places(crops: Crops) -> np.ndarray:
+    """Where the crops were taken from, for maps of the image: float32 (V, 5).
+
+    Top, left, height and width in the largest centred square of the image, as shares of that square's side, and 1 if the crop is
+    mirrored. A crop may reach beyond the square.
+    """
+    side = crops.size.min()
+    corner = (crops.size - side) / 2
+    starts, sides = (crops.boxes[:, :2] - corner) / side, crops.boxes[:, 2:] / side
+    return np.concatenate([starts, sides, crops.flip[:, None]], axis=1).astype(np.float32)

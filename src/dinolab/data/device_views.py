@@ -38,6 +38,7 @@ class Photos(NamedTuple):
     broken: list[tuple[int, str]]
     labels: Tensor | None = None
     extra: Tensor | None = None
+    places: Tensor | None = None
 
     def to(self, device: torch.device) -> Views:
         """The crops, made on the device; from page-locked memory without waiting for the copy."""

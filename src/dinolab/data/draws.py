@@ -20,6 +20,11 @@ def rng(seed: int, stream: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
 
 
+def order(seed: int, epoch: int, images: int) -> np.ndarray:
+    """The order in which a pass over the data takes the images: their positions in the source, int64 (images,)."""
+    return rng(seed, EPOCH, epoch).permutation(images)
+
+
 def seed(run_seed: int, step: int) -> int:
     """The seed for the random numbers that PyTorch draws in a step."""
     return int(rng(run_seed, STEP, step).integers(1 << 63))

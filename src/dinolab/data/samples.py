@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from dinolab import options
 from dinolab.data import draws
-from dinolab.data.crops import Crops, draw_crops, reduction, shrunk
+from dinolab.data.crops import Crops, draw_crops, places, reduction, shrunk
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_file
 from dinolab.data.device_views import Photos, tabulate
 from dinolab.data.masks import block_mask, mask_counts
@@ -76,7 +76,7 @@ class MicroBatches(Dataset):
         size = len(self.ends) - 1
         epoch, place = divmod(number, size)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, draws.rng(self.seed, draws.EPOCH, epoch).permutation(size)
+            self.epoch, self.order = epoch, draws.order(self.seed, epoch, size)
         return int(self.order[place])
 
     def __getitem__(self, u: int) -> Views | Photos | UserError:
@@ -94,6 +94,7 @@ class MicroBatches(Dataset):
         global_crops, local_crops = (_empty(number, made, self.channels, side, side) for number, side in sizes)
         photos: list[tuple[np.ndarray, Crops]] = []
         extra: list[np.ndarray] = []
+        taken_from: list[np.ndarray] = []
         indices = torch.empty(self.micro, dtype=torch.int64)
         broken: list[tuple[int, str]] = []
         counts, masks = self.empty_masks(step, place)
@@ -108,7 +109,9 @@ class MicroBatches(Dataset):
                 for g in range(2):
                     masks.numpy()[g, b] = block_mask(self.needs.grid, self.needs.grid, counts[g, b], rng)
             if self.needs.extra:
-                extra.append(self.needs.extra(image, rng))
+                extra.append(self.needs.extra(self.in_full(int(indices[b]), image, crops), rng))
+            if self.needs.places:
+                taken_from.append(places(crops))
         rest = {
             "masks": masks,
             "masked": None if masks is None else torch.from_numpy(np.flatnonzero(masks.numpy())),
@@ -116,10 +119,16 @@ class MicroBatches(Dataset):
             "broken": broken,
             "labels": None if self.labels is None else torch.from_numpy(self.labels[indices.numpy()]),
             "extra": torch.from_numpy(np.stack(extra)) if extra else None,
+            "places": torch.from_numpy(np.stack(taken_from)) if taken_from else None,
         }
         if self.on_device:
             return Photos(*pack(photos), (self.views.global_size, self.views.local_size), **rest)  # type: ignore[arg-type]
         return Views(global_crops, local_crops, **rest)  # type: ignore[arg-type]
+
+    def in_full(self, index: int, image: np.ndarray, crops: Crops) -> np.ndarray:
+        """The image at `index` in its full size, given how it was decoded for its crops."""
+        path = self.path(index)
+        return image if shrunk(crops, image.shape[0], image.shape[1]) == 1 else decode(read_file(path), path)
 
     def empty_masks(self, step: int, place: int) -> tuple[np.ndarray, torch.Tensor | None]:
         """How many patches the micro-batch's global crops have masked, int64 (2, B), and masks to fill, bool (2, B, N)."""

@@ -27,8 +27,9 @@ class Needs:
     grid: int = 0  # patches along a side of a global crop, for the masks
     labels: bool = False  # the images' labels; sources without labels are then refused
     extra: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = (
-        None  # (uint8 (H, W, 3), draws) -> array of one shape
+        None  # (the image in its full size, uint8 (H, W, 3), draws) -> array of one shape
     )
+    places: bool = False  # where in the image each crop was taken from
 
 
 class Views(NamedTuple):
@@ -42,11 +43,12 @@ class Views(NamedTuple):
     broken: list[tuple[int, str]]  # (position in the source, reason) of images that could not be read
     labels: Tensor | None = None  # int64 (B,), if needed
     extra: Tensor | None = None  # (B, ...), if needed
+    places: Tensor | None = None  # float32 (B, 2 + L, 5), if needed: see crops.places
 
     def to(self, device: torch.device) -> "Views":
         """The same with what the step needs on the device; from page-locked memory without waiting for the copy."""
 
-        on_device = ("global_crops", "local_crops", "masks", "masked", "labels", "extra")
+        on_device = ("global_crops", "local_crops", "masks", "masked", "labels", "extra", "places")
         moved = {name: x for name in on_device if (x := getattr(self, name)) is not None}
         return self._replace(**{name: x.to(device, non_blocking=device.type == "cuda") for name, x in moved.items()})
 

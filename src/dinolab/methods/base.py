@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from dinolab.data.types import Needs, Views
+from dinolab.data.types import Needs, Source, Views
 from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.backbone import Backbone
 from dinolab.options import Config
@@ -92,6 +92,14 @@ class Method(nn.Module):
     def networks(self) -> tuple[nn.ModuleDict, ...]:
         """The networks whose parameters are sharded over several processes and whose blocks may be compiled."""
         return (self.student,)
+
+    def see_images(self, source: Source, workers: int) -> None:
+        """Called before training begins or goes on, on all processes: what a method computes from all images and does not save.
+
+        Args:
+            source: the images of the run; `Views.indices` are positions in it.
+            workers: processes that may load images.
+        """
 
     def prepare(self, batches: Iterable[list[Views]]) -> None:
         """Learn from the data what is needed before the first step of a new run; `batches` are the run's first ones."""

@@ -1,31 +1,49 @@
-"""Distillation (DINOv2, arXiv 2304.07193, section 5): a student learns the targets that a frozen encoder gives for the same images.
+"""Distillation: a student learns what a frozen encoder says of the same images.
 
-Shapes: B images, S side of a global crop, D width of the frozen encoder, K prototypes, n features that prototypes are made
-from; m runs over the micro-batches of a step.
+The targets are distributions over prototypes (DINOv2, arXiv 2304.07193, section 5), or the features themselves. The encoder sees the
+student's global crops in every step, or each image as a whole, once.
+
+Shapes: B images, G = 2 for crops and 1 for whole images, V = 2 + L crops of an image, S side of a global crop, n patches along it,
+D width of the frozen encoder, K prototypes; m runs over the micro-batches of a step.
 """
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinolab.data.types import Needs, Views
+from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
-from dinolab.losses import CHUNK, at_least_fp32
+from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods import dinov2
-from dinolab.methods.base import StepValues, join, own_options
+from dinolab.methods.base import Logs, StepValues, join, own_options
+from dinolab.methods.directions import Centred, Prototypes, Regression, cosine, regression_head
+from dinolab.methods.frozen import OnCrops, Sees
 from dinolab.methods.momentum import Ema
 from dinolab.methods.prototypes import Targets, prototype_targets
-from dinolab.models.encoder import Encoder, Features
+from dinolab.methods.whole import OnWholeImages, Whole
+from dinolab.models.encoder import Encoder
+from dinolab.models.heads import DINOHead
 from dinolab.options import Config, Head, option, section
+from dinolab.panels import LOSS, Panel
+from dinolab.parallel import rank
+from dinolab.precision import choose_precision, name_of
+from dinolab.progress import progress_bar
 from dinolab.weights.load import load
 
 PER_PROTOTYPE = 16  # features that a prototype is made from, on average
-ROUNDS = 10  # of k-means
+CENTRED_BY = 4096  # images whose features make the mean that is subtracted from all
+PATCHES = 4  # of each of their crops
 AT_ONCE = 32  # images in a forward, so that this takes no more memory than a step
+
+
+@dataclass
+class Loss(dinov2.Loss):
+    features: float = option(0.0, "weight of the regression of the teacher's class token, by cosine", 0, 100)
+    patches: float = option(0.0, "weight of the regression of the teacher's patches, by cosine", 0, 100)
 
 
 @dataclass
@@ -33,89 +51,111 @@ class Options:
     teacher: str = option(
         "", "frozen encoder to learn from: a run's folder, an official .pth file, hf:NAME, timm:NAME or starter"
     )
+    teacher_views: str = option(
+        "crops",
+        "crops: the teacher sees the student's global crops, in every step; whole: it sees each image as a whole, once, and this is "
+        "the target of all crops of the image",
+        choices=("crops", "whole"),
+    )
+    whole: Whole = section(Whole, "the teacher's view of an image, with teacher_views=whole")
     head: Head = section(Head, "projection head and prototypes of the class token")
     ibot_head: Head = section(Head, "projection head and prototypes of the patches")
-    loss: dinov2.Loss = section(dinov2.Loss, "targets, temperatures, KoLeo, weight of the patches' loss")
+    regression: Regression = section(Regression, "heads of loss.features and loss.patches")
+    loss: Loss = section(Loss, "targets, temperatures, weights of the parts of the loss")
     ema: Ema = section(Ema, "momentum of the student's average, which is the run's product")
 
 
-class Prototypes(nn.Module):
-    """A head for an encoder that has none: cosines of its centred features with K directions.
+@dataclass
+class Taught(Targets):
+    """The targets of one micro-batch. Those that the loss does not need are empty, or None."""
 
-    SEED (arXiv 2101.04731) takes a queue of features as directions; here they are centres of clusters, and stay fixed.
-    """
-
-    mean: Tensor  # (D,)
-    directions: Tensor  # (K, D), of length one
-
-    def __init__(self, dim: int, k: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("directions", torch.zeros(k, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (..., D) -> logits (..., K), in [-1, 1]."""
-        return F.linear(self.directed(x), self.directions)
-
-    def directed(self, x: Tensor) -> Tensor:
-        return F.normalize(at_least_fp32(x) - self.mean, dim=-1, eps=1e-6)
-
-    def fit(self, x_nD: Tensor, draw: torch.Generator, option: str) -> None:
-        """Spherical k-means (Dhillon and Modha, 2001), from K of the features that are drawn at random.
-
-        Raises UserError, which names the option that sets K, with fewer than K features.
-        """
-        n, k = len(x_nD), len(self.directions)
-        if n < k:
-            raise UserError(f"{option}={k}, but the whole run has only {n} features to make them from; set it lower")
-        self.mean.copy_(at_least_fp32(x_nD).mean(0))
-        x = self.directed(x_nD)
-        found = x[torch.randperm(n, generator=draw)[:k].to(x.device)]
-        numbers = torch.arange(k, device=x.device)[:, None]
-        for _ in range(ROUNDS):
-            sums = torch.zeros_like(found)
-            for part in x.split(max(1, CHUNK // k)):
-                members_Kn = (part @ found.T).argmax(1) == numbers
-                sums += members_Kn.to(x.dtype) @ part  # index_add_ would on a GPU give each rank sums of its own
-            empty = ~sums.any(1, keepdim=True)
-            found = torch.where(empty, found, F.normalize(sums, dim=1))
-        self.directions.copy_(found)
+    features_GBD: Tensor | None = None  # the frozen encoder's class tokens, centred, of length one
+    directions: Tensor | None = None  # its patches, likewise, (2 B, n, n, D)
+    inside: Tensor | None = None  # bool (2 B, n, n), which of these count; None: all
 
 
 class Distillation(dinov2.DINOv2):
-    """DINOv2's losses with the targets of a frozen encoder; nothing is masked, and all patches of the global crops count.
+    """DINOv2's losses with the targets of a frozen encoder, and regressions of its features.
 
-    `encoder` is the network that papers call the teacher: whatever `dinolab.load` opens. `teacher` is the EMA of the student, as in
-    every method with a momentum teacher, and the run's product. The frozen encoder is neither among the parameters nor in the
-    checkpoint; the prototypes that `prepare` makes from it are. With loss.ibot=0 only class tokens are compared, and the encoder
-    needs no patches.
+    Nothing is masked, and all patches of the global crops count. `encoder` is the network that papers call the teacher: whatever
+    `dinolab.load` opens. `teacher` is the EMA of the student, as in every method with a momentum teacher, and the run's product. The
+    frozen encoder is neither among the parameters nor in the checkpoint; the means and prototypes that `prepare` makes from it are.
     """
 
     TITLE = "distillation"
     Options: ClassVar[type] = Options
-    PREPARES = "before the first step it clusters the teacher's features, which this forecast does not include"
+    PREPARES = (
+        "before the first step it computes and clusters the teacher's features, which this forecast does not include"
+    )
+    PANELS = (
+        Panel(
+            LOSS,
+            "loss",
+            {**dinov2.DINOv2.PANELS[0].series, "features": "class token", "patches": "patches"},
+            level="log_k",
+            level_label="log K",
+        ),
+        *dinov2.DINOv2.PANELS[1:],
+    )
 
     def __init__(self, backbone: nn.Module, cfg: Config):
         super().__init__(backbone, cfg)
         options = own_options(cfg, Options)
+        loss = options.loss
         if not options.teacher:
             raise UserError(
-                "teacher is not set: name an encoder to learn from, teacher=RUN, a file, hf:NAME or timm:NAME"
+                "teacher is not set: name an encoder to learn from, teacher=RUN, a file, hf:NAME, timm:NAME or starter"
             )
-        self._frozen = (load(options.teacher),)  # in a tuple: nn.Module would make a module its own
-        self.patch_size, self.seed = cast(int, backbone.patch_size), cfg.seed
+        encoder = load(options.teacher)
+        self._frozen = (encoder,)  # in a tuple: nn.Module would make a module its own
+        self.cfg, patch_size, patches = cfg, cast(int, backbone.patch_size), wants_patches(loss)
+        self.sees: Sees = (
+            OnWholeImages(encoder, patch_size, options.whole, patches, cfg.seed)
+            if options.teacher_views == "whole"
+            else OnCrops(encoder, patch_size, cfg.views.global_size, patches, as_many=bool(loss.ibot))
+        )
+        if patches and not self.sees.patch_dim:
+            raise UserError(f"teacher={options.teacher} has no patches: set loss.ibot=0 and loss.patches=0")
 
-        size = cfg.views.global_size
-        blank = self.frozen_features(torch.zeros(2, 1, self.encoder.pixels.channels, size, size, dtype=torch.uint8))
-        self.cls_head = Prototypes(blank.cls.shape[-1], options.head.prototypes)
-        if options.loss.ibot:
-            h, w, width = blank.patches.shape[1:]
-            if h != self.grid(size) or w != self.grid(size):
-                raise UserError(
-                    f"teacher={options.teacher} has {h} x {w} patches where the student has {self.grid(size)} x {self.grid(size)}; "
-                    "set loss.ibot=0 to learn from its class token alone"
-                )
-            self.patch_head = Prototypes(width, options.ibot_head.prototypes)
+        hidden, dims = options.regression.hidden, (cast(int, backbone.dim), self.sees.dim, self.sees.patch_dim)
+        if loss.dino:
+            self.cls_head = Prototypes(dims[1], options.head.prototypes)
+        if loss.ibot:
+            self.patch_head = Prototypes(dims[2], options.ibot_head.prototypes)
+        if loss.features:
+            self.cls_centred = Centred(dims[1])
+            self.add_head("feature_head", regression_head(dims[0], hidden, dims[1]))
+        if loss.patches:
+            self.patches_centred = Centred(dims[2])
+            self.add_head("patch_feature_head", regression_head(dims[0], hidden, dims[2]))
+
+    @staticmethod
+    def make_heads(dim: int, options: Any) -> dict[str, nn.Module]:
+        heads = dinov2.DINOv2.make_heads(dim, options)
+        return heads if options.loss.dino else {name: head for name, head in heads.items() if name != "head"}
+
+    def add_head(self, name: str, head: nn.Module) -> None:
+        """Give the student a further head, and the EMA of the student, which is of all its networks, a copy."""
+        self.student[name] = head
+        self.teacher[name] = copy.deepcopy(head).requires_grad_(False)
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        options = own_options(cfg, Options)
+        loss, whole = options.loss, options.whole
+        if not (loss.dino or loss.ibot or loss.features or loss.patches):
+            raise UserError(
+                "loss.dino, loss.ibot, loss.features and loss.patches are all 0: nothing is learned from the teacher"
+            )
+        if options.teacher_views != "whole" and whole != Whole():
+            raise UserError(
+                f"the options whole.* have no effect with teacher_views={options.teacher_views}; set teacher_views=whole"
+            )
+        if whole.keep == "no" and not whole.size:
+            raise UserError(
+                "whole.keep=no needs whole.size, for example 224: images are resized before the teacher is opened"
+            )
+        super().check(cfg)
 
     @classmethod
     def check_patches(cls, cfg: Config, options: Any) -> None:
@@ -130,7 +170,9 @@ class Distillation(dinov2.DINOv2):
 
     @classmethod
     def needs(cls, cfg: Config) -> Needs:
-        return Needs()
+        options = own_options(cfg, Options)
+        whole = options.teacher_views == "whole"
+        return OnWholeImages.needs(options.whole, wants_patches(options.loss)) if whole else Needs()
 
     @property
     def encoder(self) -> Encoder:
@@ -141,72 +183,118 @@ class Distillation(dinov2.DINOv2):
         cast(nn.Module, self.encoder)._apply(fn)
         return cast("Distillation", super()._apply(fn, recurse))
 
-    def grid(self, size: int) -> int:
-        """The student's patches along a side of `size` pixels (a convolution begins one for the rest)."""
-        return -(-size // self.patch_size)
-
-    @torch.no_grad()
-    def frozen_features(self, crops_2B: Tensor) -> Features:
-        """The frozen encoder's features of global crops (2, B, C, S, S); with loss.ibot, its patches lie on the student's grid.
-
-        Where its patches are of another size, the crops are resized to as many of them as the student has, or to a
-        multiple as many, which is then averaged: patches of 14 beside the student's 16 see 224 pixels as 196, those of 8
-        as 224, four to one of the student's.
-        """
-        images = crops_2B.flatten(0, 1)
-        if not self.loss_options.ibot:
-            return self.encoder(images)
-        theirs = self.encoder.patch_size
-        each = max(1, round(self.patch_size / theirs))
-        side = self.grid(images.shape[-1]) * each * theirs
-        if side != images.shape[-1]:
-            images = F.interpolate(images.float() / 255, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        features = self.encoder(images)
-        if each == 1:
-            return features
-        return features._replace(patches=F.avg_pool2d(features.patches.movedim(-1, 1), each).movedim(1, -1))
+    def see_images(self, source: Source, workers: int) -> None:
+        device = self.centre.device
+        self.sees.open(source, device, workers, name_of(choose_precision(self.cfg.run.precision, device)))
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[list[Views]]) -> None:
-        """Make the prototypes, once, before the first step of a new run, from as many of its steps' batches as they need.
+        """Make means and prototypes, once, before the first step of a new run, from as many of its steps' batches as they need.
 
-        Each global crop gives its class token and as many of its patches, drawn at random, as make enough of both. The
-        same batches give the same prototypes, in whatever micro-batches, but for rounding. Raises UserError if they are too few.
+        Each view of the frozen encoder gives its class token and as many of its patches, drawn at random, as make enough of both. The
+        same batches give the same prototypes, in whatever micro-batches, but for rounding, and kept features the same as those that
+        are computed here. Raises UserError if the features are too few.
         """
-        device, draw = self.cls_head.mean.device, torch.Generator().manual_seed(self.seed)
-        k = len(self.cls_head.directions)
-        each = -(-len(self.patch_head.directions) // k) if self.loss_options.ibot else 0
+        loss, draw = self.loss_options, torch.Generator().manual_seed(self.cfg.seed)
+        heads = own_options(self.cfg, Options)
+        k = heads.head.prototypes if loss.dino or loss.ibot else 0
+        each = max(-(-heads.ibot_head.prototypes // k) if loss.ibot else 0, PATCHES if loss.patches else 0)
+        most = max(-(-PER_PROTOTYPE * k // self.sees.views), CENTRED_BY if loss.features or loss.patches else 0)
+        cls, patches = self.look_at_first(batches, most, each, draw)
+        with torch.autocast(self.centre.device.type, enabled=False):
+            if loss.dino:
+                self.cls_head.fit(cls, draw, "head.prototypes")
+            if loss.ibot:
+                self.patch_head.fit(patches, draw, "ibot_head.prototypes")
+            if loss.features:
+                self.cls_centred.centre(cls)
+            if loss.patches:
+                self.patches_centred.centre(patches)
+
+    def look_at_first(
+        self, batches: Iterable[list[Views]], most: int, each: int, draw: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Class tokens and `each` patches of every view, which `draw` chooses, (n, D), of the run's first `most` images or more."""
+        device = self.centre.device
         cls: list[Tensor] = []
         patches: list[Tensor] = []
-        for step in batches:
-            crops_2B = torch.cat([part.to(device).global_crops for part in step], 1)
-            places = torch.randint(self.grid(crops_2B.shape[-1]) ** 2, (2, crops_2B.shape[1], each, 1), generator=draw)
-            for crops, chosen in zip(crops_2B.split(AT_ONCE, 1), places.to(device).split(AT_ONCE, 1)):
-                seen = self.frozen_features(crops)
-                cls.append(seen.cls.unflatten(0, (2, -1)))
-                if self.loss_options.ibot:
-                    tokens = seen.patches.flatten(1, 2).take_along_dim(chosen.flatten(0, 1), 1)
-                    patches.append(tokens.unflatten(0, (2, -1)))
-            if 2 * sum(x.shape[1] for x in cls) >= PER_PROTOTYPE * k:
-                break
-        with torch.autocast(device.type, enabled=False):
-            self.cls_head.fit(torch.cat(cls, 1).flatten(0, 1), draw, "head.prototypes")
-            if self.loss_options.ibot:
-                self.patch_head.fit(torch.cat(patches, 1).flatten(0, 2), draw, "ibot_head.prototypes")
+        with progress_bar("targets from the teacher's features", most, rank() == 0, "images") as advance:
+            for step in self.sees.inputs(batches, most, device):
+                views, images = step.shape[:2]
+                chosen = torch.randint(max(1, self.sees.patches_each), (views, images, each, 1), generator=draw).to(
+                    device
+                )
+                for some, places in zip(step.split(AT_ONCE, 1), chosen.split(AT_ONCE, 1)):
+                    cls_GBD, patches_GBND = self.sees.look(some)
+                    cls.append(cls_GBD)
+                    patches.append(patches_GBND.take_along_dim(places, 2) if each else patches_GBND[:, :, :0])
+                    advance(some.shape[1])
+        return torch.cat(cls, 1).flatten(0, 1), torch.cat(patches, 1).flatten(0, 2)
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:
-        features = [self.frozen_features(views.global_crops) for views in batches]
-        cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
-        cls_2BK = prototype_targets(self.cls_head(join(cls, 1)), self.centre, self.loss_options, s)
-        targets = [Targets(p, None) for p in cls_2BK.split([x.shape[1] for x in cls], dim=1)]
-        if self.loss_options.ibot:
-            patches = [f.patches.flatten(0, 2) for f in features]  # each (M_m, D), of all global crops
-            patches_MK = prototype_targets(self.patch_head(join(patches, 0)), self.patch_centre, self.loss_options, s)
+        loss = self.loss_options
+        seen = [self.sees.seen(views) for views in batches]
+        targets = [Taught(torch.empty(0), None, inside=x.inside) for x in seen]
+        if loss.dino:
+            logits = self.cls_head(join([x.cls for x in seen], 1))
+            cls_GBK = prototype_targets(logits, self.centre, loss, s)
+            for target, p in zip(targets, cls_GBK.split([x.cls.shape[1] for x in seen], dim=1)):
+                target.cls_2BK = p
+        if loss.ibot:
+            patches = [x.patches.flatten(0, 2) for x in seen]  # each (M_m, D), of all global crops
+            patches_MK = prototype_targets(self.patch_head(join(patches, 0)), self.patch_centre, loss, s)
             for target, p_MK in zip(targets, patches_MK.split([len(x) for x in patches])):
-                target.patches_MK, target.patch_weights_M = p_MK, p_MK.new_full((len(p_MK),), 1 / len(p_MK))
-        return targets
+                even = p_MK.new_full((len(p_MK),), 1 / len(p_MK))
+                target.patches_MK = p_MK
+                target.patch_weights_M = even if target.inside is None else even * target.inside.flatten()
+        for target, x in zip(targets, seen):
+            target.features_GBD = self.cls_centred.directed(x.cls) if loss.features else None
+            target.directions = self.patches_centred.directed(x.patches) if loss.patches else None
+        return cast("list[Targets]", targets)
 
-    def compared_patches(self, features: Features, views: Views) -> Tensor:
-        """All patches of the global crops."""
-        return features.patches.flatten(0, 2)
+    def loss(self, views: Views, targets: Targets, s: StepValues) -> tuple[Tensor, Logs]:
+        assert isinstance(targets, Taught)
+        weights = self.loss_options
+        features, cls_VD = self.student_features(views)
+        first, second = features.cls.chunk(2)
+        parts: dict[str, Tensor] = {}
+        if weights.dino:
+            parts["dino"] = self.class_loss(cls_VD, targets)
+        parts["koleo"] = koleo(first) + koleo(second)  # of each global crop by itself, as DINOv2's
+        if weights.ibot:
+            parts["ibot"] = self.patch_loss(features.patches.flatten(0, 2), targets)
+        if targets.features_GBD is not None:
+            parts["features"] = self.feature_loss(cls_VD, targets.features_GBD)
+        if targets.directions is not None:
+            off = 1 - cosine(self.student["patch_feature_head"](features.patches), targets.directions)
+            parts["patches"] = (off if targets.inside is None else off * targets.inside).mean()
+        loss = cast(Tensor, sum(getattr(weights, name) * part for name, part in parts.items()))
+        return loss, {name: part.detach() for name, part in {"loss": loss, **parts}.items()}
+
+    def class_loss(self, cls_VD: Tensor, targets: Targets) -> Tensor:
+        """Of crops, DINO's loss. Of whole images, the mean cross-entropy of all crops with the image's one target."""
+        views, b = targets.cls_2BK.shape[:2]
+        if views == 2:
+            return super().class_loss(cls_VD, targets)
+        rows = torch.arange(b, device=cls_VD.device).repeat(len(cls_VD) // b)
+        weights = torch.full((len(cls_VD),), 1 / len(cls_VD), dtype=targets.cls_2BK.dtype, device=cls_VD.device)
+        compared = cast(DINOHead, self.student["head"]).compare(cls_VD)
+        return prototype_cross_entropy(
+            *compared, targets.cls_2BK[0], weights, self.loss_options.student_temperature, rows
+        )
+
+    def feature_loss(self, cls_VD: Tensor, targets_GBD: Tensor) -> Tensor:
+        """1 - cosine, mean over all crops. A global crop has its own target, a local one the mean over those of both global crops."""
+        b = targets_GBD.shape[1]
+        of_globals = targets_GBD.expand(2, -1, -1)
+        of_locals = targets_GBD.mean(0).expand(len(cls_VD) // b - 2, -1, -1)
+        predicted = self.student["feature_head"](cls_VD).unflatten(0, (-1, b))
+        return 1 - cosine(predicted, torch.cat([of_globals, of_locals])).mean()
+
+    def figures(self, targets: list[Targets], parts: Mapping[str, float]) -> dict[str, float]:
+        return super().figures(targets, parts) if self.loss_options.dino else {}
+
+
+def wants_patches(loss: Loss) -> bool:
+    return bool(loss.ibot or loss.patches)

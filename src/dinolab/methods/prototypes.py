@@ -103,14 +103,15 @@ TEMPERATURE_PANEL = Panel(SCHEDULES, "teacher temperature", {"teacher_temperatur
 ALARMS = (
     Alarm(
         "flat",
-        lambda line: line["kl"] + line["teacher_entropy"] > 0.98 * line["log_k"],  # the cross-entropy with the targets
+        # the cross-entropy with the targets, of which a run need not have any
+        lambda line: "kl" in line and line["kl"] + line["teacher_entropy"] > 0.98 * line["log_k"],
         "the loss stays at log K: the student predicts nothing about the teacher's targets. Remedy: model.init=scaled, a lower "
         "ema.start (0.9 or less for runs of a few thousand steps), a lower loss.teacher_temperature, head.batch_norm=true; "
         "see docs/small-runs.md",
     ),
     Alarm(
         "collapse",
-        lambda line: line["marginal_entropy"] < 0.05 * line["log_k"],
+        lambda line: "log_k" in line and line["marginal_entropy"] < 0.05 * line["log_k"],
         "all images go to one prototype. Remedy: loss.targets=sinkhorn, or a lower loss.centre_momentum, "
         "a higher loss.teacher_temperature, a longer loss.freeze_prototypes",
     ),

@@ -63,7 +63,7 @@ class Run:
             for phase in self.phases[self.phases.index(state.phase) :]:
                 cfg = phase.cfg
                 if phase is not state.phase:
-                    enter(state, phase, device)
+                    enter(state, phase, self.source, device)
                     say(f"crops of {cfg.views.global_size} pixels from here on, for {phase.total:,} steps")
                 train_loop(
                     state.method,

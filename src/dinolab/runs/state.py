@@ -33,6 +33,7 @@ def begin(phase: Phase, source: Source, device: torch.device) -> State:
     """A new run."""
     cfg = phase.cfg
     method = build_method(cfg, device, source.pixels)
+    method.see_images(source, workers(cfg, device))
     method.prepare(batches(source, cfg, 0, phase.last, workers(cfg, device), needs=needs_of(cfg)))
     longer = ", ".join(f"{option}={text}" for option, text in phase.longer.items())
     cut = (
@@ -58,16 +59,18 @@ def restore(places: list[Path], phases: list[Phase], source: Source, device: tor
         for bad, reason in unreadable.items():
             aside = checkpoint.set_aside(bad) if parallel.rank() == 0 else bad
             state.messages.append(f"{reason}; it is now {aside.name}, and an earlier one is used")
+        method.see_images(source, workers(phase.cfg, device))
         state.messages.append(f"resumed from {place}, step {step} of {phases[-1].last}")
         return state
     raise UserError("; ".join(unreadable.values()) + "; delete them to start the run anew")
 
 
-def enter(state: State, phase: Phase, device: torch.device) -> None:
+def enter(state: State, phase: Phase, source: Source, device: torch.device) -> None:
     """Go on in the next phase: the same weights, positions resampled to the new size of crops; a new optimizer."""
     weights = parallel.whole(state.method.state_dict())
     cfg = phase.cfg
     weights = resized(weights, cfg.model, cfg.views.global_size)
     state.method = build_method(cfg, device, state.method.product.pixels, fresh=False, state=weights)
+    state.method.see_images(source, workers(cfg, device))
     state.optimizer = make_optimizer(state.method.student, cfg.optim, phase.frozen)
     state.phase = phase
