@@ -29,7 +29,13 @@ from dinolab.weights import starter
 from dinolab.weights.initial import start_from, start_stem
 from tests.pictures import TINY, fit_words, make_folder
 
-HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "head.batch_norm=true"]
+HYBRID = [
+    "model.stem=starter",
+    "model.patch_size=8",
+    "views.global_size=32",
+    "views.local_size=16",
+    "head.batch_norm=true",
+]
 STEM = "patch_embed.stem."
 
 
@@ -94,7 +100,11 @@ def test_bad_stems_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for stem, options, said in (
         ("timm:no_such", {}, r"^model\.stem=timm:no_such: timm has no network 'no_such'; write starter"),
         ("beginner", {}, r"^model\.stem=beginner: not the name of a stem; write starter, timm:NAME or timm:NAME=FILE"),
-        ("starter", {"patch_size": 14}, r"^model\.patch_size=14: model\.stem=starter has stages of stride 2, 4, 8, 16, 32"),
+        (
+            "starter",
+            {"patch_size": 14},
+            r"^model\.patch_size=14: model\.stem=starter has stages of stride 2, 4, 8, 16, 32",
+        ),
         ("timm:vit_tiny_patch16_224", {}, r"its first stages cannot be used alone \(Input height"),
         ("starter", {"pixels": grey}, r"^model\.stem=starter takes RGB images, and these have 1 channels"),
     ):
@@ -133,7 +143,9 @@ def steps(cfg: Config, count: int) -> tuple[MomentumTeacher, MomentumTeacher]:
 @pytest.mark.usefixtures("starter_file")
 @pytest.mark.parametrize("rate", [0, 0.1])
 def test_steps_leave_a_frozen_stem_and_all_its_batch_norms_as_they_are(rate: float) -> None:
-    cfg = config("method=dino", f"optim.stem_lr={rate}", "optim.layer_decay=0.5", "optim.patch_embed_lr=0.3", "ema.start=0.5")
+    cfg = config(
+        "method=dino", f"optim.stem_lr={rate}", "optim.layer_decay=0.5", "optim.patch_embed_lr=0.3", "ema.start=0.5"
+    )
     before, after = steps(cfg, 2)
     then, now = before.state_dict(), after.state_dict()
     stem = {name for name in then if STEM in name}
@@ -197,4 +209,3 @@ def test_a_run_resumes_and_opens_without_the_package(
         assert torch.equal(fresh.get(STEM + name, tensor), tensor)
     assert not torch.equal(fresh["patch_embed.proj.weight"], trained["patch_embed.proj.weight"])
     assert not torch.equal(fresh[f"{STEM}conv_stem.weight"], trained[f"{STEM}conv_stem.weight"])
-

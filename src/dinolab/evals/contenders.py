@@ -16,7 +16,10 @@ UNTRAINED = "untrained"
 
 
 def untrained(like: Encodes, seed: int) -> BackboneEncoder:
-    """The architecture of the encoder `like` with initial weights, and the pretrained ones in `model.stem`. Raises UserError where dinolab cannot build it."""
+    """The architecture of the encoder `like` with initial weights; its stem, if it has one, keeps its pretrained ones.
+
+    Raises UserError where dinolab cannot build it, or cannot open the stem's weights.
+    """
     name, trained = open_encoder(like)
     backbone = getattr(trained, "backbone", None)
     if backbone is None:

@@ -56,7 +56,9 @@ class MomentumTeacher(Method):
         self.teacher.eval()  # no stochastic depth
         for ours, theirs in zip(self.student.modules(), self.teacher.modules()):
             if isinstance(theirs, nn.modules.batchnorm._BatchNorm):
-                theirs.train(ours.training)  # as published: a ResNet's takes each batch's own statistics in the teacher too
+                theirs.train(
+                    ours.training
+                )  # as published: a ResNet's takes each batch's own statistics in the teacher too
         return self
 
     @torch.no_grad()

@@ -40,7 +40,9 @@ class StemEmbed(nn.Module):
     def __init__(self, name: str, patch_size: int, dim: int, pixels: Pixels):
         super().__init__()
         if pixels.channels != 3:
-            raise UserError(f"model.stem={name} takes RGB images, and these have {pixels.channels} channels: leave it out")
+            raise UserError(
+                f"model.stem={name} takes RGB images, and these have {pixels.channels} channels: leave it out"
+            )
         self.patch_size = patch_size
         network = timms_network(name)
         self.stage = stage_of_stride(network, patch_size, name)
@@ -95,7 +97,9 @@ def timms_network(name: str) -> Any:
     architecture = STARTER_NETWORK if name == STARTER else rest.partition("=")[0]
     if (name != STARTER and kind != "timm") or not timm.is_model(architecture):
         known = f"timm has no network {architecture!r}" if kind == "timm" else "not the name of a stem"
-        raise UserError(f"model.stem={name}: {known}; write starter, timm:NAME or timm:NAME=FILE (timm.list_models() has names)")
+        raise UserError(
+            f"model.stem={name}: {known}; write starter, timm:NAME or timm:NAME=FILE (timm.list_models() has names)"
+        )
     network = timm.create_model(architecture, num_classes=0)
     if not hasattr(network, "prune_intermediate_layers"):
         raise UserError(f"model.stem={name}: timm gives no feature maps of this network's stages")

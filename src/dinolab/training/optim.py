@@ -19,7 +19,8 @@ BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register
 def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) -> torch.optim.Optimizer:
     """One group for each pair of factors on the learning rate and on the weight decay, and for each part that is frozen at times.
 
-    Parameters that take no gradient, those of a frozen stem, are left out. The state exists from the start, so that a checkpoint has the same entries at every step.
+    Parameters that take no gradient, those of a frozen stem, are left out. The state exists from the start, so that a checkpoint
+    has the same entries at every step.
 
     Args:
         parts: words, such as "backbone": a parameter belongs to the first of them that is in its name.

@@ -34,7 +34,9 @@ def load_starter() -> TimmEncoder:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {again()}") from error
     if found != SHA256:
         raise UserError(f"{file}: damaged, or of another version of the package; {again()}")
-    model = timm.create_model(STARTER_NETWORK, num_classes=0)  # its mean and deviation of 0.5 are published: arXiv 1905.11946
+    model = timm.create_model(
+        STARTER_NETWORK, num_classes=0
+    )  # its mean and deviation of 0.5 are published: arXiv 1905.11946
     # the file has names of its own, in the order of timm's
     values = [tensor for name, tensor in read_backbone(file).items() if not name.startswith(CLASSIFIER)]
     fit(model, dict(zip(model.state_dict(), values, strict=True)), f"{file} is not timm's {STARTER_NETWORK}")
