@@ -35,6 +35,11 @@ EXACT = {  # the same for any number of processes and micro-batches
     ],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
 }
+HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "loss.koleo=0"]
+STEMS = {  # the same, where the starter encoder's package is installed
+    "frozen stem": ["method=dinov2", *HYBRID],
+    "trained stem": ["method=dinov2", "optim.stem_lr=0.1", *HYBRID],
+}
 WHOLE = {  # the same for any number of processes, with the same number of micro-batches
     "koleo": ["method=dinov2", "loss.koleo=0.5"],
     "batch norm": ["method=dinov2", "loss.koleo=0", "head.batch_norm=true", "ibot_head.batch_norm=true"],
@@ -81,7 +86,7 @@ def run_all(images: Path, cases: dict[str, list[str]], micro: int) -> dict[str, 
 
 
 def main(images: str, out: str, names: str, *more: str) -> None:
-    cases = {name: [*words, *more] for name, words in (EXACT | WHOLE).items() if name in names.split(",")}
+    cases = {name: [*words, *more] for name, words in (EXACT | WHOLE | STEMS).items() if name in names.split(",")}
     with parallel.processes(torch.device("cpu")):
         parts = BATCH // (2 * parallel.world())
         made = {micro: run_all(Path(images), cases, micro) for micro in (0, parts) if micro != 1}  # too few for KoLeo

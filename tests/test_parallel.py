@@ -8,7 +8,7 @@ import torch
 from dinolab.parallel import processes
 from tests.pictures import make_folder
 from tests.processes import launch
-from tests.steps import BATCH, EXACT, WHOLE, run_all
+from tests.steps import BATCH, EXACT, STEMS, WHOLE, run_all
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,11 @@ def test_several_processes_make_the_step_of_one(images, alone, tmp_path, world, 
         assert_same(alone[0][name], made[0][name])
         if world == 2:
             assert_same(alone[BATCH // 2][name], made[BATCH // 4][name])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("starter_file")
+def test_a_stem_is_the_same_in_two_processes(images, tmp_path):
+    made, alone = many(images, tmp_path / "out.pt", 2, list(STEMS), "run.sharding=full"), run_all(images, STEMS, 0)
+    for name in STEMS:
+        assert_same(alone[name], made[0][name])

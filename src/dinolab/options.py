@@ -124,6 +124,9 @@ class Model:
     depth: int = option(0, "number of blocks (0: by size)", 0, 200)
     heads: int = option(0, "attention heads (0: by size)", 0, 128)
     patch_size: int = option(16, "side of a patch, in pixels", 1, 128)
+    stem: str = option(
+        "", "pretrained network whose first stages embed the patches: starter, timm:NAME or timm:NAME=FILE"
+    )
     registers: int = option(0, "number of register tokens (arXiv 2309.16588)", 0, 64)
     layerscale: float = option(0.0, "initial value of LayerScale (0: none)", 0, 1)
     ffn: str = option("mlp", "feed-forward network", choices=("mlp", "swiglu"))
@@ -187,6 +190,7 @@ class Optim:
     )
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
+    stem_lr: float = option(0.0, "learning rate's further factor for model.stem (0: it stays as it is)", 0, 1)
     nan: str = option(
         "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
     )

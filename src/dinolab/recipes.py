@@ -187,6 +187,10 @@ def validate_model(cfg: Config) -> None:
     """Raises UserError for a backbone that does not go with its options or with the sizes of the crops."""
     if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
         raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
+    if cfg.optim.stem_lr and not cfg.model.stem:
+        raise UserError(
+            f"optim.stem_lr={cfg.optim.stem_lr:g}: there is no stem to train; set model.stem too, or leave it out"
+        )
     resnet = cfg.model.size == "resnet50"
     if resnet:
         refuse_vit_options(cfg)

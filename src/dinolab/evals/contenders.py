@@ -10,12 +10,16 @@ from dinolab.errors import UserError
 from dinolab.features.inputs import Encodes, open_encoder
 from dinolab.models.backbone import make_backbone
 from dinolab.models.encoder import BackboneEncoder
+from dinolab.weights.initial import start_stem
 
 UNTRAINED = "untrained"
 
 
 def untrained(like: Encodes, seed: int) -> BackboneEncoder:
-    """The architecture of the encoder `like` with initial weights. Raises UserError where dinolab cannot build it."""
+    """The architecture of the encoder `like` with initial weights; its stem, if it has one, keeps its pretrained ones.
+
+    Raises UserError where dinolab cannot build it, or cannot open the stem's weights.
+    """
     name, trained = open_encoder(like)
     backbone = getattr(trained, "backbone", None)
     if backbone is None:
@@ -23,6 +27,7 @@ def untrained(like: Encodes, seed: int) -> BackboneEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = make_backbone(backbone.cfg, backbone.image_size, pixels=backbone.pixels)
+    start_stem(fresh)  # which was never untrained
     return BackboneEncoder(fresh, {"untrained": name, "seed": seed}).requires_grad_(False).eval()
 
 

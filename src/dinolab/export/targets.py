@@ -26,6 +26,7 @@ class Target:
     open: Callable[[Path, Pixels], Forward]  # the pixels are for libraries that leave normalisation to their user
     same_positions: Callable[[Model], bool]  # whether the library resamples position embeddings as our ViT does
     tolerance: float = 1e-4  # largest difference from our own features, in fp32
+    takes_stem: bool = False  # whether it has a place for the network of model.stem
 
 
 def write_safetensors(encoder: BackboneEncoder, folder: Path) -> None:
@@ -74,7 +75,7 @@ def open_timm(folder: Path) -> Forward:
 
 
 TARGETS = {
-    "safetensors": Target(write_safetensors, lambda folder, pixels: load(folder), lambda cfg: True),
+    "safetensors": Target(write_safetensors, lambda folder, pixels: load(folder), lambda cfg: True, takes_stem=True),
     "huggingface": Target(
         write_huggingface,
         open_huggingface,

@@ -62,6 +62,11 @@ def export(source: str | Path, to: str, out: Path | None = None, layer: str | Pa
             f"{source}: only dinolab's own ViT can be exported, not a timm model or a ResNet-50; the model.safetensors of a run "
             "with a ResNet-50 already has the parameter names of timm and torchvision: timm:resnet50=FILE"
         )
+    if encoder.backbone.cfg.stem and not target.takes_stem:
+        able = " and ".join(name for name, one in TARGETS.items() if one.takes_stem)
+        raise UserError(
+            f"{source}: to={to} has no place for its model.stem={encoder.backbone.cfg.stem}; take to={able}"
+        )
     if layer and to not in CLASSIFIERS:
         raise UserError(f"layer={layer}: to={to} holds no layer; {' and '.join(CLASSIFIERS)} do")
     head = open_layer(layer, encoder) if layer else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dinolab.errors import UserError
 from dinolab.models.attention import Packing, attention_weights, pack_runs
 from dinolab.models.layers import Block, LayerNorm, PatchEmbed, draw_kept
+from dinolab.models.stem import StemEmbed
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 
@@ -101,7 +102,11 @@ class ViT(nn.Module):
             raise UserError(f"image size {image_size} is not a multiple of model.patch_size {cfg.patch_size}")
         self.cfg, self.image_size, self.patch_size = cfg, image_size, cfg.patch_size
         self.attention_backend, self.pixels = attention_backend, pixels
-        self.patch_embed = PatchEmbed(pixels.channels, cfg.patch_size, self.dim)
+        self.patch_embed = (
+            StemEmbed(cfg.stem, cfg.patch_size, self.dim, pixels)
+            if cfg.stem
+            else PatchEmbed(pixels.channels, cfg.patch_size, self.dim)
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // cfg.patch_size) ** 2, self.dim))
         if cfg.registers:
@@ -113,7 +118,8 @@ class ViT(nn.Module):
 
     def describe(self) -> str:
         """The architecture in a few words."""
-        return f"ViT of {len(self.blocks)} blocks of {self.dim}, patch {self.patch_size}"
+        stem = f", stem {self.cfg.stem}" if self.cfg.stem else ""
+        return f"ViT of {len(self.blocks)} blocks of {self.dim}, patch {self.patch_size}{stem}"
 
     def initialise(self) -> None:
         """Draws the initial weights.

@@ -48,7 +48,7 @@ def step_shapes(cfg: Config, bf16: bool) -> Shapes:
     peaks = {(FEW, FEW): few} | {sizes: do_step(cfg, *sizes, bf16)[1] for sizes in ((MORE, FEW), (MORE, MORE))}
     activations = (peaks[MORE, MORE] - peaks[MORE, FEW]) / (MORE - FEW)
     targets = (peaks[MORE, FEW] - peaks[FEW, FEW]) / (MORE - FEW)
-    trained = sum(p.numel() for p in method.student.parameters())
+    trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
     parts = [part for network in method.networks for part in network.values()]
     blocks = [block for part in parts for block in getattr(part, "blocks", [])]
     heads = [part for part in parts if not hasattr(part, "blocks")]
@@ -76,7 +76,7 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int =
     views, s = random_batch(cfg, CPU), values(cfg)
     onednn_is_exact()  # kept for later: it looks at values
     with torch.device("meta"):
-        method = build_method(cfg, torch.device("meta")).train()
+        method = build_method(cfg, torch.device("meta"), fresh=False).train()
     counter, live = FlopCounterMode(display=False), LiveBytes()
     with FakeTensorMode(allow_non_fake_inputs=True), live:
         without_values(method)

@@ -30,7 +30,7 @@ from dinolab.precision import choose_precision, name_of
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
 from dinolab.training.speed import checkpoint_activations, compile_blocks, keep_memory
-from dinolab.weights.initial import start_from
+from dinolab.weights.initial import start_from, start_stem
 
 LOOKED_AT, COMPARED = 8, 32  # images that are compared at the start, and the side in pixels at which they are
 
@@ -91,13 +91,17 @@ def build_method(
 
     Args:
         pixels: the images that the backbone takes.
-        fresh: start with `init.weights`, if they are given.
+        fresh: start with `init.weights`, if they are given, else with the pretrained weights of `model.stem`.
         state: tensors, not sharded, to start with instead.
     """
     torch.manual_seed(cfg.seed)
     backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device), pixels)
     if fresh and cfg.init.weights:
         start_from(backbone, cfg.init.weights)
+    elif fresh:
+        start_stem(backbone)
+    if cfg.optim.stem_lr:
+        backbone.get_submodule("patch_embed.stem").requires_grad_(True)
     method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
     if state is not None:
         method.load_state_dict(state)
@@ -188,7 +192,7 @@ def all_alike(source: Source) -> str:
 
 
 def describe(cfg: Config, source: Source, phase: Phase, method: Method, device: torch.device) -> str:
-    trained = sum(p.numel() for p in method.student.parameters())
+    trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
     precision = name_of(choose_precision(cfg.run.precision, device))
     several = f"{parallel.world()} processes, sharding {cfg.run.sharding}, " if parallel.world() > 1 else ""
     return (

@@ -34,7 +34,7 @@ def training_state(method: nn.Module, optimizer: torch.optim.Optimizer, step: in
     student = method.student.named_parameters()  # type: ignore[union-attr, operator]
     return {
         "method": method.state_dict(),
-        "optimizer": {name: optimizer.state[p] for name, p in student},
+        "optimizer": {name: optimizer.state[p] for name, p in student if p.requires_grad},
         "step": torch.tensor(step),
         "broken": torch.tensor(broken, dtype=torch.int64),
     }

