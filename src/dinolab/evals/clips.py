@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dinolab.data.addresses import IMAGES
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources.walk import by_number
@@ -46,7 +48,9 @@ class Clips:
     class Options(EvaluationOptions):
         """Options that name clips."""
 
-        data: str = option("", "the root of DAVIS, a folder of frames with masks, or a folder of such folders", required=True)
+        data: str = option(
+            "", "the root of DAVIS, a folder of frames with masks, or a folder of such folders", required=True
+        )
         split: str = option("val", "of DAVIS: the list ImageSets/2017/SPLIT.txt of clips")
 
     def __init__(self, name: str, clips: list[Clip]) -> None:
@@ -91,7 +95,9 @@ def davis_clips(root: Path, split: str) -> list[Clip]:
     found = []
     for name in names:
         if not (frames / name).is_dir():
-            raise UserError(f"{frames / name}: no such folder, though {listed} names it; complete the data, or shorten the list")
+            raise UserError(
+                f"{frames / name}: no such folder, though {listed} names it; complete the data, or shorten the list"
+            )
         clip = paired(name, files(frames / name), files(masks / name))
         found.append(Clip(name, clip.frames, clip.masks, [n for n in clip.scored if n < len(clip.frames) - 1]))
     if not found:
@@ -128,7 +134,9 @@ def paired(name: str, frames: list[Path], masks: list[Path]) -> Clip:
         raise UserError(f"{some(alone, 1)}: a mask without a frame of the same name; complete the frames or remove it")
     found = {positions[path.stem]: path for path in masks}
     if 0 not in found:
-        raise UserError(f"{frames[0]}: the first frame has no mask, and its labels are needed; add a PNG of the same name")
+        raise UserError(
+            f"{frames[0]}: the first frame has no mask, and its labels are needed; add a PNG of the same name"
+        )
     return Clip(name, frames, found, sorted(n for n in found if n))
 
 
@@ -144,7 +152,7 @@ def check(clip: Clip) -> None:
             )
 
 
-def read_frame(path: Path):
+def read_frame(path: Path) -> np.ndarray:
     """A frame, uint8 (H, W, 3). Raises UserError where it cannot be read."""
     try:
         return read_image(path)

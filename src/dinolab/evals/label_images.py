@@ -34,7 +34,9 @@ def read_labels(path: Path) -> LabelImage:
     if array.ndim == 3 and (array == array[..., :1]).all():  # grey, saved as a colour image
         array = array[..., 0]
     if array.ndim != 2:
-        raise UserError(f"{path}: a colour image without a palette; save the mask as a PNG with a palette, or as a grey one of labels")
+        raise UserError(
+            f"{path}: a colour image without a palette; save the mask as a PNG with a palette, or as a grey one of labels"
+        )
     if array.size and not 0 <= array.min() <= array.max() <= LARGEST:
         raise UserError(f"{path}: has the label {array.max()}; there can be {LARGEST} objects at most, numbered from 1")
     return LabelImage(array.astype(np.uint8), palette)
@@ -51,9 +53,9 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def write_labels(path: Path, image: LabelImage) -> None:
-    """Write labels as a PNG with their palette, or with that of `colours`."""
+    """Write labels as a PNG with their palette; labels without a colour in it get that of `colours`."""
     picture = Image.fromarray(image.labels)
-    picture.putpalette(image.palette or colours().tobytes())
+    picture.putpalette(image.palette + colours().tobytes()[len(image.palette) :])
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     write_whole(path, encoded.getvalue())

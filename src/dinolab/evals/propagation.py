@@ -82,14 +82,14 @@ def propagate(query: Tensor, context: Tensor, labels: Tensor, rule: Rule) -> Ten
 
 def is_far(tile: tuple[slice, ...], window: tuple[slice, ...], rule: Rule, device: torch.device) -> Tensor:
     """Whether a patch of the window is out of the neighbourhood of one of the tile, bool (patches of the tile, of the window)."""
-    places = [(torch.arange(a.start, a.stop, device=device), torch.arange(b.start, b.stop, device=device)) for a, b in zip(tile, window)]
+    places = [
+        (torch.arange(a.start, a.stop, device=device), torch.arange(b.start, b.stop, device=device))
+        for a, b in zip(tile, window)
+    ]
     rows, columns = ((of_tile[:, None] - of_window).abs() for of_tile, of_window in places)
     down, across = rows[:, None, :, None], columns[None, :, None, :]
-    if rule.circle:
-        far = down.square() + across.square() > rule.neighbourhood**2
-    else:
-        far = torch.maximum(down, across) > rule.neighbourhood
-    return far.flatten(2).flatten(0, 1)
+    distance = down.square().add(across.square()).sqrt() if rule.circle else torch.maximum(down, across)
+    return (distance > rule.neighbourhood).flatten(2).flatten(0, 1)
 
 
 def to_pixels(labels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
