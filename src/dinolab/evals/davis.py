@@ -240,8 +240,11 @@ def average(objects: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measured(clips: list[list[dict[str, float]]], key: str, seed: int) -> Measured:
-    """The mean of a figure over the objects of all clips, as DAVIS has it, and its bootstrap interval over clips; over the objects of a
-    single clip; of a single object there is none."""
+    """The mean of a figure over the objects of all clips, as DAVIS has it, and the bootstrap's interval.
+
+    Clips are drawn with all of their objects, since objects of one clip are alike. Of a single clip its objects are drawn, and a
+    single object has no interval.
+    """
     groups = [[one[key] for one in objects] for objects in clips]
     value = float(np.mean([value for group in groups for value in group]))
     if len(groups) == 1:

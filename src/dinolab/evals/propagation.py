@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dinolab.precision import quick_products
+
 TILE = 16  # patches: similarities are computed for TILE x TILE patches at a time
 
 
@@ -50,6 +52,7 @@ class Propagation:
         return found
 
 
+@quick_products()
 def propagate(query: Tensor, context: Tensor, labels: Tensor, rule: Rule) -> Tensor:
     """Labels of a frame from those of the frames of its context, (h, w, C).
 
