@@ -301,13 +301,16 @@ def test_the_palette_and_labels_of_the_first_mask_are_kept(tmp_path: Path) -> No
     assert last.getpalette() == palette and (np.array(last) == draw(2)[1]).all()
 
 
-def test_an_object_smaller_than_a_patch_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_objects_that_cannot_be_followed_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_clip(tmp_path / "clip", tmp_path / "clip", 2, 1)
     labels = draw(0)[1]
     labels[0, 0] = 9
     Image.fromarray(labels).save(tmp_path / "clip/0.png")
     dinolab.evaluate("davis", colour_encoder(), data=tmp_path / "clip", **EXACT)
     assert "0.png: too small for a patch of their own, so never found: label 9" in caplog.text
+    Image.fromarray(np.full_like(labels, 2)).save(tmp_path / "clip/1.png")
+    dinolab.evaluate("davis", colour_encoder(), data=tmp_path / "clip", **EXACT)
+    assert "1.png: has no label of the first mask (1, 3, 9) but others" in caplog.text
 
 
 def test_the_nearest_value_is_that_of_pillow() -> None:

@@ -159,6 +159,7 @@ class Tracker:
         for n, (frame, image) in enumerate(self.masks(clip)):
             if n in clip.scored:
                 truth = read_labels(clip.masks[n]).labels
+                warn_of_others(clip.masks[n], truth, labels)
                 for label in labels:
                     pair = truth == label, image.labels == label
                     found.objects[str(label)]["J"].append(region(*pair))
@@ -226,6 +227,14 @@ def warn_of_lost(clip: Clip, grid: np.ndarray, numbers: np.ndarray) -> None:
     lost = [str(label) for n, label in enumerate(numbers) if n and not (grid == n).any()]
     if lost:
         log.warning("%s: too small for a patch of their own, so never found: label %s", clip.masks[0], ", ".join(lost))
+
+
+def warn_of_others(mask: Path, truth: np.ndarray, labels: list[int]) -> None:
+    if truth.any() and not np.isin(truth, labels).any():
+        first = ", ".join(map(str, labels))
+        log.warning(
+            "%s: has no label of the first mask (%s) but others, so all of it counts as background", mask, first
+        )
 
 
 def figures_of(j: list[float], f: list[float]) -> dict[str, float]:
