@@ -1,15 +1,17 @@
 """Images whose pixels are labels: masks of objects, read from PNGs and written with a palette."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dinolab.data.decode import BrokenImage, read_file
+from dinolab.data.decode import BrokenImage, read_file, words_of
 from dinolab.data.headers import open_image
-from dinolab.errors import UserError, reason
+from dinolab.errors import UserError
 from dinolab.files import write_whole
 
 LARGEST = 255  # label in a PNG with a palette
@@ -24,31 +26,35 @@ class LabelImage(NamedTuple):
 
 def read_labels(path: Path) -> LabelImage:
     """Read a PNG with a palette, or a grey one; the labels are the numbers in the file. Raises UserError for anything else."""
-    try:
-        with open_image(read_file(path)) as image:
-            palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
-            array = np.array(image)
-    except (BrokenImage, OSError, ValueError, SyntaxError) as error:
-        cause = error.reason if isinstance(error, BrokenImage) else reason(error)
-        raise UserError(f"{path}: cannot be read ({cause}); replace this mask") from error
+    with opened(path) as image:
+        image.load()  # NumPy would hide what is raised
+        palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
+        array = np.array(image)
     if array.ndim == 3 and (array == array[..., :1]).all():  # grey, saved as a colour image
         array = array[..., 0]
     if array.ndim != 2:
-        raise UserError(
-            f"{path}: a colour image without a palette; save the mask as a PNG with a palette, or as a grey one of labels"
-        )
+        way_out = "save the mask as a PNG with a palette, or as a grey one of labels"
+        raise UserError(f"{path}: a colour image without a palette; {way_out}")
     if array.size and not 0 <= array.min() <= array.max() <= LARGEST:
-        raise UserError(f"{path}: has the label {array.max()}; there can be {LARGEST} objects at most, numbered from 1")
+        limit = f"there can be {LARGEST} objects at most, numbered from 1"
+        raise UserError(f"{path}: has the label {array.max()}; {limit}")
     return LabelImage(array.astype(np.uint8), palette)
 
 
 def size_of(path: Path) -> tuple[int, int]:
     """Height and width of an image, from its header. Raises UserError where it cannot be read."""
+    with opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image that is not yet decoded. Raises UserError where it cannot be read, or decoded within the block."""
     try:
         with open_image(read_file(path)) as image:
-            return image.height, image.width
-    except (BrokenImage, OSError, ValueError, SyntaxError) as error:
-        cause = error.reason if isinstance(error, BrokenImage) else reason(error)
+            yield image
+    except Exception as error:  # on damaged files decoders raise nearly anything
+        cause = error.reason if isinstance(error, BrokenImage) else words_of(error)
         raise UserError(f"{path}: cannot be read ({cause}); replace this image") from error
 
 
