@@ -17,6 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 OWN_FILES = {
     "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
+    "evals/davis.py",
     "data/sources/kinds.py",
     "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
 }  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_image
 from dinolab.data.sources import open_source
+from dinolab.evals.label_images import read_labels
 from fuzzing.kind import Kind
 from fuzzing.mutate import in_gzip, in_json, in_png, in_tar, raw, text
 
@@ -152,8 +153,21 @@ def show_video(folder: Path, name: str) -> None:
     make_video(encoder, folder / name, folder / "out.mp4", size=32)
 
 
+def read_mask(folder: Path, name: str) -> None:
+    read_labels(folder / name)
+
+
+def make_masks(folder: Path) -> None:
+    grey = Image.fromarray(noise()[..., 0] % 4)
+    grey.save(folder / "grey.png")
+    grey.putpalette(bytes(range(12)))
+    grey.save(folder / "palette.png")
+    Image.fromarray(noise(np.uint16)[..., 0] % 4).save(folder / "deep.png")
+
+
 KINDS = {
     "image": Kind(make_images, {"*": raw, "*.png": in_png}, read_one),
+    "mask": Kind(make_masks, {"*.png": in_png}, read_mask),
     "tar": Kind(make_shard, {"*.tar": in_tar}, list_and_read),
     "dataset": Kind(make_dataset, {"*.parquet": raw, "saved/*.arrow": raw, "saved/*.json": in_json}, read_dataset),
     "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),

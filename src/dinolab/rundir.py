@@ -44,6 +44,7 @@ SPLIT: Schema = {  # data/split.json of a job
     "differences": [str],
 }
 HELD_OUT: Schema = {"fingerprint": str, "test": [str], "images": int}  # split-N.json of an evaluation
+CLIP: Schema = {"of": str, "frames": [str], "objects": {EACH: {"J": [float], "F": [float]}}}  # of an evaluation
 LAYER_FACTS: Schema = {  # in the metadata of layer.safetensors
     "classes": [str],
     "blocks": int,

@@ -57,7 +57,7 @@ def run_eval(name: str, encoder: str, own: Any) -> int:
     result = run_evaluation(name, encoder, own, progress=sys.stderr.isatty(), environment=environment())
     if any(one.main for one in (result, *result.tests)):
         Console().print(table(result, EVALS[name]))
-    say(f"{out}: {', '.join(sorted(file.name for file in out.iterdir() if file.is_file()))}")
+    say(f"{out}: {', '.join(sorted(file.name + '/' * file.is_dir() for file in out.iterdir()))}")
     return 0
 
 

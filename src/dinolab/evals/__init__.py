@@ -1,6 +1,7 @@
 """Evaluations of encoders. `EVALS` names them; each is one file, and contract.py says what such a file holds."""
 
 from dinolab.evals.contract import Evaluation
+from dinolab.evals.davis import DAVIS
 from dinolab.evals.finetune import FineTuning
 from dinolab.evals.knn import KNN
 from dinolab.evals.linear import LinearHeads
@@ -13,4 +14,5 @@ EVALS: dict[str, Evaluation] = {
     "logreg": LogisticRegression(),
     "linear-dino": LinearDINO(),
     "finetune": FineTuning(),
+    "davis": DAVIS(),
 }

@@ -45,3 +45,26 @@ class PixelEncoder(nn.Module):
     def attention(self, images: Images) -> Tensor:
         """Raises UserError: pixels have no attention."""
         raise UserError("raw pixels have no class token whose attention could be shown")
+
+
+class PatchColours(nn.Module):
+    """An `Encoder` without weights whose patches are their mean colours: the baseline for what is measured on patches.
+
+    The features of a patch are red, green and blue, from -0.5 to 0.5, and `cls` is the mean of all patches.
+    """
+
+    pixels = RGB
+    dim = RGB.channels
+    image_size = 224
+    has_class_token = False
+
+    def __init__(self, patch_size: int = 16) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.info: dict[str, Any] = {}
+
+    def forward(self, images: Images) -> Features:
+        """See `Encoder.__call__`."""
+        x = scaled(to_batch(images, self.pixels), self.pixels)
+        patches = F.avg_pool2d(x, self.patch_size).permute(0, 2, 3, 1) - 0.5
+        return Features(patches.mean((1, 2)), patches[:, :0].flatten(1, 2), patches)

@@ -1,6 +1,5 @@
 """Images that a user names on the command line: found, read, and resized to whole patches."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from dinolab.data.addresses import IMAGES
 from dinolab.data.decode import BrokenImage, read_image
-from dinolab.data.sources.walk import walk
+from dinolab.data.sources.walk import by_number, walk
 from dinolab.data.views import resize
 from dinolab.errors import UserError
 from dinolab.models.encoder import refuse_infinite
@@ -50,11 +49,6 @@ def find_images(words: Sequence[str]) -> list[Found]:
         else:
             raise UserError(f"{word}: no such image or folder")
     return found
-
-
-def by_number(path: Path) -> list[str | int]:
-    """Return a sort key that puts frame2 before frame10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def spread(found: Sequence[Any], most: int) -> list[Any]:

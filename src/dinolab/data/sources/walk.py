@@ -1,6 +1,7 @@
 """The image files in a folder and below it, without those that are no images of the user's."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,11 @@ def kind_of(entry: os.DirEntry[str]) -> str:
     if ending in HEIC:
         return f"{ending} (read once pillow-heif is installed)"
     return "" if ending in COMPANIONS or not ending else ending
+
+
+def by_number(path: Path) -> list[str | int]:
+    """A sort key that puts frame2 before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def in_words(left_out: Counter[str]) -> str:
