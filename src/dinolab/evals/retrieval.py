@@ -107,7 +107,8 @@ def score(data: Search, gallery: Gallery, asked: FeatureSet, context: Context) -
         }
         positions = {level: positions_of(order, *lists) for level, lists in answers.items()}
         right, ignored = answers[main_level(data)]
-        first = order[~np.isin(order[: SHOWN + 1], ignored)] if data.within else order  # itself is no answer
+        first = order[: SHOWN + 1]
+        first = first[~np.isin(first, ignored)] if data.within else first  # the query itself is no answer
         best = [Answer(gallery.images[at], verdict(at, right, ignored)) for at in first[:SHOWN].tolist()]
         counts = {level: len(np.setdiff1d(lists[0], lists[1])) for level, lists in answers.items()}
         yield Scored(row, positions, counts, best)
