@@ -35,15 +35,10 @@ class Truth(NamedTuple):
 def read_truth(file: Path) -> Truth:
     """Raises UserError for a file that holds something else, wants to run code, or contradicts itself."""
     try:
-        if file.stat().st_size > LARGEST:
-            raise UserError(f"{file}: larger than {LARGEST >> 20} MiB, so it is no ground truth")
-        content = file.read_bytes()
-        found = json.loads(content) if file.suffix == ".json" else PlainUnpickler(content).load()
-        found = plain(found)
+        content = read_content(file)
+        found = plain(json.loads(content) if file.suffix == ".json" else PlainUnpickler(content).load())
     except UserError as error:
-        raise UserError(f"{file}: {error}") if not str(error).startswith(str(file)) else error from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{file}: {error}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"{file}: damaged, or no ground truth ({type(error).__name__})") from error
     wrong = find_wrong(found, TRUTH) or lacking(found)
@@ -55,6 +50,15 @@ def read_truth(file: Path) -> Truth:
         [tuple(one["bbx"]) for one in found["gnd"]],
         [{name: np.array(one[name], np.int64) for name in LISTS} for one in found["gnd"]],
     )
+
+
+def read_content(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > LARGEST:
+            raise UserError(f"has more than {LARGEST >> 20} MiB, so it is no ground truth")
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})") from error
 
 
 def lacking(found: dict[str, Any]) -> str:
@@ -99,11 +103,8 @@ class PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name that pickled arrays hold. No other is looked up, so nothing is imported or called."""
-        of_numpy = module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-        if of_numpy and name in STAND_INS:
+        if module in MODULES and name in STAND_INS:
             return STAND_INS[name]
-        if (module, name) == ("_codecs", "encode"):
-            return Latin
         raise UserError(f"refused: it wants to use {module}.{name}, and a ground truth needs only lists and numbers")
 
 
@@ -122,7 +123,7 @@ class Number:
 
     def read(self, content: Any) -> list[Any]:
         raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
-        return np.frombuffer(raw, self.kind).tolist()
+        return np.frombuffer(raw, self.kind).tolist() if raw else []
 
 
 class Array:
@@ -138,6 +139,15 @@ class Array:
         self.values = number.read(content)
 
 
+class Filled:
+    """Stands in for the function that makes an array of a buffer, in pickles of protocol 5."""
+
+    __slots__ = ()
+
+    def __new__(cls, content: Any, number: Number, *_: Any) -> Any:
+        return number.read(content)
+
+
 class Scalar:
     """Stands in for the function that makes a single number."""
 
@@ -149,12 +159,26 @@ class Scalar:
 
 
 class Latin:
-    """Stands in for the function by which older pickles turn a text into bytes."""
+    """Stands in for the functions by which older pickles turn a text into bytes."""
 
     __slots__ = ()
 
-    def __new__(cls, content: str, *_: Any) -> Any:
+    def __new__(cls, content: str = "", *_: Any) -> Any:
         return content.encode("latin1")
 
 
-STAND_INS = {"dtype": Number, "ndarray": Array, "_reconstruct": Array, "scalar": Scalar}
+MODULES = (
+    "numpy",
+    "_codecs",
+    "__builtin__",
+    *(f"numpy.{core}.{module}" for core in ("core", "_core") for module in ("multiarray", "numeric")),
+)
+STAND_INS = {
+    "dtype": Number,
+    "ndarray": Array,
+    "_reconstruct": Array,
+    "_frombuffer": Filled,
+    "scalar": Scalar,
+    "encode": Latin,
+    "bytes": Latin,
+}
