@@ -39,7 +39,7 @@ EASY = Figure("easy", "mAP, Easy")
 PRECISIONS = tuple(Figure(f"precision{k}", f"mP@{k}") for k in KS)
 RECALLS = tuple(Figure(f"recall{k}", f"recall@{k}") for k in KS)
 MET = (Figure("gap", "GAP"), Figure("gap_known", "GAP-"), Figure("accuracy", "ACC"))
-MAIN_LEVEL = {"Medium": "map", "Easy": "easy", "Hard": "hard", LABELS: "map"}
+FURTHER_LEVELS = {"Easy": EASY.key, "Hard": HARD.key}
 
 
 class Gallery(NamedTuple):
@@ -53,9 +53,8 @@ class Gallery(NamedTuple):
 class Scored(NamedTuple):
     """One query with its ranking."""
 
-    row: int  # of the queries that could be read
-    positions: dict[str, np.ndarray]  # of right answers by level
-    right: dict[str, int]  # how many right answers there are
+    at: int  # its position in its source
+    positions: dict[str, np.ndarray]  # of its right answers in the ranking, by level
     best: list[Answer]
 
 
@@ -79,7 +78,7 @@ class Retrieval(Evaluation):
         figures, parts = figures_of(data, scored, options.seed)
         if data.known is not None and not data.known.all():
             figures |= by_met(data, gallery, found, asked, context)
-        queries = scored_images(data, scored, asked)
+        queries = with_answers(data, scored)
         keep_answers(context.out, f"{context.encoder['name']} on {data.name}", queries, data.boxes)
         settings = {"multi_scale": options.multi_scale, "crop": options.crop, "distractors": options.distractors}
         return context.result(
@@ -99,56 +98,63 @@ def gather(data: Search, found: FeatureSet, further: list[FeatureSet]) -> Galler
 
 
 def score(data: Search, gallery: Gallery, asked: FeatureSet, context: Context) -> Iterator[Scored]:
-    """Rank the gallery for each query."""
-    for row, order in enumerate(rankings(gallery.matrix, asked.matrix(), context.device)):
+    """Rank the gallery for each query that could be read."""
+    queries = asked.kept.tolist()
+    for at, order in zip(queries, rankings(gallery.matrix, asked.matrix(), context.device), strict=True):
         answers = {
             level: tuple(rows[rows >= 0] for rows in (gallery.row_of[listed] for listed in lists))
-            for level, lists in data.answers[int(asked.kept[row])].items()
+            for level, lists in data.answers[at].items()
         }
         positions = {level: positions_of(order, *lists) for level, lists in answers.items()}
         right, ignored = answers[main_level(data)]
         first = order[: SHOWN + 1]
         first = first[~np.isin(first, ignored)] if data.within else first  # the query itself is no answer
-        best = [Answer(gallery.images[at], verdict(at, right, ignored)) for at in first[:SHOWN].tolist()]
-        counts = {level: len(np.setdiff1d(lists[0], lists[1])) for level, lists in answers.items()}
-        yield Scored(row, positions, counts, best)
+        yield Scored(
+            at, positions, [Answer(gallery.images[row], verdict(row, right, ignored)) for row in first[:SHOWN]]
+        )
 
 
 def main_level(data: Search) -> str:
-    return next(level for level in data.levels if MAIN_LEVEL[level] == MAP.key)
+    """The level whose mAP is the main figure."""
+    return LABELS if LABELS in data.levels else "Medium"
 
 
-def verdict(at: int, right: np.ndarray, ignored: np.ndarray) -> str:
-    return NOT_COUNTED if at in ignored else RIGHT if at in right else WRONG
+def verdict(row: int, right: np.ndarray, ignored: np.ndarray) -> str:
+    return NOT_COUNTED if row in ignored else RIGHT if row in right else WRONG
 
 
 def figures_of(
     data: Search, scored: list[Scored], seed: int
 ) -> tuple[dict[str, Measured], dict[str, dict[str, float]]]:
-    """The figures over all queries that have a right answer, and of each level. Raises UserError where none has one."""
-    values: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[str, float]] = {}
-    for level in data.levels:
-        with_answers = [one for one in scored if one.right[level]]
-        if not with_answers:
-            continue
-        positions = [one.positions[level] for one in with_answers]
-        found = {
-            MAP.key: [average_precision(one.positions[level], one.right[level]) for one in with_answers],
-        }
-        if level == LABELS:
-            found |= {f.key: [float(one[0] < k) for one in positions] for f, k in zip(RECALLS, KS)}
-        else:
-            found |= {f.key: [precision_at(one, k) for one in positions] for f, k in zip(PRECISIONS, KS)}
-            parts[level] = {key: float(np.mean(numbers)) for key, numbers in found.items()}
-        main = MAIN_LEVEL[level] == MAP.key
-        values |= {
-            key if main else MAIN_LEVEL[level]: np.array(v) for key, v in found.items() if main or key == MAP.key
-        }
-    if MAP.key not in values:
+    """The figures, with intervals over queries, and those of each level of a revisited set.
+
+    Raises UserError where no query has a right answer at the main level.
+    """
+    every = {level: values_of(level, scored) for level in data.levels}
+    found = {level: values for level, values in every.items() if len(values[MAP.key])}
+    if main_level(data) not in found:
         raise UserError(f"{data.name}: no query that can be read has a right answer that can be read")
-    in_order = [figure.key for figure in Retrieval.FIGURES if figure.key in values]
-    return {key: Measured(float(values[key].mean()), bootstrap_mean(values[key], seed)) for key in in_order}, parts
+    values = found[main_level(data)]
+    values = values | {key: found[level][MAP.key] for level, key in FURTHER_LEVELS.items() if level in found}
+    figures = {
+        figure.key: Measured(float(values[figure.key].mean()), bootstrap_mean(values[figure.key], seed))
+        for figure in Retrieval.FIGURES
+        if figure.key in values
+    }
+    levels = {level: {key: float(v.mean()) for key, v in one.items()} for level, one in found.items()}
+    return figures, {} if LABELS in levels else levels
+
+
+def values_of(level: str, scored: list[Scored]) -> dict[str, np.ndarray]:
+    """By figure the value of each query that has a right answer at this level."""
+    positions = [one.positions[level] for one in scored if len(one.positions[level])]
+    found = {MAP.key: [average_precision(one, len(one)) for one in positions]}
+    for k, recall, precision in zip(KS, RECALLS, PRECISIONS):
+        if level == LABELS:
+            found[recall.key] = [float(one[0] < k) for one in positions]
+        else:
+            found[precision.key] = [precision_at(one, k) for one in positions]
+    return {key: np.array(values) for key, values in found.items()}
 
 
 def by_met(
@@ -169,15 +175,15 @@ def by_met(
     return {figure.key: Measured(value) for figure, value in zip(MET, values)}
 
 
-def scored_images(data: Search, scored: list[Scored], asked: FeatureSet) -> list[Asked]:
+def with_answers(data: Search, scored: list[Scored]) -> list[Asked]:
     """The queries that have a right answer, for the list and the picture of answers."""
-    level, names = main_level(data), data.queries.names()
+    names = data.queries.names()
     found = []
     for one in scored:
-        if one.right[level]:
-            at = int(asked.kept[one.row])
-            score = average_precision(one.positions[level], one.right[level])
-            found.append(Asked(Image(data.queries.paths[at], names[at]), at, score, one.best))
+        positions = one.positions[main_level(data)]
+        if len(positions):
+            image = Image(data.queries.paths[one.at], names[one.at])
+            found.append(Asked(image, one.at, average_precision(positions, len(positions)), one.best))
     return found
 
 
