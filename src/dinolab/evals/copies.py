@@ -4,6 +4,7 @@ The protocol of DINO (arXiv 2104.14294, section 4.2.1): class token joined with 
 on other images, cosine similarity, the best 20 answers. M copies.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from dinolab.features.views import View
 from dinolab.features.whitening import learn_whitening
 from dinolab.options import option
 
+log = logging.getLogger(__name__)
 BEST = 20  # answers that count
 SHOWN = 10
 MAP = Figure("map", "mAP", published=f"copy_detection.copydays_strong_map@{COPYDAYS}")
@@ -96,7 +98,13 @@ def learn_on(network: Any, source: Source | None, view: View, context: Context) 
     """The whitening learned on these images; without any, features stay as they are."""
     if source is None:
         return lambda features: features
-    return learn_whitening(context.extract(network, source, view=view).matrix()).apply
+    features = context.extract(network, source, view=view).matrix()
+    if len(features) < features.shape[1]:
+        log.warning(
+            "whitening=%s: %s images for %s features; with fewer images than features, some directions are guesses",
+            source.name, f"{len(features):,}", f"{features.shape[1]:,}",
+        )  # fmt: skip
+    return learn_whitening(features).apply
 
 
 def images_of(source: Source, found: FeatureSet) -> list[Image]:
