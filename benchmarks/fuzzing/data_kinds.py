@@ -1,7 +1,9 @@
-"""Images, sources of images, and videos."""
+"""Images, sources of images, videos, and the ground truth of image retrieval."""
 
 import io
+import json
 import os
+import pickle
 import tarfile
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +15,9 @@ from PIL import Image
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_image
 from dinolab.data.sources import open_source
 from dinolab.evals.label_images import read_labels
+from dinolab.evals.retrieval_truth import read_truth
 from fuzzing.kind import Kind
-from fuzzing.mutate import in_gzip, in_json, in_png, in_tar, raw, text
+from fuzzing.mutate import in_gzip, in_json, in_pickle, in_png, in_tar, raw, text
 
 SIDE = 24  # pixels
 PILLOW = {
@@ -165,6 +168,21 @@ def make_masks(folder: Path) -> None:
     Image.fromarray(noise(np.uint16)[..., 0] % 4).save(folder / "deep.png")
 
 
+def make_truths(folder: Path) -> None:
+    lists = {"easy": [0], "hard": [1], "junk": [2]}
+    truth = {"imlist": ["a", "b", "c"], "qimlist": ["d"], "gnd": [{"bbx": [1.0, 2.0, 30.0, 40.0], **lists}]}
+    (folder / "gnd_a.json").write_text(json.dumps(truth))
+    for protocol in (0, 2, 4, 5):
+        (folder / f"gnd_{protocol}.pkl").write_bytes(pickle.dumps(truth, protocol))
+        arrays = {name: np.array(places) for name, places in lists.items()}
+        arrayed = {**truth, "gnd": [{"bbx": [np.float64(1), 2.0, 30.0, 40.0], **arrays}]}
+        (folder / f"gnd_arrays_{protocol}.pkl").write_bytes(pickle.dumps(arrayed, protocol))
+
+
+def read_ground_truth(folder: Path, name: str) -> None:
+    read_truth(folder / name)
+
+
 KINDS = {
     "image": Kind(make_images, {"*": raw, "*.png": in_png}, read_one),
     "mask": Kind(make_masks, {"*.png": in_png}, read_mask),
@@ -172,5 +190,6 @@ KINDS = {
     "dataset": Kind(make_dataset, {"*.parquet": raw, "saved/*.arrow": raw, "saved/*.json": in_json}, read_dataset),
     "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),
     "listing": Kind(make_listing, {"listing.json.gz": in_gzip}, read_listing),
+    "truth": Kind(make_truths, {"*.json": in_json, "*.pkl": in_pickle}, read_ground_truth),
     "video": Kind(make_videos, {"*": raw}, show_video),
 }

@@ -38,7 +38,7 @@ def test_every_evaluation_describes_itself(name):
     assert all("help" in f.metadata for f in fields(evaluation.Options))
     for figure in evaluation.FIGURES:
         for place in figure.published.split():
-            file, column = place.split(".")
+            file, column = place.split("@")[0].split(".")
             heading = (SOURCE / "report" / "reference" / f"{file}.csv").read_text().splitlines()[0]
             assert column in heading.split(",")
 

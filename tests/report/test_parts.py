@@ -175,6 +175,16 @@ def test_own_figures_stand_on_top_of_published_ones(tmp_path, depth):
     assert [table.own > 0 for table in published.published([run])] == [True] * 3 + [False] * 4
 
 
+def test_a_column_of_certain_images_takes_figures_of_these_alone(tmp_path):
+    tests = ("roxford5k", "rparis6k", "my/images")
+    results = [result("retrieval", str(tmp_path), 0.25, data={"test": test}, key="map") for test in tests]
+    run = Run(tmp_path, results=[Evaluated(tmp_path, one) for one in results])
+    table = next(table for table in published.published([run]) if table.title.startswith("Retrieval"))
+    rows = [dict(zip(table.headings, (cell.text for cell in row))) for row in table.rows]
+    assert table.own == 2 and rows[0]["training"].endswith(", on roxford5k")
+    assert [(row["Oxford medium"], row["Paris medium"]) for row in rows[:2]] == [("25.0", ""), ("", "25.0")]
+
+
 def test_published_tables_are_whole():
     folder = published.files("dinolab.report") / "reference"
     for name, about in published.TABLES.items():
@@ -189,7 +199,7 @@ def test_every_published_column_exists():
     folder = published.files("dinolab.report") / "reference"
     places = [place for one in EVALS.values() for figure in one.FIGURES for place in figure.published.split()]
     assert places
-    for table, column in (place.split(".") for place in places):
+    for table, column in (place.split("@")[0].split(".") for place in places):
         with (folder / f"{table}.csv").open() as file:
             assert column in next(csv.reader(file))
 

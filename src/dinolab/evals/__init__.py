@@ -1,12 +1,14 @@
 """Evaluations of encoders. `EVALS` names them; each is one file, and contract.py says what such a file holds."""
 
 from dinolab.evals.contract import Evaluation
+from dinolab.evals.copies import CopyDetection
 from dinolab.evals.davis import DAVIS
 from dinolab.evals.finetune import FineTuning
 from dinolab.evals.knn import KNN
 from dinolab.evals.linear import LinearHeads
 from dinolab.evals.linear_dino import LinearDINO
 from dinolab.evals.logreg import LogisticRegression
+from dinolab.evals.retrieval import Retrieval
 
 EVALS: dict[str, Evaluation] = {
     "linear": LinearHeads(),
@@ -15,4 +17,6 @@ EVALS: dict[str, Evaluation] = {
     "linear-dino": LinearDINO(),
     "finetune": FineTuning(),
     "davis": DAVIS(),
+    "retrieval": Retrieval(),
+    "copies": CopyDetection(),
 }

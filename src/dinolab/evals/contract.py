@@ -25,7 +25,10 @@ class Figure:
     title: str  # for people: "accuracy"
     unit: str = "%"  # a share from 0 to 1 has the unit %, and is shown times 100
     higher_is_better: bool = True
-    published: str = ""  # tables and columns of published figures that it belongs beside: "imagenet.linear_top1", several with spaces
+    published: str = (
+        ""  # tables and columns of published figures that it belongs beside: "imagenet.linear_top1", several with
+    )
+    # spaces; "retrieval.roxford_m@roxford5k" only where the Result's data["test"] is roxford5k
 
     @property
     def scale(self) -> float:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.features.extract import FeatureSet
 
 log = logging.getLogger(__name__)
 LEVEL = 0.95
+RESAMPLES = 1000  # of a bootstrap
 NAMED = 3  # leaks that the warning names; the result names all
 
 
@@ -64,6 +66,14 @@ def bootstrap_interval(right: int, images: int) -> tuple[float, float]:
     from scipy.stats import binom  # here: it takes half a second, and training imports this file
 
     low, high = binom.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], images, right / images) / images
+    return float(low), float(high)
+
+
+def bootstrap_mean(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean over resampled values, float (M,): of queries, clips or other units of test data."""
+    generator = draws.rng(seed, draws.RESAMPLE, 0)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -19,9 +19,9 @@ from dinolab.data.decode import BrokenImage, decode, read_file
 from dinolab.data.loader import loaded, make_loader
 from dinolab.data.storage import describe as location
 from dinolab.data.types import Source
-from dinolab.data.views import eval_view
 from dinolab.errors import UserError, some
 from dinolab.features import cache as kept_features
+from dinolab.features.views import View
 from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.parallel import collect, rank, world
 from dinolab.precision import autocast, choose_precision
@@ -34,6 +34,7 @@ DIGEST = 16  # bytes
 
 # position in the source, uint8 (3, H, W) or None, digest of the file, why there is no image
 Item = tuple[int, Tensor | None, bytes, str]
+Groups = list[tuple[list[int], Tensor]]  # images of one size, uint8 (n, 3, H, W), with their rows in the batch
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def joined(sets: list[FeatureSet]) -> FeatureSet:
 def extract(
     encoder: Any,
     source: Source,
-    size: int | tuple[int, int],
+    size: int | tuple[int, int] | View,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -101,7 +102,7 @@ def extract(
 
     Args:
         encoder: a network, which is moved to `device`.
-        size: side, or height and width, of the evaluation views in pixels.
+        size: side, or height and width, of the evaluation views in pixels; or another view.
         workers: processes that load images; 0 loads in this one.
         blocks: last blocks whose class tokens are wanted; of an encoder with fewer blocks, all are taken.
         patches: whether the mean of the last block's patches is wanted.
@@ -113,10 +114,11 @@ def extract(
         UserError: not one image can be read, a process that loads images has died, or a feature is no finite number.
     """
     encoder.to(device)
-    height, width = (size, size) if isinstance(size, int) else size
+    size = (size, size) if isinstance(size, int) else size
+    view = size if isinstance(size, View) else View(size)
     file = found = None
     if cache:
-        key = kept_features.key(encoder, source, f"{height} x {width}, {precision}")
+        key = kept_features.key(encoder, source, f"{view.key()}, {precision}")
         file = cache / f"{key}.safetensors"
         found = kept_features.read(file)
     most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
@@ -124,7 +126,7 @@ def extract(
     if any(collect(missing)):  # then the blocks and patches that the file holds are computed again, and it is replaced
         most, with_patches = max(blocks, most), patches or with_patches
         most, with_patches = (max(values) for values in zip(*collect((most, with_patches))))
-        views = Views(encoder, source, (height, width), torch.device(device), batch_size, workers, precision, progress)
+        views = Views(encoder, source, view, torch.device(device), batch_size, workers, precision, progress)
         found = views.all_features(most, with_patches)
         if file and rank() == 0:
             kept_features.write(file, *found)
@@ -155,7 +157,7 @@ class Views:
 
     encoder: Any
     source: Source
-    size: tuple[int, int]
+    view: View
     device: torch.device
     batch_size: int
     workers: int
@@ -185,7 +187,7 @@ class Views:
         broken: list[str] = []
         on_cuda = self.device.type == "cuda"
         loader = make_loader(
-            Images(self.source.paths, self.size, range(first, stop)),
+            Images(self.source.paths, self.view, range(first, stop)),
             self.workers if first < stop else 0,
             batch_size=self.batch_size,
             collate_fn=collate,
@@ -195,12 +197,9 @@ class Views:
         in_precision = autocast(self.device, choose_precision(self.precision, self.device))
         shown = self.progress and rank() == 0
         with evaluating(self.encoder), in_precision, progress_bar(title, stop - first, shown) as advance:
-            for positions, images, contents, reasons in loaded(loader, f"fewer workers (now {self.workers})"):
+            for positions, groups, contents, reasons in loaded(loader, f"fewer workers (now {self.workers})"):
                 if positions:
-                    images = images.to(self.device, non_blocking=on_cuda)
-                    outs = [self.encoder(images)] if blocks == 1 else self.encoder.layers(images, blocks)
-                    last = outs[-1].patches if patches else outs[-1].patches[..., :0]
-                    rows.add([*(out.cls for out in outs), last.float().mean((1, 2))])
+                    rows.add(self.compute(groups, blocks, patches))
                 kept += positions
                 digests += contents
                 broken += reasons
@@ -212,6 +211,19 @@ class Views:
         named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
         contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
         return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, broken
+
+    def compute(self, groups: Groups, blocks: int, patches: bool) -> list[Tensor]:
+        """The class tokens of each block, and the mean of the patches, for the images of a batch, on the device."""
+        found = []
+        for _, images in groups:
+            images = images.to(self.device, non_blocking=self.device.type == "cuda")
+            outs = [self.encoder(images)] if blocks == 1 else self.encoder.layers(images, blocks)
+            last = outs[-1].patches if patches else outs[-1].patches[..., :0]
+            found.append([*(out.cls for out in outs), last.float().mean((1, 2))])
+        if len(found) == 1:
+            return found[0]
+        order = torch.tensor([row for rows, _ in groups for row in rows]).argsort().to(self.device)
+        return [torch.cat(parts)[order] for parts in zip(*found)]
 
 
 class Rows:
@@ -241,10 +253,10 @@ class Rows:
 
 
 class Images(Dataset[Item]):
-    """Evaluation views of the images at some positions of a list of paths."""
+    """Views of the images at some positions of a list of paths."""
 
-    def __init__(self, paths: list[str], size: tuple[int, int], positions: range) -> None:
-        self.paths, self.size, self.positions = paths, size, positions
+    def __init__(self, paths: list[str], view: View, positions: range) -> None:
+        self.paths, self.view, self.positions = paths, view, positions
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -254,15 +266,18 @@ class Images(Dataset[Item]):
         path = self.paths[position]
         try:
             data = read_file(path)
-            image = eval_view(decode(data, path), self.size)
+            image = self.view(position, decode(data, path))
         except BrokenImage as error:
             return position, None, b"", str(error)
         return position, torch.as_tensor(image), hashlib.blake2b(data, digest_size=DIGEST).digest(), ""
 
 
-def collate(items: list[Item]) -> tuple[list[int], Tensor, list[bytes], list[str]]:
-    """Positions of the readable images (b,), those images (b, 3, H, W), their digests, and what is wrong with the others."""
+def collate(items: list[Item]) -> tuple[list[int], Groups, list[bytes], list[str]]:
+    """Positions of the readable images, those images by their sizes, their digests, and what is wrong with the others."""
     good = [(position, image, digest) for position, image, digest, _ in items if image is not None]
-    images = torch.stack([image for _, image, _ in good]) if good else torch.empty(0)
+    by_size: dict[torch.Size, list[int]] = {}
+    for row, (_, image, _) in enumerate(good):
+        by_size.setdefault(image.shape, []).append(row)
+    groups = [(rows, torch.stack([good[row][1] for row in rows])) for rows in by_size.values()]
     reasons = [reason for _, image, _, reason in items if image is None]
-    return [position for position, _, _ in good], images, [digest for _, _, digest in good], reasons
+    return [position for position, _, _ in good], groups, [digest for _, _, digest in good], reasons

@@ -14,6 +14,7 @@ from dinolab.data.types import Source
 from dinolab.features.extract import FeatureSet, extract
 from dinolab.features.options import FeatureOptions
 from dinolab.features.pixels import PixelEncoder
+from dinolab.features.views import View
 from dinolab.machine import loaders
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision, name_of
@@ -33,11 +34,14 @@ class Extraction:
     cache: Path | None  # folder that keeps features
     progress: bool  # whether progress bars are shown
 
-    def extract(self, encoder: Any, source: Source, blocks: int = 1, patches: bool = False) -> FeatureSet:
-        """Features of all images of a source; see `dinolab.features.extract.extract`."""
+    def extract(
+        self, encoder: Any, source: Source, blocks: int = 1, patches: bool = False, view: View | None = None
+    ) -> FeatureSet:
+        """Features of all images of a source, in the usual view or another; see `dinolab.features.extract.extract`."""
         return extract(
-            encoder, source, self.size, device=self.device, workers=self.workers, progress=self.progress,
+            encoder, source, view or self.size, device=self.device, workers=self.workers, progress=self.progress,
             blocks=blocks, patches=patches, precision=self.precision, cache=self.cache,
+            batch_size=view.batch_size if view else 64,
         )  # fmt: skip
 
 

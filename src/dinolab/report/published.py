@@ -87,8 +87,9 @@ def figures_for(table: str, evaluated: Evaluated) -> Iterator[tuple[str, str]]:
     for key, measured in evaluated.result.figures.items():
         figure = evaluated.declared(key)
         for place in figure.published.split():
-            if place.startswith(f"{table}."):
-                yield place.removeprefix(f"{table}."), figure.number(measured.value)
+            column, _, images = place.removeprefix(f"{table}.").partition("@")
+            if place.startswith(f"{table}.") and images in ("", evaluated.result.data.get("test")):
+                yield column, figure.number(measured.value)
 
 
 def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
