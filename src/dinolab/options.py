@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 AUTO = -1  # of micro_batch: to be found at the start of a run
+CONVNETS = ("resnet18", "resnet50", "starter")  # sizes that are convolutional networks; models/convnet.py has them
 
 
 def option(
@@ -117,8 +118,9 @@ class Views:
 class Model:
     size: str = option(
         "small",
-        "sets a ViT's dim, depth and heads; resnet50 is no ViT and takes no other option of model. (needs the timm extra)",
-        choices=("tiny", "small", "base", "large", "giant", "resnet50"),
+        "sets a ViT's dim, depth and heads; resnet18, resnet50 and starter (EfficientNet-Lite0) are no ViTs and take no other option of "
+        "model. (they need the timm extra)",
+        choices=("tiny", "small", "base", "large", "giant", *CONVNETS),
     )
     dim: int = option(0, "width of the tokens (0: by size)", 0, 8192)
     depth: int = option(0, "number of blocks (0: by size)", 0, 200)
@@ -147,6 +149,11 @@ class Model:
         0,
         0.9,
     )
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it is a convolutional network, with no class token and no mask token, and not a ViT."""
+        return self.size in CONVNETS
 
 
 @dataclass
@@ -194,8 +201,15 @@ class Optim:
 
 @dataclass
 class Init:
-    weights: str = option("", "weights the backbone starts from: a run's folder, an official .pth file or hf:NAME")
+    weights: str = option(
+        "",
+        "weights the backbone starts from: a run's folder, an official .pth file, hf:NAME; for convolutional networks starter or "
+        "timm:NAME=FILE, too",
+    )
     freeze_backbone: str = duration("1 epochs", "how long the new heads are trained alone first (with init.weights)")
+    freeze_norms: bool = option(
+        True, "hold the batch norm of a convolutional network fixed, statistics and scales (with init.weights)"
+    )
 
 
 @dataclass

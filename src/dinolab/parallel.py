@@ -236,13 +236,19 @@ def shard(networks: Iterable[nn.ModuleDict], sharding: str, device: torch.device
     reduce = torch.float32 if compute else None
     blocks_in = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
     for network in networks:
-        for block in getattr(network["backbone"], "blocks", []):
+        for block in blocks_of(network["backbone"]):
             fully_shard(block, mesh=mesh, mp_policy=blocks_in)
         for part in network.values():
             # the root too, or the teacher's average would meet whole parameters
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
             if hasattr(part, "compare"):
                 register_fsdp_forward_method(part, "compare")
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer, which are alike; a convolutional network has none, whatever its parts are called."""
+    blocks = getattr(network, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
 def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
@@ -261,8 +267,13 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm with the statistics of all ranks' samples, on any device: torch.nn.SyncBatchNorm works on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training and self.track_running_stats:
-            return super().forward(x)
+        whole = self.training or not self.track_running_stats
+        y = self.normalised(x) if whole else super().forward(x)
+        act: Any = getattr(self, "act", None)  # timm has batch norms with their activation inside
+        return act(y) if act else y
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """`x` less its mean over the samples of all ranks, divided by its standard deviation, with the layer's own scale and shift."""
         y = x if x.dtype == torch.float64 else x.float()
         channels = x.shape[1]
         others = [d for d in range(x.ndim) if d != 1]
@@ -292,5 +303,5 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 def sync_batch_norm(network: nn.Module) -> None:
     """Make each batch norm compute its statistics over all ranks, in place, so that they do not depend on the number of ranks."""
     for module in network.modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.__class__ = SyncBatchNorm

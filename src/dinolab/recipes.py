@@ -121,9 +121,16 @@ def renamed(layer: dict[str, Any]) -> dict[str, Any]:
 
 def as_it_was(layer: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the values of options that its version did not have, where today's default is another."""
-    model = layer.get("model")
+    model, init = layer.get("model"), layer.get("init")
     if isinstance(model, dict) and "drop_path_rates" not in model:
-        return merge(layer, nested("model.drop_path_rates", "rounded"))
+        layer = merge(layer, nested("model.drop_path_rates", "rounded"))
+    if (
+        isinstance(init, dict)
+        and isinstance(model, dict)
+        and "freeze_norms" not in init
+        and model.get("size") == "resnet50"
+    ):
+        layer = merge(layer, nested("init.freeze_norms", False))
     return layer
 
 
@@ -187,10 +194,9 @@ def validate_model(cfg: Config) -> None:
     """Raises UserError for a backbone that does not go with its options or with the sizes of the crops."""
     if cfg.model.interpolate_offset and cfg.model.antialias:  # no model has both, and PyTorch's devices then disagree
         raise UserError("model.interpolate_offset is for unfiltered positions: set model.antialias=false too")
-    resnet = cfg.model.size == "resnet50"
-    if resnet:
+    if cfg.model.convolutional:
         refuse_vit_options(cfg)
-    patch = 1 if resnet else cfg.model.patch_size  # convolutions take any size
+    patch = 1 if cfg.model.convolutional else cfg.model.patch_size  # convolutions take any size
     for name, size in (("views.global_size", cfg.views.global_size), ("views.local_size", cfg.views.local_size)):
         if size % patch and not (name == "views.local_size" and cfg.views.locals == 0):
             near = max(patch, round(size / patch) * patch)
@@ -203,7 +209,9 @@ def refuse_vit_options(cfg: Config) -> None:
     """Raises UserError for options that only vision transformers have."""
     now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
     only_vits = [name for name in usual if name.startswith("model.") and name != "model.size"]
-    only_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
+    only_vits += ["optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
     changed = [f"{name}={now[name]}" for name in only_vits if now[name] != usual[name]]
     if changed:
-        raise UserError(f"{', '.join(changed)}: for vision transformers only; leave it out with model.size=resnet50")
+        raise UserError(
+            f"{', '.join(changed)}: for vision transformers only; leave it out with model.size={cfg.model.size}"
+        )

@@ -108,8 +108,10 @@ class DINOv2(dino.DINO):
             raise UserError(f"masks.ratio={masks.ratio}: the first number must not be larger than the second")
         if not options.loss.ibot:
             return
-        if cfg.model.size == "resnet50":
-            raise UserError("model.size=resnet50 has no mask token: set loss.ibot=0, or train a vision transformer")
+        if cfg.model.convolutional:
+            raise UserError(
+                f"model.size={cfg.model.size} has no mask token: set loss.ibot=0, or train a vision transformer"
+            )
         patches = (cfg.views.global_size // cfg.model.patch_size) ** 2
         if round(masks.share * 2 * cfg.optim.batch_size) == 0 or round(masks.ratio[0] * patches) == 0:
             raise UserError(

@@ -119,9 +119,9 @@ class Distillation(dinov2.DINOv2):
 
     @classmethod
     def check_patches(cls, cfg: Config, options: Any) -> None:
-        if cfg.model.size == "resnet50":  # no image passes through the product in training
+        if cfg.model.convolutional:  # no image passes through the product in training
             raise UserError(
-                f"model.size=resnet50: its batch norm has no statistics with method={cfg.method}; use a ViT"
+                f"model.size={cfg.model.size}: its batch norm has no statistics with method={cfg.method}; use a ViT"
             )
         if cfg.model.drop_path:
             raise UserError(

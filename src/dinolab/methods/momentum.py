@@ -54,9 +54,9 @@ class MomentumTeacher(Method):
     def train(self, mode: bool = True) -> "MomentumTeacher":
         super().train(mode)
         self.teacher.eval()  # no stochastic depth
-        for module in self.teacher.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(mode)  # as published: a ResNet's takes each batch's own statistics in the teacher too
+        for ours, theirs in zip(self.student.modules(), self.teacher.modules()):
+            if isinstance(theirs, nn.modules.batchnorm._BatchNorm):
+                theirs.train(ours.training)  # as published: it takes each batch's own statistics in the teacher too
         return self
 
     @torch.no_grad()

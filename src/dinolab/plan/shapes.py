@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinolab.methods.base import Method
 from dinolab.options import Config
+from dinolab.parallel import blocks_of
 from dinolab.precision import autocast, onednn_is_exact
 from dinolab.runs.build import build_method
 from dinolab.runs.noise import random_batch, values
@@ -48,10 +49,10 @@ def step_shapes(cfg: Config, bf16: bool) -> Shapes:
     peaks = {(FEW, FEW): few} | {sizes: do_step(cfg, *sizes, bf16)[1] for sizes in ((MORE, FEW), (MORE, MORE))}
     activations = (peaks[MORE, MORE] - peaks[MORE, FEW]) / (MORE - FEW)
     targets = (peaks[MORE, FEW] - peaks[FEW, FEW]) / (MORE - FEW)
-    trained = sum(p.numel() for p in method.student.parameters())
+    trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
     parts = [part for network in method.networks for part in network.values()]
-    blocks = [block for part in parts for block in getattr(part, "blocks", [])]
-    heads = [part for part in parts if not hasattr(part, "blocks")]
+    blocks = [block for part in parts for block in blocks_of(part)]
+    heads = [part for part in parts if not blocks_of(part)]
     largest = max(sum(p.numel() for p in part.parameters()) for part in [*blocks, *heads])
     state += 4 * trained  # the gradients
     rest = peaks[FEW, FEW] - state - FEW * (activations + targets)

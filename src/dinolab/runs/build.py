@@ -24,6 +24,7 @@ from dinolab.methods import METHODS
 from dinolab.methods.base import Method
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
+from dinolab.models.convnet import ConvNet
 from dinolab.options import Config
 from dinolab.pixels import RGB, Pixels
 from dinolab.precision import choose_precision, name_of
@@ -98,6 +99,8 @@ def build_method(
     backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device), pixels)
     if fresh and cfg.init.weights:
         start_from(backbone, cfg.init.weights)
+    if cfg.init.weights and cfg.init.freeze_norms and isinstance(backbone, ConvNet):
+        backbone.freeze_norms()
     method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
     if state is not None:
         method.load_state_dict(state)
@@ -188,7 +191,7 @@ def all_alike(source: Source) -> str:
 
 
 def describe(cfg: Config, source: Source, phase: Phase, method: Method, device: torch.device) -> str:
-    trained = sum(p.numel() for p in method.student.parameters())
+    trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
     precision = name_of(choose_precision(cfg.run.precision, device))
     several = f"{parallel.world()} processes, sharding {cfg.run.sharding}, " if parallel.world() > 1 else ""
     return (

