@@ -13,8 +13,9 @@ from typing import Any
 
 from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
+from dinolab.fields import AUTO, options
 from dinolab.methods import METHODS
-from dinolab.options import AUTO, Config, options
+from dinolab.options import Config
 from dinolab.plain_yaml import read_yaml, write_yaml
 
 SEE = "dinolab train --help"
@@ -184,6 +185,9 @@ def validate(cfg: Config) -> None:
         if parse_duration(values[name], name)[1] == "%":
             raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
     validate_model(cfg)
+    for name, value in (("init.pull", cfg.init.pull), ("init.lora", cfg.init.lora)):
+        if value and not cfg.init.weights:
+            raise UserError(f"{name}={value} needs weights to start from: set init.weights, or leave it out")
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro not in (0, AUTO) and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
@@ -209,7 +213,7 @@ def refuse_vit_options(cfg: Config) -> None:
     """Raises UserError for options that only vision transformers have."""
     now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
     only_vits = [name for name in usual if name.startswith("model.") and name != "model.size"]
-    only_vits += ["optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
+    only_vits += ["optim.patch_embed_lr", "run.compile", "run.checkpoint_activations", "init.lora"]
     changed = [f"{name}={now[name]}" for name in only_vits if now[name] != usual[name]]
     if changed:
         raise UserError(

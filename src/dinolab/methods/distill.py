@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Views
 from dinolab.errors import UserError
+from dinolab.fields import option, section
 from dinolab.losses import CHUNK, at_least_fp32
 from dinolab.methods import dinov2
 from dinolab.methods.base import StepValues, join, own_options
 from dinolab.methods.momentum import Ema
 from dinolab.methods.prototypes import Targets, prototype_targets
 from dinolab.models.encoder import Encoder, Features
-from dinolab.options import Config, Head, option, section
+from dinolab.options import Config, Head
 from dinolab.weights.load import load
 
 PER_PROTOTYPE = 16  # features that a prototype is made from, on average

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Views
+from dinolab.fields import option
 from dinolab.methods.base import Method, StepValues
 from dinolab.methods.schedules import Phase, Schedule, cosine
 from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import Features, normalise
-from dinolab.options import option
 from dinolab.panels import SCHEDULES, Panel
 
 PANEL = Panel(SCHEDULES, "teacher's EMA momentum", {"momentum": "momentum"})

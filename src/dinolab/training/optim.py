@@ -13,7 +13,10 @@ from dinolab.options import Optim
 from dinolab.training.phases import StepValues
 
 # parameters below the first block share a learning rate
-BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens")
+BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens", "conv_stem", "conv1", "bn1")
+BLOCK = re.compile(
+    r"\bblocks\.(\d+)\.|\blayer(\d+)\."
+)  # of a ViT, or a stage of an EfficientNet; a stage of a ResNet, from 1
 
 
 def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) -> torch.optim.Optimizer:
@@ -58,8 +61,9 @@ def trained(student: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def block_of(name: str) -> int | None:
-    match = re.search(r"\bblocks\.(\d+)\.", name)
-    return int(match[1]) if match else None
+    """The block of a transformer that a parameter belongs to, or the stage of a convolutional network, from 0."""
+    match = BLOCK.search(name)
+    return None if match is None else int(match[1]) if match[1] else int(match[2]) - 1
 
 
 def lr_factor(name: str, depth: int, cfg: Optim) -> float:
