@@ -81,6 +81,8 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int =
     counter, live = FlopCounterMode(display=False), LiveBytes()
     with FakeTensorMode(allow_non_fake_inputs=True), live:
         without_values(method)
+        if method.pull:
+            without_values(method.pull.start)
         optimizer = make_optimizer(method.student, cfg.optim)
         precision = autocast(CPU, torch.bfloat16 if bf16 else None)
         for _ in range(steps):
@@ -90,9 +92,9 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int =
     return float(counter.get_total_flops()), live.peak, float(live.now), method
 
 
-def without_values(method: nn.Module) -> None:
+def without_values(network: nn.Module) -> None:
     """Replace all parameters and buffers by ones of the same shape that count as the device's, in place."""
-    for module in method.modules():
+    for module in network.modules():
         for name, p in module._parameters.items():
             if p is not None:
                 module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
