@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import dinolab
+from dinolab.batch_norm import sync_batch_norm
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods import METHODS
@@ -130,6 +131,17 @@ def test_the_starters_weights_give_its_features(tmp_path: Path) -> None:
     torch.testing.assert_close(same(images).cls, ours.cls, atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match=r"another architecture \(EfficientNet-Lite0\); .* set model\.size=starter$"):
         start_from(make_backbone(Model(size="resnet18"), 64), "starter")
+
+
+def test_batch_norm_over_processes_keeps_the_activation_inside_timms() -> None:
+    """Alone it computes what timm's does, in training and after it."""
+    theirs = timm.layers.BatchNormAct2d(3).double()
+    ours, images = copy.deepcopy(theirs), 2 * torch.randn(4, 3, 5, 5).double() + 1
+    sync_batch_norm(ours)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(images), theirs.train(mode)(images))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert ours(images).min() == 0
 
 
 def test_a_resnet_18_starts_from_a_file_for_timm(tmp_path: Path) -> None:
