@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dinolab.fields import options
 from dinolab.methods import METHODS
-from dinolab.options import options
 from dinolab.recipes import schema
 
 

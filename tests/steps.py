@@ -13,10 +13,12 @@ import torch
 from dinolab import parallel
 from dinolab.data.loader import batches
 from dinolab.data.sources import open_source
+from dinolab.models.backbone import make_backbone
 from dinolab.precision import autocast
 from dinolab.recipes import load_config
 from dinolab.runs.build import assemble, needs_of
 from dinolab.training.loop import mean_over_parts, train_step
+from dinolab.weights.load import save_encoder
 from tests.pictures import TINY, fit_words
 
 STEPS, BATCH = 10, 8
@@ -33,6 +35,7 @@ EXACT = {  # the same for any number of processes and micro-batches
         "optim.clip_by=network",
         "optim.clip=0.1",
     ],
+    "adapters and pull": ["method=dinov2", "loss.koleo=0", "init.weights=GIVEN", "init.lora=2", "init.pull=0.5"],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
 }
 HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "loss.koleo=0"]
@@ -53,11 +56,12 @@ COMMON = [
     "optim.warmup=0 steps",
     "masks.share=0.3",
 ]
-COMMON += ["loss.freeze_prototypes=2 steps", "model.drop_path=0"]
+COMMON += ["loss.freeze_prototypes=2 steps", "model.drop_path=0", "init.freeze_backbone=2 steps"]
 
 
 def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     """Losses (steps, parts) and final parameters, gathered from all processes."""
+    words = [word.replace("GIVEN", str(given_weights(images))) for word in words]
     cfg = load_config(None, fit_words([*TINY, *COMMON, f"data.path={images}", *words]))
     source = open_source(cfg.data.path)
     phase, device, method, optimizer = assemble(cfg, source)
@@ -72,6 +76,16 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
             means.pop("koleo", None)  # it is still computed, within micro-batches
         losses.append([*means.values(), norm.item()])
     return {"losses": torch.tensor(losses)} | parallel.whole(method.state_dict())
+
+
+def given_weights(images: Path) -> Path:
+    """A run's folder, beside the images, with weights to start from."""
+    folder = images.parent / "given"
+    if not folder.exists():
+        folder.mkdir()
+        torch.manual_seed(2)
+        save_encoder(make_backbone(load_config(None, TINY).model, 16), folder, {})
+    return folder
 
 
 def run_all(images: Path, cases: dict[str, list[str]], micro: int) -> dict[str, dict[str, torch.Tensor]]:

@@ -25,7 +25,7 @@ OWN_FILES = {
 # Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
 OTHER_MEANINGS = {
     "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
-    "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
+    "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "retrieval": {"report/published.py"},  # a table of published figures
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here

@@ -5,8 +5,8 @@ import pytest
 
 from dinolab.config import flatten, parse_duration, to_dict
 from dinolab.errors import UserError
+from dinolab.fields import options
 from dinolab.methods import METHODS
-from dinolab.options import options
 from dinolab.recipes import load_config, load_saved_config, save_config, schema
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -127,7 +127,7 @@ def test_recipes_load_and_say_what_they_are(recipe: Path) -> None:
     cfg = load_config(recipe.stem)
     header = recipe.read_text().split("\n\n")[0]
     assert all(word in header for word in ("Command:", "Hardware:", "Time:", "Expected:"))
-    assert cfg.method in recipe.stem or recipe.stem.startswith(("demo", "small_", "har_"))
+    assert cfg.method in recipe.stem or recipe.stem.startswith(("demo", "small_", "har_", "continue_"))
 
 
 def test_there_are_recipes() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from dinolab.errors import UserError, nearest
-from dinolab.options import default_of, options
+from dinolab.fields import default_of, options
 from dinolab.plain_yaml import parse_yaml
 from dinolab.takes import range_in_words, takes
 

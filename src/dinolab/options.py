@@ -1,65 +1,14 @@
-"""Options: documented fields of dataclasses, with the values they take. How files and words set them: config.py.
+"""The options that every training has. A method's own stand in its file, an evaluation's in its own.
 
-Sections that every training has are here; a method's own options stand in its file, an evaluation's in its own.
-A duration is text with its unit: "10 epochs", "500 steps" or "10%" (of the whole run).
+How files and words set them: config.py.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-AUTO = -1  # of micro_batch: to be found at the start of a run
+from dinolab.fields import AUTO, duration, option, section
 
-
-def option(
-    default: Any,
-    help: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | None = None,
-    required: bool = False,
-    check: Any = None,
-    named: dict[str, Any] | None = None,
-) -> Any:
-    """A dataclass field with its line of documentation and the values it takes.
-
-    Args:
-        default: its type is the option's type: bool, int, float, str, or a list of these.
-        low, high: smallest and largest number, either may be None; of a list, of each of its numbers.
-        choices: the texts it takes; of a list, each of its texts.
-        required: an empty text is refused.
-        check: a function that is called with the value and the option's name, and raises UserError.
-        named: words that may be written for values, which may be out of the limits: {"auto": AUTO}.
-    """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "required": required, "check": check}
-    metadata["named"] = named or {}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def duration(default: str, help: str) -> Any:
-    """A field that holds a duration: "10 epochs", "500 steps" or "10%"."""
-    return field(default=default, metadata={"help": help, "duration": True})
-
-
-def section(schema: type, help: str = "") -> Any:
-    """A field that holds options of its own, which are written NAME.OPTION."""
-    return field(default_factory=schema, metadata={"section": help})
-
-
-def default_of(f: dataclasses.Field) -> Any:
-    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-
-
-def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every option of a dataclass, and of its sections, by its dotted name."""
-    for f in dataclasses.fields(schema):
-        if "help" in f.metadata:
-            yield prefix + f.name, f
-        elif dataclasses.is_dataclass(f.type):
-            yield from options(f.type, f"{prefix}{f.name}.")
+CONVNETS = ("resnet18", "resnet50", "starter")  # sizes that are convolutional networks; models/convnet.py has them
 
 
 @dataclass
@@ -117,8 +66,9 @@ class Views:
 class Model:
     size: str = option(
         "small",
-        "sets a ViT's dim, depth and heads; resnet50 is no ViT and takes no other option of model. (needs the timm extra)",
-        choices=("tiny", "small", "base", "large", "giant", "resnet50"),
+        "sets a ViT's dim, depth and heads; resnet18, resnet50 and starter (EfficientNet-Lite0) are no ViTs and take no other option of "
+        "model. (they need the timm extra)",
+        choices=("tiny", "small", "base", "large", "giant", *CONVNETS),
     )
     dim: int = option(0, "width of the tokens (0: by size)", 0, 8192)
     depth: int = option(0, "number of blocks (0: by size)", 0, 200)
@@ -150,6 +100,11 @@ class Model:
         0,
         0.9,
     )
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it is a convolutional network, with no class token and no mask token, and not a ViT."""
+        return self.size in CONVNETS
 
 
 @dataclass
@@ -198,8 +153,27 @@ class Optim:
 
 @dataclass
 class Init:
-    weights: str = option("", "weights the backbone starts from: a run's folder, an official .pth file or hf:NAME")
+    weights: str = option(
+        "",
+        "weights the backbone starts from: a run's folder, an official .pth file, hf:NAME; for convolutional networks starter or "
+        "timm:NAME=FILE, too",
+    )
     freeze_backbone: str = duration("1 epochs", "how long the new heads are trained alone first (with init.weights)")
+    freeze_norms: bool = option(
+        True, "hold the batch norm of a convolutional network fixed, statistics and scales (with init.weights)"
+    )
+    pull: float = option(
+        0.0,
+        "weight of a pull towards the given weights: 1 - cosine of the class features of the global crops with theirs (0: none)",
+        0,
+        1000,
+    )
+    lora: int = option(
+        0,
+        "rank of low-rank adapters that are trained in place of a ViT's matrices (arXiv 2106.09685; 0: none)",
+        0,
+        1024,
+    )
 
 
 @dataclass
@@ -227,6 +201,12 @@ class Eval:
     max_images: int = option(10000, "images taken from each, at most, while training", 2, 1 << 30)
     k: int = option(20, "nearest neighbours that the k-NN classifies by", 1, 10000)
     size: int = option(0, "side of the evaluation images, in pixels (0: views.global_size)", 0, 4096)
+    stop_after: int = option(
+        2,
+        "with init.weights: the run stops after so many k-NN accuracies in a row clearly below that of step 0 (0: never)",
+        0,
+        1000,
+    )
 
 
 @dataclass

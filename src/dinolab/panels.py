@@ -21,6 +21,7 @@ HEALTH, SPEED, LOSS, SCHEDULES = "Health", "Speed", "Loss and accuracy", "Schedu
 KNN = Panel(LOSS, "k-NN accuracy", {"knn": "accuracy"}, percent=True)
 GRADIENT = Panel(HEALTH, "norm of the gradient", {"grad_norm": "norm"}, log=True)
 SHARED = (  # figures of every run, whatever its method, after the method's own
+    Panel(LOSS, "distance from the start's features", {"pull": "1 - cosine"}, zero=True),
     Panel(SPEED, "images/s", {"images_per_s": "images/s"}, zero=True),
     Panel(SPEED, "waiting for data", {"data_wait": "wait"}, zero=True, percent=True),
     Panel(SCHEDULES, "learning rate", {"lr": "learning rate"}, zero=True),

@@ -236,13 +236,19 @@ def shard(networks: Iterable[nn.ModuleDict], sharding: str, device: torch.device
     reduce = torch.float32 if compute else None
     blocks_in = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
     for network in networks:
-        for block in getattr(network["backbone"], "blocks", []):
+        for block in blocks_of(network["backbone"]):
             fully_shard(block, mesh=mesh, mp_policy=blocks_in)
         for part in network.values():
             # the root too, or the teacher's average would meet whole parameters
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
             if hasattr(part, "compare"):
                 register_fsdp_forward_method(part, "compare")
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformer, which are alike; a convolutional network has none, whatever its parts are called."""
+    blocks = getattr(network, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
 def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
@@ -255,42 +261,3 @@ def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with every sharded tensor gathered; all ranks must call it together."""
     return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in state.items()}
-
-
-class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of all ranks' samples, on any device: torch.nn.SyncBatchNorm works on GPUs only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training and self.track_running_stats:
-            return super().forward(x)
-        y = x if x.dtype == torch.float64 else x.float()
-        channels = x.shape[1]
-        others = [d for d in range(x.ndim) if d != 1]
-        shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
-        n = sum_over_ranks(y.new_full((), x.numel() // channels)).clamp(min=1)
-        mean = sum_over_ranks(y.sum(others)) / n
-        y = y - mean.view(shape)
-        var = sum_over_ranks(y.square().sum(others)) / n
-        if self.training and self.track_running_stats:
-            assert (
-                self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-            )
-            assert self.momentum is not None
-            with torch.no_grad():
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
-                self.num_batches_tracked.add_(1)
-        y = y * (var + self.eps).rsqrt().view(shape)
-        if self.affine:
-            y = torch.addcmul(self.bias.view(shape), y, self.weight.view(shape))
-        return y.to(x.dtype)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Accepts any number of dimensions."""
-
-
-def sync_batch_norm(network: nn.Module) -> None:
-    """Make each batch norm compute its statistics over all ranks, in place, so that they do not depend on the number of ranks."""
-    for module in network.modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-            module.__class__ = SyncBatchNorm

@@ -13,8 +13,9 @@ from typing import Any
 
 from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration, read_options, to_dict
 from dinolab.errors import UserError, nearest
+from dinolab.fields import AUTO, options
 from dinolab.methods import METHODS
-from dinolab.options import AUTO, Config, options
+from dinolab.options import Config
 from dinolab.plain_yaml import read_yaml, write_yaml
 
 SEE = "dinolab train --help"
@@ -121,9 +122,16 @@ def renamed(layer: dict[str, Any]) -> dict[str, Any]:
 
 def as_it_was(layer: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the values of options that its version did not have, where today's default is another."""
-    model = layer.get("model")
+    model, init = layer.get("model"), layer.get("init")
     if isinstance(model, dict) and "drop_path_rates" not in model:
-        return merge(layer, nested("model.drop_path_rates", "rounded"))
+        layer = merge(layer, nested("model.drop_path_rates", "rounded"))
+    if (
+        isinstance(init, dict)
+        and isinstance(model, dict)
+        and "freeze_norms" not in init
+        and model.get("size") == "resnet50"
+    ):
+        layer = merge(layer, nested("init.freeze_norms", False))
     return layer
 
 
@@ -177,6 +185,9 @@ def validate(cfg: Config) -> None:
         if parse_duration(values[name], name)[1] == "%":
             raise UserError(f"{name} is the length of {of} itself; give it in epochs or steps")
     validate_model(cfg)
+    for name, value in (("init.pull", cfg.init.pull), ("init.lora", cfg.init.lora)):
+        if value and not cfg.init.weights:
+            raise UserError(f"{name}={value} needs weights to start from: set init.weights, or leave it out")
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro not in (0, AUTO) and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
@@ -191,10 +202,9 @@ def validate_model(cfg: Config) -> None:
         raise UserError(
             f"optim.stem_lr={cfg.optim.stem_lr:g}: there is no stem to train; set model.stem too, or leave it out"
         )
-    resnet = cfg.model.size == "resnet50"
-    if resnet:
+    if cfg.model.convolutional:
         refuse_vit_options(cfg)
-    patch = 1 if resnet else cfg.model.patch_size  # convolutions take any size
+    patch = 1 if cfg.model.convolutional else cfg.model.patch_size  # convolutions take any size
     for name, size in (("views.global_size", cfg.views.global_size), ("views.local_size", cfg.views.local_size)):
         if size % patch and not (name == "views.local_size" and cfg.views.locals == 0):
             near = max(patch, round(size / patch) * patch)
@@ -207,7 +217,9 @@ def refuse_vit_options(cfg: Config) -> None:
     """Raises UserError for options that only vision transformers have."""
     now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
     only_vits = [name for name in usual if name.startswith("model.") and name != "model.size"]
-    only_vits += ["optim.layer_decay", "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations"]
+    only_vits += ["optim.patch_embed_lr", "run.compile", "run.checkpoint_activations", "init.lora"]
     changed = [f"{name}={now[name]}" for name in only_vits if now[name] != usual[name]]
     if changed:
-        raise UserError(f"{', '.join(changed)}: for vision transformers only; leave it out with model.size=resnet50")
+        raise UserError(
+            f"{', '.join(changed)}: for vision transformers only; leave it out with model.size={cfg.model.size}"
+        )

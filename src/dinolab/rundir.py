@@ -123,6 +123,11 @@ class RunFolder:
         return self.path / "model.json"
 
     @property
+    def best(self) -> Path:
+        """Folder of the weights with the best k-NN accuracy while training, and their model card."""
+        return self.path / "best"
+
+    @property
     def curves(self) -> Path:
         return self.path / "curves.png"
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, get_args
 
-from dinolab.options import default_of
+from dinolab.fields import default_of
 
 
 def range_in_words(f: dataclasses.Field) -> str:

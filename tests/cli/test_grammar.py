@@ -10,7 +10,8 @@ from dinolab.cli.grammar import Family, Positional, Verb, find, parse, training_
 from dinolab.cli.verbs import ROOT
 from dinolab.config import parse_bytes, parse_size, read_options
 from dinolab.errors import OPEN_FILES, UserError
-from dinolab.options import Config, option, options
+from dinolab.fields import option, options
+from dinolab.options import Config
 
 
 @dataclass

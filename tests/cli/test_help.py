@@ -12,7 +12,7 @@ from dinolab.cli.grammar import Family, Positional, Verb, walk
 from dinolab.cli.help import help_text
 from dinolab.cli.verbs import ROOT, VERBS
 from dinolab.errors import UserError
-from dinolab.options import duration, option
+from dinolab.fields import duration, option
 
 
 @dataclass

@@ -14,8 +14,8 @@ from dinolab.errors import UserError
 from dinolab.evals import finetune_training as finetune
 from dinolab.evals.augmented import Augmented, Training, batches
 from dinolab.features.extract import extract
+from dinolab.models.convnet import ConvNet
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.models.resnet import ResNet50
 from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.weights.timm_models import TimmEncoder
@@ -86,7 +86,7 @@ def test_each_layer_has_its_factor(encoder, kind):
 def test_layers_of_a_resnet_have_theirs_too(kind):
     """Ours and timm's."""
     theirs = TimmEncoder(timm.create_model("resnet50", num_classes=0), {"source": "timm:resnet50"})
-    resnet = theirs if kind == "model" else BackboneEncoder(ResNet50(Model(size="resnet50"), 64))
+    resnet = theirs if kind == "model" else BackboneEncoder(ConvNet(Model(size="resnet50"), 64))
     model = finetune.Classifier(resnet, 2048, 3)
     of = {name: model.group_matcher(False)(name) for name, _ in model.named_parameters()}
     assert of[f"encoder.{kind}.conv1.weight"] == 0 and of[f"encoder.{kind}.layer1.0.conv1.weight"] == 1

@@ -1,6 +1,7 @@
 """Images of other channels than RGB, from the network to the model card and to other libraries."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,14 @@ def test_weights_of_other_channels_are_no_start(run: Path) -> None:
     start_from(fresh, str(run))
     images = torch.rand(1, 5, SIZE, SIZE)
     torch.testing.assert_close(BackboneEncoder(fresh.eval())(images).cls, load(run)(images).cls)
+
+
+def test_a_start_normalised_in_another_way_computes_the_same(run: Path) -> None:
+    """The patch embedding takes up the difference."""
+    fresh = ViT(CFG, SIZE, pixels=replace(FIVE, mean=(0.5,) * 5, deviation=(0.3,) * 5))
+    start_from(fresh, str(run))
+    images = torch.rand(2, 5, SIZE, SIZE)
+    torch.testing.assert_close(BackboneEncoder(fresh.eval())(images).cls, load(run)(images).cls, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("to", ["safetensors", "huggingface", "timm", pytest.param("onnx", marks=pytest.mark.slow)])

@@ -16,8 +16,9 @@ from dinolab.evals import EVALS
 from dinolab.evals.compare import CompareOptions, compare
 from dinolab.evals.contract import Evaluation, EvaluationOptions, Figure
 from dinolab.evals.result import Measured, Result
+from dinolab.fields import option
 from dinolab.methods import METHODS
-from dinolab.options import Config, option
+from dinolab.options import Config
 from dinolab.panels import Panel
 from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import charts, predictions, published

@@ -8,7 +8,7 @@ import torch
 from dinolab.cli import main
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
-from dinolab.options import AUTO
+from dinolab.fields import AUTO
 from dinolab.recipes import load_config
 from dinolab.runs import fit
 from dinolab.runs.fit import check_micro_batch, next_size, settle_micro_batch

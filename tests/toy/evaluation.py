@@ -8,7 +8,7 @@ import torch
 from dinolab.evals.contract import Context, Evaluation, Figure
 from dinolab.evals.labelled_images import LabelledImages, describe
 from dinolab.evals.result import Measured, Result
-from dinolab.options import option
+from dinolab.fields import option
 
 
 class NearestMean(Evaluation):

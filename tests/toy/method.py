@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Views
 from dinolab.errors import UserError
+from dinolab.fields import duration, option, section
 from dinolab.methods.base import Alarm, Logs, Method, StepValues, own_options
 from dinolab.methods.schedules import Freeze, Phase, Schedule, ramp
 from dinolab.models.encoder import normalise
-from dinolab.options import Config, duration, option, section
+from dinolab.options import Config
 from dinolab.panels import HEALTH, LOSS, Panel
 from dinolab.parallel import gather_over_ranks
 

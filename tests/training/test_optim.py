@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from dinolab.models.backbone import make_backbone
+from dinolab.options import Model, Optim
 from dinolab.training.optim import make_optimizer, optimizer_step
 from dinolab.training.phases import Phase
 from tests.methods.test_dino import build, config
@@ -27,6 +29,18 @@ def test_layer_decay_and_no_weight_decay_on_vectors() -> None:
     assert f["backbone.norm.weight"] == (1, 0)
     assert f["backbone.blocks.1.ls1.gamma"] == pytest.approx((0.9**2, 0))
     assert f["head.prototypes.weight"] == (1, 1) and f["ibot_head.mlp.0.bias"] == (1, 0)
+
+
+@pytest.mark.parametrize(("size", "levels"), [
+    ("resnet18", {"conv1": 5, "bn1": 5, "layer1.0.conv1": 4, "layer4.1.bn2": 1}),
+    ("starter", {"conv_stem": 8, "bn1": 8, "blocks.0.0.conv_dw": 7, "blocks.6.0.bn1": 1, "conv_head": 0, "bn2": 0}),
+])  # fmt: skip
+def test_layer_decay_goes_by_the_stages_of_a_convolutional_network(size: str, levels: dict[str, int]) -> None:
+    student = torch.nn.ModuleDict({"backbone": make_backbone(Model(size=size), 64)})
+    optimizer = make_optimizer(student, Optim(layer_decay=0.5))
+    factors = {id(p): group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: factors[id(student.get_parameter(f"backbone.{name}.weight"))] for name in levels}
+    assert found == {name: 0.5**level for name, level in levels.items()}
 
 
 def test_frozen_prototypes_do_not_move_nor_count() -> None:

@@ -377,17 +377,6 @@ def test_training_goes_on_from_given_weights(pictures: Path, tmp_path: Path) -> 
     assert run_again == going_on
 
 
-def test_weights_made_worse_raise_an_alarm(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = train(pictures, tmp_path / "given")
-    accuracies = iter([0.8, 0.79, 0.6])
-    result = {"knn_train_images": 1, "knn_test_images": 1}
-    monkeypatch.setattr("dinolab.evals.knn.monitor", lambda *_, **__: {"knn": next(accuracies), **result})
-    run = train(pictures, tmp_path / "run", f"init.weights={given}", "init.freeze_backbone=2 steps")
-    log = (run / "log.txt").read_text()
-    assert log.count("ALARM") == 1
-    assert "ALARM at step 12: k-NN was 80.0% with the weights it started from: training has made them worse" in log
-
-
 def test_another_configuration_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
     run = train(pictures, tmp_path / "run")
     with pytest.raises(UserError, match=r"optim\.lr=0\.1 \(was 0\.0005\).*another run\.dir"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.cli.train import CONFIG
-from dinolab.options import option
+from dinolab.fields import option
 
 
 @dataclass

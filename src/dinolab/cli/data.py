@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.config import parse_bytes
 from dinolab.errors import say
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 
 @dataclass

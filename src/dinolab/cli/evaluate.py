@@ -7,8 +7,8 @@ from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError, say
+from dinolab.fields import options
 from dinolab.files import file_name
-from dinolab.options import options
 from dinolab.rundir import RunFolder
 
 ENCODER = Positional(

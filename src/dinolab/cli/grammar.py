@@ -12,7 +12,7 @@ from typing import Any
 
 from dinolab.config import read_options
 from dinolab.errors import UserError, nearest
-from dinolab.options import options
+from dinolab.fields import options
 
 KEY = re.compile(r"([A-Za-z][\w-]*(?:\.[\w-]+)*)=")
 FLAG = re.compile(r"--?(?:no-)?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)

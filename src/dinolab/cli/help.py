@@ -13,7 +13,7 @@ from typing import Any
 from dinolab.cli.grammar import Family, Place, Verb, find, method_in, usage
 from dinolab.config import as_word
 from dinolab.errors import UserError, nearest
-from dinolab.options import default_of, options
+from dinolab.fields import default_of, options
 from dinolab.takes import range_in_words, takes
 
 WIDEST = 100

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.cli.train import run_until_stopped
 from dinolab.errors import say
-from dinolab.options import option
+from dinolab.fields import option
 from dinolab.rundir import COMPARISON, RunFolder
 
 STAGES = ("train", "baselines", "evaluate", "speed", "video", "report")  # of dinolab.jobs, which imports torch

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError, say
-from dinolab.options import option
+from dinolab.fields import option
 
 
 @dataclass

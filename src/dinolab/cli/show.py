@@ -8,7 +8,8 @@ from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
 from dinolab.errors import UserError, say
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 MOST_IMAGES = 32  # of a sheet
 MAPS = ("attention", "pca", "similarity")  # that a video can show

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.errors import UserError, say
+from dinolab.fields import option
 from dinolab.files import write_whole
-from dinolab.options import Config, option
+from dinolab.options import Config
 from dinolab.rundir import RunFolder
 
 CONFIG = Positional("CONFIG", "a recipe: a YAML file, or one of dinolab's own by name", required=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dinolab.data import draws
-from dinolab.options import option
+from dinolab.fields import option
 
 SMALLEST = 4  # patches of a block, and
 ASPECT = 0.3  # its least height over width; the greatest is the inverse (both as BEiT, arXiv 2106.08254)

@@ -31,8 +31,8 @@ from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
 from dinolab.features import cache as kept_features
 from dinolab.features.inputs import Encodes, extraction_arguments, open_device, open_encoder, python_options
+from dinolab.fields import option
 from dinolab.files import file_name, write_whole
-from dinolab.options import option
 from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from dinolab.data.types import Source
 from dinolab.evals.result import Json, Result
 from dinolab.features.inputs import Extraction
 from dinolab.features.options import FeatureOptions
-from dinolab.options import option
+from dinolab.fields import option
 
 
 @dataclass(frozen=True)

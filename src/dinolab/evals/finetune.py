@@ -9,8 +9,8 @@ from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
 from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet
 from dinolab.evals.state import state_file
+from dinolab.fields import option
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.options import option
 from dinolab.weights.timm_models import TimmEncoder
 
 

@@ -58,8 +58,8 @@ EMA = 0.99996  # timm's warm-up begins with lower values: otherwise the first we
 
 # Layers of our backbones, in timm's notation, lowest first; the final norm belongs to the last block, as in timm's own models.
 LAYERS = {
-    "embeddings": r"cls_token|pos_embed|register_tokens|mask_token|patch_embed|conv1|bn1",
-    "blocks": [(r"blocks\.(\d+)", None), (r"layer(\d+)\.(\d+)", None), (r"norm", (99999,))],
+    "embeddings": r"cls_token|pos_embed|register_tokens|mask_token|patch_embed|conv1|conv_stem|bn1",
+    "blocks": [(r"blocks\.(\d+)", None), (r"layer(\d+)\.(\d+)", None), (r"norm|conv_head|bn2", (99999,))],
 }
 NOT_DECAYED = ("cls_token", "pos_embed", "register_tokens", "mask_token")  # beside all vectors
 

@@ -23,7 +23,7 @@ from dinolab.evals.scores import match_classes, most_likely
 from dinolab.features.extract import extract
 from dinolab.features.neighbours import QUERIES, REFERENCES, nearest
 from dinolab.features.options import TOKENS
-from dinolab.options import option
+from dinolab.fields import option
 
 TEMPERATURE = 0.07
 KS = (10, 20, 100, 200)  # numbers of neighbours whose accuracies are given beside the main one

@@ -14,7 +14,8 @@ from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.scores import match_classes
 from dinolab.evals.splits import held_out
 from dinolab.features.extract import FeatureSet, joined
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 
 class TestSet(NamedTuple):

@@ -28,7 +28,7 @@ from dinolab.evals.heads import HELD_OUT, Heads, Input, Trained, hold_out, train
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
 from dinolab.features.extract import FeatureSet
-from dinolab.options import option
+from dinolab.fields import option
 from dinolab.progress import track
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)

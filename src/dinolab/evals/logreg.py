@@ -17,7 +17,7 @@ from dinolab.evals.heads import Input, Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.features.extract import extract
 from dinolab.features.options import TOKENS
-from dinolab.options import option
+from dinolab.fields import option
 
 SOLVERS = ("torch", "scikit-learn")
 

@@ -21,7 +21,8 @@ from dinolab.evals.results import write_csv
 from dinolab.features.cache import checksum
 from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, open_encoder, python_options
 from dinolab.features.options import PRECISIONS, FeatureOptions
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 from dinolab.rundir import LAYER, PREDICTIONS, RunFolder
 
 AS_TRAINED = "layer"  # the precision that the layer was trained with

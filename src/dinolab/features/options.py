@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from dinolab.config import parse_size
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 TOKENS = ("cls", "patches", "both")  # the class token, the mean of the patches, or one after the other
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dinolab.fields import options
 from dinolab.jobs.plan import BASELINE, SCALES, Scale
 from dinolab.jobs.split import Split
-from dinolab.options import Config, options
+from dinolab.options import Config
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision, name_of
 from dinolab.recipes import load_config, schema

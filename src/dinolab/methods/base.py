@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Source, Views
+from dinolab.methods.pull import Pull
 from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.backbone import Backbone
 from dinolab.options import Config
@@ -55,6 +56,7 @@ class Method(nn.Module):
     PREPARES: ClassVar[str] = ""  # a sentence about what `prepare` does and a forecast does not include
 
     student: nn.ModuleDict
+    pull: Pull | None = None  # with init.pull; the training step adds it to the loss
 
     def __init__(self, student: dict[str, nn.Module]):
         super().__init__()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Views
+from dinolab.fields import section
 from dinolab.methods import momentum, prototypes
 from dinolab.methods.base import Alarm, Logs, StepValues, join, own_options
 from dinolab.methods.figures import feature_figures, target_figures
@@ -28,7 +29,7 @@ from dinolab.methods.prototypes import (
 from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
-from dinolab.options import Config, Head, section
+from dinolab.options import Config, Head
 from dinolab.panels import LOSS, Panel
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dinolab.data.masks import Masks
 from dinolab.data.types import Needs, Views
 from dinolab.errors import UserError
+from dinolab.fields import option, section
 from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods import dino, momentum, prototypes
 from dinolab.methods.base import Alarm, Logs, StepValues, join, own_options
@@ -19,7 +20,7 @@ from dinolab.methods.momentum import Ema
 from dinolab.methods.prototypes import PrototypeLoss, Targets, prototype_targets
 from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
-from dinolab.options import Config, Head, option, section
+from dinolab.options import Config, Head
 from dinolab.panels import LOSS, Panel
 
 INFINITE = 25  # KoLeo of two crops; each is at most 15 to 18 for features that differ
@@ -108,8 +109,10 @@ class DINOv2(dino.DINO):
             raise UserError(f"masks.ratio={masks.ratio}: the first number must not be larger than the second")
         if not options.loss.ibot:
             return
-        if cfg.model.size == "resnet50":
-            raise UserError("model.size=resnet50 has no mask token: set loss.ibot=0, or train a vision transformer")
+        if cfg.model.convolutional:
+            raise UserError(
+                f"model.size={cfg.model.size} has no mask token: set loss.ibot=0, or train a vision transformer"
+            )
         patches = (cfg.views.global_size // cfg.model.patch_size) ** 2
         if round(masks.share * 2 * cfg.optim.batch_size) == 0 or round(masks.ratio[0] * patches) == 0:
             raise UserError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
+from dinolab.fields import option, section
 from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods import dinov2
 from dinolab.methods.base import Logs, StepValues, join, own_options
@@ -27,7 +28,7 @@ from dinolab.methods.prototypes import Targets, prototype_targets
 from dinolab.methods.whole import OnWholeImages, Whole
 from dinolab.models.encoder import Encoder
 from dinolab.models.heads import DINOHead
-from dinolab.options import Config, Head, option, section
+from dinolab.options import Config, Head
 from dinolab.panels import LOSS, Panel
 from dinolab.parallel import rank
 from dinolab.precision import choose_precision, name_of
@@ -159,9 +160,9 @@ class Distillation(dinov2.DINOv2):
 
     @classmethod
     def check_patches(cls, cfg: Config, options: Any) -> None:
-        if cfg.model.size == "resnet50":  # no image passes through the product in training
+        if cfg.model.convolutional:  # no image passes through the product in training
             raise UserError(
-                f"model.size=resnet50: its batch norm has no statistics with method={cfg.method}; use a ViT"
+                f"model.size={cfg.model.size}: its batch norm has no statistics with method={cfg.method}; use a ViT"
             )
         if cfg.model.drop_path:
             raise UserError(

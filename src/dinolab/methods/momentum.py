@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dinolab.data.types import Views
+from dinolab.fields import option
 from dinolab.methods.base import Method, StepValues
 from dinolab.methods.schedules import Phase, Schedule, cosine
 from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import Features, normalise
-from dinolab.options import option
 from dinolab.panels import SCHEDULES, Panel
 
 PANEL = Panel(SCHEDULES, "teacher's EMA momentum", {"momentum": "momentum"})
@@ -56,9 +56,7 @@ class MomentumTeacher(Method):
         self.teacher.eval()  # no stochastic depth
         for ours, theirs in zip(self.student.modules(), self.teacher.modules()):
             if isinstance(theirs, nn.modules.batchnorm._BatchNorm):
-                theirs.train(
-                    ours.training
-                )  # as published: a ResNet's takes each batch's own statistics in the teacher too
+                theirs.train(ours.training)  # as published: it takes each batch's own statistics in the teacher too
         return self
 
     @torch.no_grad()

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dinolab.fields import duration, option
 from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
 from dinolab.methods.base import Alarm, StepValues
 from dinolab.methods.schedules import Freeze, Phase, Schedule, ramp
 from dinolab.models.heads import DINOHead
-from dinolab.options import duration, option
 from dinolab.panels import HEALTH, SCHEDULES, Panel
 
 

@@ -87,7 +87,7 @@ class BackboneEncoder(nn.Module):
     def vit(self) -> ViT:
         """The backbone if it is a ViT. Raises UserError if it is not."""
         if not isinstance(self.backbone, ViT):
-            raise UserError(f"a {self.backbone.describe()} has no class token whose attention could be shown")
+            raise UserError(f"{self.backbone.describe()} has no class token whose attention could be shown")
         return self.backbone
 
     def forward(self, images: Images) -> Features:

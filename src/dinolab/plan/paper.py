@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from dinolab.data.samples import micro_batch
 from dinolab.errors import UserError
-from dinolab.options import AUTO, Config
+from dinolab.fields import AUTO
+from dinolab.options import Config
 from dinolab.plan.devices import parse_machine
 from dinolab.plan.shapes import Shapes, step_shapes
 from dinolab.plan.text import duration, gigabytes, line

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinolab.methods.base import Method
 from dinolab.options import Config
+from dinolab.parallel import blocks_of
 from dinolab.precision import autocast, onednn_is_exact
 from dinolab.runs.build import build_method
 from dinolab.runs.noise import random_batch, values
@@ -50,8 +51,8 @@ def step_shapes(cfg: Config, bf16: bool) -> Shapes:
     targets = (peaks[MORE, FEW] - peaks[FEW, FEW]) / (MORE - FEW)
     trained = sum(p.numel() for p in method.student.parameters() if p.requires_grad)
     parts = [part for network in method.networks for part in network.values()]
-    blocks = [block for part in parts for block in getattr(part, "blocks", [])]
-    heads = [part for part in parts if not hasattr(part, "blocks")]
+    blocks = [block for part in parts for block in blocks_of(part)]
+    heads = [part for part in parts if not blocks_of(part)]
     largest = max(sum(p.numel() for p in part.parameters()) for part in [*blocks, *heads])
     state += 4 * trained  # the gradients
     rest = peaks[FEW, FEW] - state - FEW * (activations + targets)
@@ -80,6 +81,8 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int =
     counter, live = FlopCounterMode(display=False), LiveBytes()
     with FakeTensorMode(allow_non_fake_inputs=True), live:
         without_values(method)
+        if method.pull:
+            without_values(method.pull.start)
         optimizer = make_optimizer(method.student, cfg.optim)
         precision = autocast(CPU, torch.bfloat16 if bf16 else None)
         for _ in range(steps):
@@ -89,9 +92,9 @@ def do_step(cfg: Config, images: int, micro_batch: int, bf16: bool, steps: int =
     return float(counter.get_total_flops()), live.peak, float(live.now), method
 
 
-def without_values(method: nn.Module) -> None:
+def without_values(network: nn.Module) -> None:
     """Replace all parameters and buffers by ones of the same shape that count as the device's, in place."""
-    for module in method.modules():
+    for module in network.modules():
         for name, p in module._parameters.items():
             if p is not None:
                 module._parameters[name] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)

@@ -10,7 +10,7 @@ from dinolab.evals import EVALS
 from dinolab.evals.contract import Evaluation, EvaluationOptions, Figure
 from dinolab.evals.earlier import read_result
 from dinolab.evals.result import Json, Measured, Result
-from dinolab.options import options
+from dinolab.fields import options
 from dinolab.rundir import PREDICTIONS
 
 ACCURACY = "accuracy"  # title of the figure that needs no name beside its evaluation

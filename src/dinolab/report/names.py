@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dinolab.errors import mask
 from dinolab.methods import METHODS
+from dinolab.models.convnet import NETWORKS
 from dinolab.models.vit import SIZES
 from dinolab.options import Config
 from dinolab.report.evaluated import Evaluated
@@ -29,7 +30,7 @@ def network(model: Json) -> str:
     """The usual name for these options of `model.`, such as ViT-S/8, and width and depth where they are other than usual."""
     size = str(model["size"])
     if size not in SIZES:
-        return {"resnet50": "ResNet-50"}.get(size, size)
+        return NETWORKS[size].title if size in NETWORKS else size
     dim, depth, _ = SIZES[size]
     own = model["dim"] or dim, model["depth"] or depth
     letter = "g" if size == "giant" else size[0].upper()

@@ -1,5 +1,6 @@
 """The parts of a run, made from its configuration: data, device, method, optimizer, batches."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dinolab import parallel
+from dinolab.batch_norm import sync_batch_norm
 from dinolab.config import parse_duration
 from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.device_views import Photos
@@ -22,8 +24,12 @@ from dinolab.errors import OUT_OF_MEMORY, UserError, lacking
 from dinolab.machine import loaders
 from dinolab.methods import METHODS
 from dinolab.methods.base import Method
+from dinolab.methods.pull import Pull
 from dinolab.models.attention import choose_backend
 from dinolab.models.backbone import Backbone, make_backbone
+from dinolab.models.convnet import ConvNet
+from dinolab.models.lora import add_adapters, merged
+from dinolab.models.vit import ViT
 from dinolab.options import Config
 from dinolab.pixels import RGB, Pixels
 from dinolab.precision import choose_precision, name_of
@@ -96,12 +102,7 @@ def build_method(
     """
     torch.manual_seed(cfg.seed)
     backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device), pixels)
-    if fresh and cfg.init.weights:
-        start_from(backbone, cfg.init.weights)
-    elif fresh:
-        start_stem(backbone)
-    if cfg.optim.stem_lr:
-        backbone.get_submodule("patch_embed.stem").requires_grad_(True)
+    start = prepare_start(backbone, cfg, fresh)
     method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
     if state is not None:
         method.load_state_dict(state)
@@ -118,16 +119,36 @@ def build_method(
     if cfg.run.compile:
         compile_blocks(method, device)
     if parallel.world() > 1:
-        parallel.sync_batch_norm(method)
+        sync_batch_norm(method)
         parallel.shard(method.networks, cfg.run.sharding, device, choose_precision(cfg.run.precision, device))
+    if start:
+        method.pull = Pull(start.to(device), cfg.init.pull)
+        method.pull.watch(method.student["backbone"])
     return method
 
 
+def prepare_start(backbone: Backbone, cfg: Config, fresh: bool) -> Backbone | None:
+    """Do to a new backbone what the options `init.` and `model.stem` say. Returns a copy of the start, if the run pulls towards it."""
+    init = cfg.init
+    if init.weights and (fresh or init.pull):  # a resumed run has its weights from a checkpoint
+        start_from(backbone, init.weights)
+    elif fresh:
+        start_stem(backbone)
+    if cfg.optim.stem_lr:
+        backbone.get_submodule("patch_embed.stem").requires_grad_(True)
+    start = copy.deepcopy(backbone) if init.pull else None
+    if init.weights and init.freeze_norms and isinstance(backbone, ConvNet):
+        backbone.freeze_norms()
+    if init.lora and isinstance(backbone, ViT):
+        add_adapters(backbone, init.lora)
+    return start
+
+
 def whole_product(method: Method, cfg: Config) -> Backbone:
-    """The run's product, in one piece; all ranks call it together."""
-    if parallel.world() == 1:
+    """The run's product, in one piece and without adapters; all ranks call it together."""
+    if parallel.world() == 1 and not cfg.init.lora:
         return method.product
-    state = parallel.whole(method.product.state_dict())
+    state = merged(parallel.whole(method.product.state_dict()))
     device = next(iter(state.values())).device
     with torch.device("meta"):  # the values are those of the state
         backend, pixels = choose_backend(cfg.run.attention, device), method.product.pixels

@@ -11,8 +11,9 @@ from dinolab import parallel
 from dinolab.data.samples import micro_batch
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.fields import AUTO
 from dinolab.memory import can_measure, peak_memory, release_memory, room
-from dinolab.options import AUTO, Config
+from dinolab.options import Config
 from dinolab.runs.build import fitting, micro_batch_sizes, out_of_memory
 from dinolab.runs.rig import Rig
 from dinolab.training.phases import Phase, plan_phases

@@ -17,7 +17,8 @@ from dinolab.methods import METHODS
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.options import Config
 from dinolab.precision import choose_precision
-from dinolab.rundir import RunFolder
+from dinolab.rundir import Row, RunFolder
+from dinolab.runs.accuracy import REMEDY, best_of, worse_in_a_row
 from dinolab.runs.build import open_batches, whole_product, workers
 from dinolab.runs.state import State, enter
 from dinolab.training import checkpoint
@@ -26,8 +27,6 @@ from dinolab.training.log import NoLog, RunLog
 from dinolab.training.loop import Hooks, Interrupted, StopSignals, train_loop
 from dinolab.training.phases import Phase
 from dinolab.weights.load import save_encoder
-
-WORSE = 0.02  # of k-NN accuracy, below that of the weights a run started from: more than chance over test images makes
 
 
 @dataclass
@@ -103,16 +102,15 @@ class Run:
     def export(self, step: int) -> None:
         product = whole_product(self.state.method, self.cfg)
         if parallel.rank() == 0:
-            info = {
-                "method": self.cfg.method,
-                "step": step,
-                "images": len(self.source),
-                "config": masked(to_dict(self.whole_cfg)),
-            }
-            save_encoder(product, self.folder.path, info)
+            save_encoder(product, self.folder.path, self.info(step))
+
+    def info(self, step: int) -> dict[str, Any]:
+        """What a model card says about where the weights of this step come from."""
+        config = masked(to_dict(self.whole_cfg))
+        return {"method": self.cfg.method, "step": step, "images": len(self.source), "config": config}
 
     def evaluate(self, step: int) -> None:
-        """k-NN accuracy on the labelled images, into the log; an alarm where training has made given weights worse.
+        """k-NN accuracy on the labelled images, into the log; the weights of the best one are kept.
 
         The processes share the images out among themselves, and each searches the neighbours of all.
         """
@@ -126,27 +124,49 @@ class Run:
             BackboneEncoder(product), train, test, size, self.cfg.eval.k, self.device, loaders,
             precision=self.cfg.run.precision,
         )  # fmt: skip
-        self.log.line({"step": step, **result})
+        row = {"step": step, **result}
+        rows = [*(earlier for earlier in self.measured() if earlier["step"] < step), row]
+        self.log.line(row)
         self.log.say(f"step {step}: k-NN {result['knn']:.1%} on {result['knn_test_images']} images")
-        at_start = self.measured().get(0, 0.0)
-        if self.cfg.init.weights and result["knn"] < at_start - WORSE:
-            self.log.say(
-                f"ALARM at step {step}: k-NN was {at_start:.1%} with the weights it started from: training has made them worse. "
-                "Remedy, in a new run.dir: a lower optim.lr, a longer init.freeze_backbone and optim.warmup; with a momentum teacher "
-                "ema.start nearer to 1"
+        if parallel.rank() == 0 and best_of(rows) is row:
+            save_encoder(product, self.folder.best, self.info(step) | {"knn": result["knn"]})
+        if self.cfg.init.weights:
+            self.compare_with_start(rows)
+
+    def compare_with_start(self, rows: list[Row]) -> None:
+        """An alarm where training has made given weights worse. Raises UserError where it has so several times in a row."""
+        worse = parallel.collect(worse_in_a_row(rows))[0]
+        if not worse:
+            return
+        step, fall = (
+            rows[-1]["step"],
+            f"from {rows[0]['knn']:.1%} with the weights it started from to {rows[-1]['knn']:.1%}",
+        )
+        self.log.say(
+            f"ALARM at step {step}: k-NN fell {fall}, more than chance explains: training has made them worse. {REMEDY}"
+        )
+        if worse >= self.cfg.eval.stop_after > 0:
+            raise UserError(
+                f"k-NN fell {fall}, and {worse} measurements in a row are clearly below the start. {REMEDY}; eval.stop_after=0 "
+                f"goes on nevertheless. {self.best()}"
             )
+
+    def best(self) -> str:
+        """The best measurement and where its weights are, in words; empty where nothing is measured."""
+        row = best_of(self.measured())
+        return f"best k-NN {row['knn']:.1%}, at step {row['step']}: {self.folder.best}" if row else ""
 
     def evaluation_missed(self) -> bool:
         """Whether the process died between the checkpoint of this step and its evaluation."""
         step, phase = self.state.step, self.state.phase
         every = phase.steps(phase.cfg.eval.every, "eval.every")
         due = self.monitor and every and (step % every == 0 or step == phase.last)
-        return bool(parallel.collect(due and step not in self.measured())[0])
+        return bool(parallel.collect(due and step not in [row["step"] for row in self.measured()])[0])
 
-    def measured(self) -> dict[int, float]:
-        """k-NN accuracies so far, by step."""
+    def measured(self) -> list[Row]:
+        """The lines of the log with k-NN accuracies, by step."""
         rows, _ = self.folder.read_metrics()
-        return {row["step"]: row["knn"] for row in rows if "knn" in row}
+        return [row for row in rows if {"knn", "knn_test_images"} <= row.keys()]
 
     def note_broken(self, images: list[tuple[int, str]]) -> None:
         broken = self.state.broken

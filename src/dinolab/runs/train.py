@@ -75,7 +75,7 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
         if parallel.rank() == 0 and cfg.run.pictures:
             draw_pictures(folder, run.cfg, run.monitor[1] if run.monitor else source)
         made = f"{folder.weights.name}, {folder.metrics.name}" + (", pictures" if cfg.run.pictures else "")
-        log.say(f"done: {folder.path} ({made})")
+        log.say("; ".join(filter(None, [f"done: {folder.path} ({made})", run.best()])))
     except Exception as caught:
         lacks = lacking(caught)
         if not lacks and not isinstance(caught, UserError):

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
 from dinolab.parallel import collect, lost_contact, rank
+from dinolab.training.optim import trained
 from dinolab.weights.checksums import check_files, write_checksums
 from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
@@ -31,10 +32,9 @@ def training_state(method: nn.Module, optimizer: torch.optim.Optimizer, step: in
     The data position and every random draw are functions of the step. `broken` are the unreadable images met so far. Everything is
     a tensor: other values would be pickled, and a pickle from a stranger is not safe to open.
     """
-    student = method.student.named_parameters()  # type: ignore[union-attr, operator]
     return {
         "method": method.state_dict(),
-        "optimizer": {name: optimizer.state[p] for name, p in student if p.requires_grad},
+        "optimizer": {name: optimizer.state[p] for name, p in trained(method.student).items()},  # type: ignore[arg-type]
         "step": torch.tensor(step),
         "broken": torch.tensor(broken, dtype=torch.int64),
     }

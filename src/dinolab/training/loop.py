@@ -209,6 +209,8 @@ def train_step(
     for v, t in zip(views, targets):
         with span("loss"), precision:
             loss, logs = method.loss(v, t, s)
+            if method.pull:
+                loss, logs = method.pull.add(loss, logs, v)
         with span("backward"):
             (loss / len(views)).backward()
         parts.append(logs)

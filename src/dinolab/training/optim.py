@@ -13,7 +13,9 @@ from dinolab.options import Optim
 from dinolab.training.phases import StepValues
 
 # parameters below the first block share a learning rate
-BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens")
+BELOW_BLOCKS = ("patch_embed", "pos_embed", "cls_token", "mask_token", "register_tokens", "conv_stem", "conv1", "bn1")
+# a block of a ViT, or a stage of an EfficientNet; a stage of a ResNet, from 1; and nothing of a ViT's stem
+BLOCK = re.compile(r"backbone\.(?:blocks\.(\d+)|layer(\d+))\.")
 
 
 def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) -> torch.optim.Optimizer:
@@ -29,8 +31,7 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
         (block for name, _ in student.named_parameters() if (block := block_of(name)) is not None), default=-1
     )
     groups: dict[tuple[float, float, str], list[nn.Parameter]] = {}
-    trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
-    for name, p in trained.items():
+    for name, p in trained(student).items():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
         part = next((word for word in parts if word in name), "")
         groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
@@ -41,11 +42,11 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
     if cfg.name == "sgd":
         sharded = isinstance(next(student.parameters()), DTensor)  # which have no fused step
         sgd = torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
-        for p in trained.values():
+        for p in trained(student).values():
             sgd.state[p] = {"momentum_buffer": torch.zeros_like(p)}
         return sgd
     optimizer = torch.optim.AdamW(described, betas=(cfg.betas[0], cfg.betas[1]), fused=True)
-    for p in trained.values():
+    for p in trained(student).values():
         optimizer.state[p] = {
             "step": torch.zeros((), dtype=torch.float32, device=p.device),
             "exp_avg": torch.zeros_like(p),
@@ -54,9 +55,15 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
     return optimizer
 
 
+def trained(student: nn.Module) -> dict[str, nn.Parameter]:
+    """Its parameters that take a gradient, by name; the others, such as those of frozen batch norm, need no state."""
+    return {name: p for name, p in student.named_parameters() if p.requires_grad}
+
+
 def block_of(name: str) -> int | None:
-    match = re.match(r"backbone\.blocks\.(\d+)\.", name)  # and not those of a stem
-    return int(match[1]) if match else None
+    """The block of a transformer that a parameter belongs to, or the stage of a convolutional network, from 0."""
+    match = BLOCK.match(name)
+    return None if match is None else int(match[1]) if match[1] else int(match[2]) - 1
 
 
 def lr_factor(name: str, depth: int, cfg: Optim) -> float:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dinolab.errors import UserError
 from dinolab.methods.base import Method
+from dinolab.parallel import blocks_of
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's mallopt
 RECOMPILED = 64  # variants of a block: student, teacher, evaluations, pictures, last batches; rates of stochastic depth
@@ -26,13 +27,13 @@ def compile_blocks(method: Method, device: torch.device) -> None:
         raise UserError("run.compile=true needs a C++ compiler (g++ or clang++), and none is installed")
     compiler.recompile_limit = max(compiler.recompile_limit, RECOMPILED)
     for network in method.networks:
-        for block in getattr(network["backbone"], "blocks", []):
+        for block in blocks_of(network["backbone"]):
             block.compile(dynamic=False)  # shapes are static, though they differ between the networks
 
 
 def checkpoint_activations(method: Method) -> None:
     """Keep only what enters each of the student's blocks; in the backward pass the block is computed again (arXiv 1604.06174)."""
-    for block in getattr(method.student["backbone"], "blocks", []):
+    for block in blocks_of(method.student["backbone"]):
         # no draws to repeat: those of stochastic depth are made outside
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 

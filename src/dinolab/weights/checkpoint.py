@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
+from dinolab.models.lora import merged
 from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checksums import check_files
 from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
@@ -59,4 +60,4 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         if name.startswith(prefix)
     }
     load_tensors(tensors, reader)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return merged({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})

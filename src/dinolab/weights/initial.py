@@ -1,15 +1,18 @@
 """Training that starts from existing weights, and position embeddings for images of another size."""
 
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.models.backbone import Backbone
+from dinolab.models.convnet import NETWORKS, ConvNet
 from dinolab.models.encoder import BackboneEncoder
 from dinolab.models.stem import StemEmbed
 from dinolab.models.vit import ViT, resample_positions, shape_of
 from dinolab.options import Model
+from dinolab.pixels import Pixels
 from dinolab.weights.load import load
 from dinolab.weights.timm_models import TimmEncoder
 
@@ -22,17 +25,14 @@ def start_from(backbone: Backbone, source: str) -> None:
 
     Args:
         backbone: of the new run.
-        source: any source that `load` opens as a ViT or ResNet-50 of dinolab.
+        source: any source that `load` opens as a ViT of dinolab, or as one of the convolutional networks that `model.size` names.
 
     Raises:
-        UserError: the architectures differ; the message gives the options to set. Or the images have other channels.
+        UserError: the architectures differ; the message gives the options to set. Or the images have other channels, or the weights
+            want them normalised in a way that the network cannot take over.
     """
     given = load(source)
-    if not isinstance(given, BackboneEncoder):
-        raise UserError(
-            f"init.weights={source}: a timm model; training can only start from dinolab's own ViT or ResNet-50"
-        )
-    theirs = given.backbone
+    theirs = given.backbone if isinstance(given, BackboneEncoder) else from_timm(given, source)
     words = options_to_change(backbone.cfg, theirs.cfg)
     if words:
         what = f"init.weights={source} has another architecture ({theirs.describe()})"
@@ -40,7 +40,43 @@ def start_from(backbone: Backbone, source: str) -> None:
     if theirs.pixels.channels != backbone.pixels.channels:
         channels = f"{theirs.pixels.channels} channels, the images have {backbone.pixels.channels}"
         raise UserError(f"init.weights={source} takes images of {channels}; start from other weights")
-    backbone.load_state_dict(resized(theirs.state_dict(), theirs.cfg, backbone.image_size))
+    state = resized(theirs.state_dict(), theirs.cfg, backbone.image_size)
+    given_as, ours_as = ((p.mean, p.deviation) for p in (theirs.pixels, backbone.pixels))
+    if given_as != ours_as:
+        if not isinstance(backbone, ViT):
+            raise UserError(
+                f"init.weights={source}: its images have mean and deviation {given_as}, those of the run {ours_as}; "
+                "start from other weights"
+            )
+        state |= renormalised(state, theirs.pixels, backbone.pixels)
+    backbone.load_state_dict(state)
+
+
+def from_timm(given: Any, source: str) -> ConvNet:
+    """A model of timm as our convolutional network. Raises UserError where it is none that can be trained."""
+    architecture = given.model.pretrained_cfg["architecture"] if isinstance(given, TimmEncoder) else ""
+    size = next((size for size, network in NETWORKS.items() if network.timm == architecture), None)
+    if size is None:
+        known = ", ".join(network.timm for network in NETWORKS.values())
+        raise UserError(
+            f"init.weights={source}: a timm model; training can start from dinolab's own ViTs, and from timm's {known}"
+        )
+    network = ConvNet(Model(size=size), given.image_size, given.pixels)
+    network.load_state_dict(given.model.state_dict())
+    return network
+
+
+def renormalised(state: dict[str, Tensor], theirs: Pixels, ours: Pixels) -> dict[str, Tensor]:
+    """The patch embedding of a ViT, changed so that images normalised as `ours` give what those normalised as `theirs` gave."""
+    weight, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
+    their_mean, mean, their_deviation, deviation = (
+        torch.tensor(x, dtype=weight.dtype) for x in (theirs.mean, ours.mean, theirs.deviation, ours.deviation)
+    )
+    scale, shift = deviation / their_deviation, (mean - their_mean) / their_deviation
+    return {
+        "patch_embed.proj.weight": weight * scale.view(-1, 1, 1),
+        "patch_embed.proj.bias": bias + (weight.sum((2, 3)) * shift).sum(1),
+    }
 
 
 def start_stem(backbone: Backbone) -> None:
@@ -71,8 +107,8 @@ def resized(state: dict[str, Tensor], cfg: Model, image_size: int) -> dict[str, 
 def options_to_change(now: Model, then: Model) -> str:
     """The words `model.NAME=VALUE ...` that change the architecture of `now` to that of `then`; "" where they are the same."""
     names = ["patch_size", "stem", "registers", "ffn"]
-    resnet = "resnet50" in (now.size, then.size)
-    if now.size != then.size if resnet else shape_of(now) != shape_of(then):
+    convolutional = now.convolutional or then.convolutional
+    if now.size != then.size if convolutional else shape_of(now) != shape_of(then):
         names = ["size", "dim", "depth", "heads", *names]
     if bool(now.layerscale) != bool(then.layerscale):
         names.append("layerscale")

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dinolab.config import read_options
 from dinolab.errors import UserError, reason
+from dinolab.fields import option
 from dinolab.files import write_whole
 from dinolab.models.backbone import Backbone, make_backbone
 from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.models.vit import ViT, shape_of
-from dinolab.options import Model, option
+from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
 from dinolab.rundir import CARD, RunFolder, read_object
 from dinolab.weights.checkpoint import is_checkpoint, read_checkpoint
@@ -122,7 +123,7 @@ def save_encoder(backbone: Backbone, folder: Path, info: dict[str, Any]) -> None
 
     Args:
         backbone: the trained network.
-        folder: of the run.
+        folder: of the run; made where it is missing.
         info: where the weights come from, for the model card: method, step, images, config.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
@@ -133,6 +134,7 @@ def save_encoder(backbone: Backbone, folder: Path, info: dict[str, Any]) -> None
         "model": asdict(backbone.cfg),
         "info": info,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder)
     write_whole(run.weights, save(weights))
     write_whole(run.card, json.dumps(card, indent=2).encode())

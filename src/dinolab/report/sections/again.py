@@ -6,7 +6,8 @@ from typing import Any
 
 from dinolab.config import as_word, changed_words
 from dinolab.evals.comparison import Comparison
-from dinolab.options import Config, options
+from dinolab.fields import options
+from dinolab.options import Config
 from dinolab.report.evaluated import Evaluated, setting
 from dinolab.report.run import Json, Run
 from dinolab.report.sections.section import Page

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dinolab.config import as_word, flatten, to_dict
-from dinolab.options import Config, options
+from dinolab.fields import options
+from dinolab.options import Config
 from dinolab.report.sections.section import Page
 
 PLACES = ("run.dir",)  # options that say where the run lies, not what it is

@@ -27,9 +27,10 @@ def tiles(run: Run) -> list[Tile]:
     """The main figure of each evaluation of the run's network, in the order of EVALS, and what the training measured."""
     own = [evaluated for evaluated in run.results if run.is_own(evaluated)]
     found = [tile for one in sorted(own, key=lambda one: rank(one.result.evaluation)) for tile in main_tile(one)]
-    (_, knn), (_, loss), (_, speed) = (points(run.metrics, key) for key in (*KNN.series, "loss", "images_per_s"))
+    (steps, knn), (_, loss), (_, speed) = (points(run.metrics, key) for key in (*KNN.series, "loss", "images_per_s"))
     if knn:
-        found.append(("k-NN while training", percent(knn[-1]), f"from {percent(knn[0])}"))
+        best = f", best {percent(max(knn))} at step {steps[knn.index(max(knn))]:,}" if max(knn) > knn[-1] else ""
+        found.append(("k-NN while training", percent(knn[-1]), f"from {percent(knn[0])}{best}"))
     if loss:
         found.append(("loss", f"{loss[-1]:.3f}", f"from {loss[0]:.3f}"))
     if speed:

@@ -1,8 +1,10 @@
-"""ResNet-50 as a backbone, against torchvision's; a small one where it is trained."""
+"""Convolutional networks as backbones: ResNet-50 against torchvision's; a small one where it is trained."""
 
+import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,17 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 import dinolab
+from dinolab.batch_norm import sync_batch_norm
 from dinolab.data.types import Views
 from dinolab.errors import UserError
 from dinolab.methods import METHODS
 from dinolab.methods.momentum import MomentumTeacher
 from dinolab.models.backbone import make_backbone
+from dinolab.models.convnet import ConvNet
 from dinolab.models.encoder import BackboneEncoder, evaluating, normalise
-from dinolab.models.resnet import ResNet50
 from dinolab.options import Config, Model
 from dinolab.recipes import load_config
+from dinolab.runs.build import build_method
 from dinolab.training.optim import make_optimizer, optimizer_step
 from dinolab.training.phases import Phase
 from dinolab.weights.initial import start_from
@@ -39,9 +43,9 @@ def torchvisions(ours: nn.Module) -> nn.Module:
 
 
 def test_crops_of_each_size_go_through_torchvisions_network_by_themselves() -> None:
-    ours = make_backbone(CFG, 64)
-    reference = torchvisions(ours).train()
-    crops = [torch.randn(4, 3, 64, 64), torch.randn(6, 3, 32, 50)]
+    ours = make_backbone(CFG, 64).double()  # batch norm of so few pixels makes much of rounding
+    reference = torchvisions(ours).double().train()
+    crops = [torch.randn(4, 3, 64, 64).double(), torch.randn(6, 3, 32, 50).double()]
     first, second = ours.train()(crops, [None, None])
     for features, images in zip((first, second), crops):  # in this order: running statistics depend on it
         torch.testing.assert_close(features.cls, reference(images), atol=1e-4, rtol=1e-4)
@@ -66,12 +70,12 @@ def test_it_begins_as_torchvisions() -> None:
 def test_on_disk_it_is_ours_and_timms(tmp_path: Path) -> None:
     save_encoder(make_backbone(CFG, 64), tmp_path, {"step": 3})
     encoder, theirs = load(tmp_path), load(f"timm:resnet50={tmp_path / 'model.safetensors'}")
-    assert isinstance(encoder.backbone, ResNet50) and encoder.info == {"step": 3} and encoder.image_size == 64
+    assert isinstance(encoder.backbone, ConvNet) and encoder.info == {"step": 3} and encoder.image_size == 64
     images = torch.randint(0, 256, (2, 3, 70, 64), dtype=torch.uint8)
     for a, b in zip(encoder(images), theirs(images)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert encoder(images[..., :20]).patches.shape == (2, 3, 1, 2048)
-    with pytest.raises(UserError, match="a ResNet-50 has no class token"):
+    with pytest.raises(UserError, match="ResNet-50 has no class token"):
         encoder.attention(images)
     with pytest.raises(UserError, match="only its last layer has features, not the last 4"):
         encoder.layers(images, 4)
@@ -99,7 +103,7 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_of_vits_are_refused() -> None:
     for words, said in (
-        (["model.heads=3", "optim.layer_decay=0.9"], r"^model\.heads=3, optim\.layer_decay=0\.9: for vision"),
+        (["model.heads=3", "optim.patch_embed_lr=0.9"], r"^model\.heads=3, optim\.patch_embed_lr=0\.9: for vision"),
         (["run.compile=true"], r"^run\.compile=True: for vision"),
         (["method=dinov2"], r"no mask token: .* loss\.ibot=0"),
         (["method=distill", "teacher=x"], r"method=distill"),
@@ -108,6 +112,48 @@ def test_options_of_vits_are_refused() -> None:
             load_config(None, ["method=dino", "model.size=resnet50", *words])
     any_size = ["views.global_size=225", "views.local_size=50", "eval.size=8"]
     load_config(None, ["method=dinov2", "loss.ibot=0", "model.size=resnet50", *any_size])
+
+
+@pytest.mark.usefixtures("starter_file")
+def test_the_starters_weights_give_its_features(tmp_path: Path) -> None:
+    """With its own mean and deviation, whatever the run's pixels; and a run's file needs no package with the weights."""
+    backbone, given = make_backbone(Model(size="starter"), 96), load("starter")
+    start_from(backbone, "starter")
+    images = torch.randint(0, 256, (2, 3, 96, 70), dtype=torch.uint8)
+    ours = BackboneEncoder(backbone.eval().requires_grad_(False))(images)
+    for a, b in zip(ours, given(images)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert backbone.describe() == "EfficientNet-Lite0"
+
+    save_encoder(backbone, tmp_path, {})
+    torch.testing.assert_close(load(tmp_path)(images).cls, ours.cls, atol=1e-5, rtol=1e-5)
+    same = load(f"timm:tf_efficientnet_lite0={tmp_path / 'model.safetensors'}")
+    torch.testing.assert_close(same(images).cls, ours.cls, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"another architecture \(EfficientNet-Lite0\); .* set model\.size=starter$"):
+        start_from(make_backbone(Model(size="resnet18"), 64), "starter")
+
+
+def test_batch_norm_over_processes_keeps_the_activation_inside_timms() -> None:
+    """Alone it computes what timm's does, in training and after it."""
+    theirs = timm.layers.BatchNormAct2d(3).double()
+    ours, images = copy.deepcopy(theirs), 2 * torch.randn(4, 3, 5, 5).double() + 1
+    sync_batch_norm(ours)
+    for mode in (True, False):
+        torch.testing.assert_close(ours.train(mode)(images), theirs.train(mode)(images))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert ours(images).min() == 0
+
+
+def test_a_resnet_18_starts_from_a_file_for_timm(tmp_path: Path) -> None:
+    network = timm.create_model("resnet18", num_classes=0)
+    torch.save(network.state_dict(), tmp_path / "r.pth")
+    backbone = make_backbone(Model(size="resnet18"), 64)
+    start_from(backbone, f"timm:resnet18={tmp_path / 'r.pth'}")
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(backbone.eval()([images])[0].cls, network.eval()(images))
+    backbone.pixels = replace(backbone.pixels, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"its images have mean and deviation .*; start from other weights"):
+        start_from(backbone, f"timm:resnet18={tmp_path / 'r.pth'}")
 
 
 @pytest.fixture
@@ -178,6 +224,26 @@ def test_the_teacher_normalises_with_its_own_batches_statistics() -> None:
     method.eval()
     torch.testing.assert_close(method.product([images[:4]])[0].cls, seen.cls, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(method.train().product([images[:4]])[0].cls, seen.cls, atol=1e-3)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batch_norm_of_given_weights_is_held_fixed(frozen: bool, tmp_path: Path) -> None:
+    """Statistics, scales and shifts, of student and teacher; the convolutions and the head are trained."""
+    save_encoder(make_backbone(CFG, 64), tmp_path, {})
+    cfg = config(f"init.weights={tmp_path}", "init.freeze_backbone=0 steps", f"init.freeze_norms={frozen}")
+    method = build_method(cfg, torch.device("cpu")).train()
+    optimizer, before = make_optimizer(method.student, cfg.optim), copy.deepcopy(method.state_dict())
+    for n in range(2):
+        step(method, optimizer, cfg, n)
+    moved = {name for name, x in method.state_dict().items() if not torch.equal(x, before[name])}
+    norms = {name for name in before if "backbone" in name and ("bn" in name or "downsample.1" in name)}
+    assert moved & norms == (set() if frozen else norms)
+    assert {"student.backbone.conv1.weight", "teacher.backbone.layer4.0.conv3.weight"} <= moved
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        trained, evaluated = method.train().product([images])[0].cls, method.eval().product([images])[0].cls
+    assert torch.equal(trained, evaluated) == frozen
 
 
 @pytest.mark.slow
