@@ -1,11 +1,13 @@
 """Evaluations of encoders. `EVALS` names them; each is one file, and contract.py says what such a file holds."""
 
 from dinolab.evals.contract import Evaluation
+from dinolab.evals.depth import Depth
 from dinolab.evals.finetune import FineTuning
 from dinolab.evals.knn import KNN
 from dinolab.evals.linear import LinearHeads
 from dinolab.evals.linear_dino import LinearDINO
 from dinolab.evals.logreg import LogisticRegression
+from dinolab.evals.segmentation import Segmentation
 
 EVALS: dict[str, Evaluation] = {
     "linear": LinearHeads(),
@@ -13,4 +15,6 @@ EVALS: dict[str, Evaluation] = {
     "logreg": LogisticRegression(),
     "linear-dino": LinearDINO(),
     "finetune": FineTuning(),
+    "segmentation": Segmentation(),
+    "depth": Depth(),
 }
