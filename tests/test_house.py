@@ -17,6 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 OWN_FILES = {
     "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
+    "evals/segmentation.py", "evals/depth.py",
     "data/sources/kinds.py",
     "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
 }  # fmt: skip
@@ -25,6 +26,7 @@ OTHER_MEANINGS = {
     "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
     "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
+    "depth": None,  # the number of blocks of a network
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
 }  # fmt: skip
 

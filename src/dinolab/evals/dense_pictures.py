@@ -89,7 +89,7 @@ def draw_depths(image: Tensor, truth: Tensor, predicted: Tensor, far: float, out
     low, high = np.quantile(shown.numpy(), [0.01, 0.99])
     for axes, depths in zip(panels[1:], (truth.masked_fill(~valid, float("nan")), predicted)):
         drawn = axes.imshow(depths.numpy(), cmap="viridis_r", vmin=low, vmax=high, interpolation="antialiased")
-    bar = figure.colorbar(drawn, ax=panels[1:], orientation="horizontal", fraction=0.05, pad=0.02, aspect=60)
+    bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", fraction=0.05, pad=0.02, aspect=60)
     bar.set_label("depth in metres", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     save(figure, out, dpi=100)

@@ -17,6 +17,7 @@ from dinolab.options import option
 IGNORED = -1  # the class of pixels that do not count
 VOID = (255,)  # values of such pixels, where nothing else is known
 LARGEST = 1 << 16  # value of a map
+LIKELY = 1000  # most classes that are taken for granted
 KNOWN = "ADE20K, Cityscapes, Pascal VOC 2012, CamVid"
 
 CITYSCAPES = {
@@ -232,9 +233,14 @@ class LabelMaps:
         return LabelMaps(as_set(of_train, train, labels.read), as_set(of_test, test, labels.read), name, labels)
 
     def counted(self, counts: np.ndarray) -> "LabelMaps":
-        """With classes where they were unknown: as many as have training pixels, from their numbers, int (n,)."""
+        """With classes where they were unknown: one for each number of training pixels, int (n,). Raises UserError for too many."""
         if self.labels.classes:
             return self
+        if len(counts) > LIKELY:
+            where = self.train.source.name
+            raise UserError(
+                f"{where}: labels up to {len(counts) - 1}: more than {LIKELY:,} classes; name another folder, or set classes="
+            )
         labels = replace(self.labels, classes=[str(number) for number in range(len(counts))])
         train, test = (replace(pairs, read=labels.read) for pairs in (self.train, self.test))
         return LabelMaps(train, test, self.layout, labels)
