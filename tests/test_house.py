@@ -26,6 +26,7 @@ OTHER_MEANINGS = {
     "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
     "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
+    "segmentation": {"data/sources/folder.py", "report/published.py"},  # folders of maps; a heading
     "depth": None,  # the number of blocks of a network
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
 }  # fmt: skip

@@ -65,7 +65,7 @@ def plant_depths(root: Path, images: int, seed: int) -> None:
 
 
 def folders(root: Path) -> dict[str, Any]:
-    return {f"{side}_{what}": root / side / what for side in ("train", "test") for what in ("images", "maps")}
+    return {side: [root / side / "images", root / side / "maps"] for side in ("train", "test")}
 
 
 @pytest.fixture
@@ -122,8 +122,7 @@ def test_four_blocks_several_scales_and_a_given_size(
 
 
 def test_no_test_images_means_the_last_of_the_training_images(labelled: dict[str, Any]) -> None:
-    given = {key: labelled[key] for key in ("train_images", "train_maps")}
-    result = dinolab.evaluate("segmentation", "pixels", head="knn", held_out=0.34, **given)
+    result = dinolab.evaluate("segmentation", "pixels", head="knn", held_out=0.34, train=labelled["train"])
     assert (result.data["train_images"], result.data["test_images"]) == (6, 3)
 
 
@@ -157,9 +156,8 @@ def context() -> Context:
 def test_features_are_the_same_whether_they_are_kept(
     labelled: dict[str, Any], vit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pairs = [
-        (str(file), str(labelled["train_maps"] / file.name)) for file in sorted(labelled["train_images"].iterdir())
-    ]
+    images, maps = labelled["train"]
+    pairs = [(str(file), str(maps / file.name)) for file in sorted(images.iterdir())]
     encoder = DenseEncoder.of(vit, 1, False, context())
     kept = TrainingSamples(as_set("train", pairs, Labels([]).read), encoder, None, flips=True)
     monkeypatch.setattr("dinolab.evals.dense.room", lambda: 0)
@@ -268,7 +266,7 @@ def test_numbers_of_data_sets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_colours_by_a_mapping(tmp_path: Path, ending: str) -> None:
     plant_classes(tmp_path / "train", 6, seed=0, form="colours")
-    given = {f"train_{what}": tmp_path / "train" / what for what in ("images", "maps")}
+    given = {"train": folders(tmp_path)["train"]}
     with pytest.raises(UserError, match=r"maps/0.png: a map of colours; name a file .* mapping=FILE"):
         dinolab.evaluate("segmentation", "pixels", **given)
     file, names = tmp_path / f"classes.{ending}", ("red", "green", "blue")
@@ -287,7 +285,7 @@ def test_a_mapping_of_values(tmp_path: Path) -> None:
     assert read_mapping(file).read(str(tmp_path / "a.png")).tolist() == [[0, 1, 1, -1]]
 
 
-NOTHING = dict.fromkeys(("train_images", "train_maps", "test_images", "test_maps"))
+NOTHING = {"train": None, "test": None}
 
 
 def spoil(root: Path, what: str) -> None:
@@ -309,7 +307,7 @@ def spoil(root: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "options", "message"),
     [
-        ("unpaired", {}, r"images/2.png: train_maps=.* has no file of this name"),
+        ("unpaired", {}, r"images/2.png: there is no file of this name in .*maps"),
         ("size", {}, r"maps/2.png: image and map have different sizes, 32 x 96 and 8 x 8"),
         ("jpeg", {}, r"maps/2.jpg: a JPEG, whose values are not exact"),
         ("damaged", {}, r"images/2.png: .*mend the file or remove it"),
@@ -317,11 +315,11 @@ def spoil(root: Path, what: str) -> None:
         ("", {"ignore": [0, 1, 2, 255]}, r"not one pixel of the training maps has a class"),
         ("", {"mapping": "wrong.csv"}, r"wrong.csv: not a CSV with the columns name,r,g,b or name,value, or a JSON object"),
         ("", {"mapping": "none.csv"}, r"none.csv: cannot be read \(No such file"),
-        ("", {"data": "."}, r"data= names a whole data set; leave out train_images="),
+        ("", {"data": "."}, r"data= names a whole data set; leave out train= and test="),
         ("", NOTHING | {"data": "."}, r"no layout that dinolab knows"),
         ("depths", {}, r"labels up to \d+: more than 1,000 classes; name another folder, or set classes="),
-        ("", {"train_maps": None}, r"set data=ROOT, or train_images=DIR and train_maps=DIR"),
-        ("", {"test_maps": None}, r"test_maps is not set: name a folder"),
+        ("", {"train": None}, r"set data=ROOT, or train=IMAGES,MAPS"),
+        ("", {"test": "folder"}, r"test=folder: name two folders, of images and of maps: test=IMAGES,MAPS"),
         ("", {"blocks": 4}, r"blocks=4: .* has no class token, and so features of its last layer alone; set blocks=1"),
         ("", {"blocks": 3}, r"blocks=3: takes 1 or 4"),
     ],

@@ -44,7 +44,7 @@ class Depth(Evaluation):
 
     @dataclass
     class Options(DepthMaps.Options):
-        blocks: int = option(1, "blocks whose patches and class tokens are joined: the last, or 4, evenly spaced", 1, 4)
+        blocks: int = option(1, "blocks whose tokens are joined: 1, the last, or 4, evenly spaced", 1, 4)
         flips: bool = option(True, "train and test on mirror images too")
         steps: int = option(600, "steps of the head's training (published: 38400)", 1, 1 << 30)
         batch_size: int = option(4, "images in a step (published: 16)", 1, 1 << 16)

@@ -124,14 +124,10 @@ class DepthMaps:
 
     @dataclass
     class Options(PairOptions):
-        """Options that name images and depth maps."""
-
         scale: float = option(0.0, "values of a map in a metre (0: 1000, millimetres; 256 for KITTI)", 0, 1e9)
         near: float = option(NEAR, "least depth that counts, in metres", 0, 1e6)
         far: float = option(0.0, "largest depth that counts, in metres (0: 10; 80 for KITTI)", 0, 1e6)
-        crop: str = option(
-            "auto", "the part of test images that counts; auto: as published for the data set", choices=CROPS
-        )
+        crop: str = option("auto", "part of test images that counts; auto: as published", choices=CROPS)
 
     def __init__(self, train: PairSet, test: PairSet, layout: str, near: float, far: float, crop: str) -> None:
         self.train, self.test, self.layout = train, test, layout
@@ -142,7 +138,7 @@ class DepthMaps:
     def open(options: "DepthMaps.Options", given: Given, context: Context) -> "DepthMaps":
         """Raises UserError: an unknown layout, files without a partner, an empty range of depths."""
         if given:
-            raise UserError("takes no opened sources: name data=, or train_images= and train_maps=")
+            raise UserError("takes no opened sources: name data= or train=IMAGES,MAPS")
         layout, train, test = open_pairs(options, LAYOUTS, KNOWN)
         usual = layout or DepthLayout("folders", train, test)
         far = options.far or usual.far

@@ -196,17 +196,11 @@ class LabelMaps:
 
     @dataclass
     class Options(PairOptions):
-        """Options that name images and label maps."""
-
-        mapping: str = option(
-            "", "CSV or JSON file that names the class of each colour or value of the maps (docs/eval.md)"
-        )
+        mapping: str = option("", "CSV or JSON file with the class of each colour or value of the maps")
         classes: int = option(
             0, "number of classes (0: by data set or mapping, else the largest training label + 1)", 0, LARGEST
         )
-        ignore: list[int] = option(
-            [], "labels that do not count (empty: 255, and what the data set leaves out)", 0, LARGEST - 1
-        )
+        ignore: list[int] = option([], "labels that do not count (empty: 255, and those that the data set leaves out)")
 
     def __init__(self, train: PairSet, test: PairSet, layout: str, labels: Labels) -> None:
         self.train, self.test, self.layout, self.labels = train, test, layout, labels
@@ -216,7 +210,7 @@ class LabelMaps:
     def open(options: "LabelMaps.Options", given: Given, context: Context) -> "LabelMaps":
         """Raises UserError: an unknown layout, files without a partner, a mapping that cannot be read."""
         if given:
-            raise UserError("takes no opened sources: name data=, or train_images= and train_maps=")
+            raise UserError("takes no opened sources: name data= or train=IMAGES,MAPS")
         layout, train, test = open_pairs(options, LAYOUTS, KNOWN)
         labels = layout.labels if layout else Labels([])
         if options.mapping:

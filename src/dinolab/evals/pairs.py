@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dinolab.config import parse_size
 from dinolab.data.decode import BrokenImage, decode, read_file
 from dinolab.data.headers import check_size, open_image, read_header
 from dinolab.data.loader import loaded, make_loader
@@ -32,19 +33,11 @@ Size = tuple[int, int]  # height and width, in pixels
 
 @dataclass
 class PairOptions(EvaluationOptions):
-    """Options that name images and their maps."""
-
-    data: str = option("", "root folder of a data set in its usual layout (docs/eval.md), in place of the four folders")
-    train_images: str = option("", "folder of training images, or a pattern such as DIR/*.color.jpg")
-    train_maps: str = option("", "folder of their maps, with the same names, or a pattern")
-    test_images: str = option("", "folder of test images, or a pattern (empty: the last of the training images)")
-    test_maps: str = option("", "folder of their maps, or a pattern")
-    held_out: float = option(
-        0.25, "share of training images, the last by name, to test on if there are no others", 0, 0.9
-    )
-    size: str = option(
-        "", "short side of images in pixels, or height and width as 224x336 (empty: as they are, 512 at most)"
-    )
+    data: str = option("", "folder of a data set in its usual layout, in place of train and test")
+    train: list[str] = option([], "IMAGES,MAPS: two folders with equal names, or patterns such as DIR/*.color.jpg")
+    test: list[str] = option([], "IMAGES,MAPS to test on (empty: the last of the training images)")
+    held_out: float = option(0.25, "share of training images to test on if there are no others", 0, 0.9)
+    size: str = option("", "short side of images, or HEIGHTxWIDTH (empty: as they are, 512 at most)", check=parse_size)
 
 
 class Layout(NamedTuple):
@@ -179,7 +172,7 @@ def read_values(path: str) -> np.ndarray:
 def open_pairs(
     options: PairOptions, layouts: Sequence[Callable[[Path], Any]], kinds: str
 ) -> tuple[Any, list[Pair], list[Pair]]:
-    """What `data` or the four folders name: the layout (None for folders), training pairs, and test pairs.
+    """What `data` or `train` and `test` name: the layout (None for folders), training pairs, and test pairs.
 
     Args:
         layouts: functions that give a Layout, or something with the same fields, for a root folder in their layout, and else None.
@@ -188,29 +181,22 @@ def open_pairs(
     Raises:
         UserError: nothing is named, the layout is unknown, or files have no partner.
     """
-    folders = (options.train_images, options.train_maps, options.test_images, options.test_maps)
     layout = None
     if options.data:
-        if any(folders):
-            raise UserError(
-                "data= names a whole data set; leave out train_images=, train_maps=, test_images= and test_maps="
-            )
+        if options.train or options.test:
+            raise UserError("data= names a whole data set; leave out train= and test=")
         root = Path(options.data)
         if not root.is_dir():
             raise UserError(f"data={root}: no such folder")
         layout = next((found for look in layouts if (found := look(root))), None)
         if layout is None:
-            raise UserError(
-                f"data={root}: no layout that dinolab knows ({kinds}); name folders by train_images= and train_maps="
-            )
+            raise UserError(f"data={root}: no layout that dinolab knows ({kinds}); name folders by train=IMAGES,MAPS")
         train, test = layout.train, layout.test
     else:
-        if not (options.train_images and options.train_maps):
-            raise UserError("set data=ROOT, or train_images=DIR and train_maps=DIR")
-        train = matched(options.train_images, options.train_maps, "train")
-        test = (
-            matched(options.test_images, options.test_maps, "test") if options.test_images or options.test_maps else []
-        )
+        if not options.train:
+            raise UserError("set data=ROOT, or train=IMAGES,MAPS")
+        train = of_two(options.train, "train")
+        test = of_two(options.test, "test") if options.test else []
     return layout, *(apart(train, test, options.held_out))
 
 
@@ -226,21 +212,24 @@ def apart(train: list[Pair], test: list[Pair], share: float) -> tuple[list[Pair]
     return train, test
 
 
-def matched(images: str, maps: str, which: str) -> list[Pair]:
+def of_two(places: list[str], option_name: str) -> list[Pair]:
+    """The pairs of an option with two folders. Raises UserError where it does not name two, or a file has no partner."""
+    if len(places) != 2:
+        raise UserError(
+            f"{option_name}={','.join(places)}: name two folders, of images and of maps: {option_name}=IMAGES,MAPS"
+        )
+    return matched(places[0], places[1], option_name)
+
+
+def matched(images: str, maps: str, option_name: str) -> list[Pair]:
     """Pairs of the files in two folders, or of two patterns, by their names. Raises UserError for a file without a partner."""
-    for value, name in ((images, f"{which}_images"), (maps, f"{which}_maps")):
-        if not value:
-            raise UserError(f"{name} is not set: name a folder, since {which}_images and {which}_maps go together")
-    of_images, of_maps = by_name(images, f"{which}_images"), by_name(maps, f"{which}_maps")
+    of_images, of_maps = by_name(images, option_name), by_name(maps, option_name)
     if of_images.keys() != of_maps.keys():
         of_images, of_maps = shortened(of_images), shortened(of_maps)
-    for mine, theirs, folder, option_name in (
-        (of_images, of_maps, maps, f"{which}_maps"),
-        (of_maps, of_images, images, f"{which}_images"),
-    ):
+    for mine, theirs, folder in ((of_images, of_maps, maps), (of_maps, of_images, images)):
         if lone := sorted(mine.keys() - theirs.keys()):
             count = f" (and {len(lone) - 1:,} more files without a partner)" if len(lone) > 1 else ""
-            raise UserError(f"{mine[lone[0]]}: {option_name}={folder} has no file of this name{count}")
+            raise UserError(f"{mine[lone[0]]}: there is no file of this name in {folder}{count}")
     return [(of_images[name], of_maps[name]) for name in sorted(of_images)]
 
 
@@ -289,7 +278,7 @@ def names_of(options: PairOptions, layout: Any) -> tuple[str, str, str]:
     """Names of the training and the test pairs, and of the layout."""
     if layout:
         return options.data, options.data, layout.name
-    return options.train_images, options.test_images or options.train_images, "folders"
+    return options.train[0], (options.test or options.train)[0], "folders"
 
 
 def backwards(name: str) -> str:

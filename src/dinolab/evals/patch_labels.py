@@ -18,6 +18,7 @@ from dinolab.evals.label_maps import IGNORED
 from dinolab.progress import track
 
 LINES = 64  # rows and columns
+TEMPERATURE = 0.02  # of the neighbours' weights
 ROWS = 4096  # patches whose neighbours are searched at once
 RESTARTS = 5  # of k-means
 
@@ -92,8 +93,8 @@ def count_classes(sample: Sample, grid: tuple[int, int], classes: int) -> Tensor
     return torch.bincount(numbers, minlength=grid[0] * grid[1] * classes).view(-1, classes).float()
 
 
-def by_neighbours(bank: Bank, k: int, temperature: float) -> Labeller:
-    """The shares of classes in the k most similar patches of the bank, weighted by exp(cosine / temperature), as in arXiv 2306.01667."""
+def by_neighbours(bank: Bank, k: int) -> Labeller:
+    """The shares of classes in the k most similar patches of the bank, weighted by exp(cosine / 0.02), as in arXiv 2306.01667."""
     shares = bank.counts / bank.counts.sum(1, keepdim=True)
     k = min(k, len(shares))
 
@@ -101,7 +102,7 @@ def by_neighbours(bank: Bank, k: int, temperature: float) -> Labeller:
         found = []
         for rows in F.normalize(patches, dim=1).split(ROWS):
             similarity, nearest = (rows @ bank.features.to(rows.device).T).topk(k, dim=1)
-            weights = (similarity / temperature).softmax(1)
+            weights = (similarity / TEMPERATURE).softmax(1)
             found.append(torch.einsum("tk,tkc->tc", weights, shares.to(rows.device)[nearest]))
         return torch.cat(found)
 

@@ -26,12 +26,13 @@ from dinolab.evals.state import state_file
 from dinolab.options import option
 
 MOST_CLASSES = 1 << 16
+LEAST_SCALE, LARGEST_SCALE = 0.1, 8
 PUBLISHED_WARMUP = 1500 / 40000  # share of the steps
 
 
 class Segmentation(Evaluation):
     title = "segmentation"
-    about = "A class for every pixel from frozen patches: by a linear layer with batch norm, by nearest neighbours, or by clusters."
+    about = "A class for every pixel from frozen patches, by a linear layer, nearest neighbours, or clusters."
     needs = LabelMaps
     FIGURES = (
         Figure("miou", "mIoU"),
@@ -45,18 +46,17 @@ class Segmentation(Evaluation):
     class Options(LabelMaps.Options):
         head: str = option("linear", "what finds the class of a patch", choices=("linear", "knn", "kmeans"))
         blocks: int = option(1, "last blocks whose patches are joined: 1 or 4", 1, 4)
-        scales: list[float] = option(
-            [], "factors of the test images' size, whose predictions are averaged (empty: 1)", 0.1, 8
-        )
+        scales: list[float] = option([], "sizes of test images whose predictions are averaged, as factors (empty: 1)")
         flips: bool = option(True, "train on mirror images too; with several scales, test on them too")
-        steps: int = option(2000, "steps of the linear head's training (published: 40000)", 1, 1 << 30)
+        steps: int = option(1000, "steps of the linear head's training (published: 40000)", 1, 1 << 30)
         batch_size: int = option(16, "images in a step", 1, 1 << 16)
         lr: float = option(1e-3, "learning rate of AdamW", 1e-12, 1e3)
         k: int = option(30, "neighbours, of head=knn", 1, 1 << 20)
-        temperature: float = option(0.02, "of the neighbours' weights", 1e-6, 1e3)
         bank: int = option(20000, "training patches that head=knn and head=kmeans remember", 1, 1 << 30)
 
     def check(self, encoder: Any, options: Any) -> None:
+        if not all(LEAST_SCALE <= scale <= LARGEST_SCALE for scale in options.scales):
+            raise UserError(f"scales={options.scales}: each takes {LEAST_SCALE} to {LARGEST_SCALE}")
         if options.blocks not in (1, 4):
             raise UserError(f"blocks={options.blocks}: takes 1 or 4")
         check_blocks(encoder, options.blocks)
@@ -99,8 +99,8 @@ class Segmentation(Evaluation):
             return head, describe(schedule)
         bank = Bank.sample(samples, options.bank, classes, options.seed, context.progress)
         if options.head == "knn":
-            label = by_neighbours(bank, options.k, options.temperature)
-            return label, {"k": options.k, "temperature": options.temperature, "bank": len(bank.features)}
+            label = by_neighbours(bank, options.k)
+            return label, {"k": options.k, "bank": len(bank.features)}
         label, found = by_clusters(bank, options.seed)
         return label, {"bank": len(bank.features), **found}
 
