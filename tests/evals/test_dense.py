@@ -283,6 +283,9 @@ def test_a_mapping_of_values(tmp_path: Path) -> None:
     file.write_text("name,value\nsky,3\nroad,7\nroad,8\n")
     write(tmp_path / "a.png", np.array([[3, 7, 8, 9]], np.uint8))
     assert read_mapping(file).read(str(tmp_path / "a.png")).tolist() == [[0, 1, 1, -1]]
+    (tmp_path / "infinite.json").write_text('{"sky": Infinity, "road": 7}')
+    with pytest.raises(UserError, match="not a CSV"):
+        read_mapping(tmp_path / "infinite.json")
 
 
 NOTHING = {"train": None, "test": None}

@@ -157,7 +157,7 @@ def read_mapping(file: Path) -> Labels:
         rows = [*rows_of_json(text)] if file.suffix.lower() == ".json" else [*rows_of_csv(text)]
     except OSError as error:
         raise UserError(f"mapping={file}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
         form = (
             'a CSV with the columns name,r,g,b or name,value, or a JSON object {"name": [r, g, b]} or {"name": value}'
         )
