@@ -19,6 +19,7 @@ OWN_FILES = {
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
     "evals/davis.py",
     "evals/retrieval.py", "evals/copies.py", "evals/copies_sets.py",
+    "evals/segmentation.py", "evals/depth.py",
     "data/sources/kinds.py",
     "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
 }  # fmt: skip
@@ -28,6 +29,8 @@ OTHER_MEANINGS = {
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "retrieval": {"report/published.py"},  # a table of published figures
+    "segmentation": {"data/sources/folder.py", "report/published.py"},  # folders of maps; a heading
+    "depth": None,  # the number of blocks of a network
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
 }  # fmt: skip
 

@@ -14,7 +14,10 @@ from PIL import Image
 
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_image
 from dinolab.data.sources import open_source
+from dinolab.errors import UserError
+from dinolab.evals.depth_maps import Depths
 from dinolab.evals.label_images import read_labels
+from dinolab.evals.label_maps import Labels, read_mapping
 from dinolab.evals.retrieval_truth import read_truth
 from fuzzing.kind import Kind
 from fuzzing.mutate import in_gzip, in_json, in_pickle, in_png, in_tar, raw, text
@@ -183,6 +186,27 @@ def read_ground_truth(folder: Path, name: str) -> None:
     read_truth(folder / name)
 
 
+def make_maps(folder: Path) -> None:
+    labels = noise()[..., 0] % 3
+    Image.fromarray(labels).save(folder / "index.png")
+    Image.fromarray(noise()).convert("P").save(folder / "palette.png")
+    Image.fromarray(noise()).save(folder / "colours.png")
+    Image.fromarray(noise(np.uint16)[..., 0]).save(folder / "depths.png")
+    Image.fromarray(noise(np.uint16)[..., 0]).save(folder / "depths.tif")
+    (folder / "classes.csv").write_text("name,r,g,b\nroad,0,0,0\nsky,1,2,3\n")
+    (folder / "classes.json").write_text('{"road": [0, 0, 0], "sky": [1, 2, 3], "car": 7}')
+
+
+def read_maps(folder: Path, name: str) -> None:
+    """A map as segmentation and depth read it, or a file that names classes."""
+    if name.startswith("classes"):
+        read_mapping(folder / name)
+        return
+    for read in (Labels(["road", "sky"], colours={0: 0, 1: 1}).read, Depths(1000).read):
+        with suppress(BrokenImage, UserError):
+            read(str(folder / name))
+
+
 KINDS = {
     "image": Kind(make_images, {"*": raw, "*.png": in_png}, read_one),
     "mask": Kind(make_masks, {"*.png": in_png}, read_mask),
@@ -191,5 +215,6 @@ KINDS = {
     "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),
     "listing": Kind(make_listing, {"listing.json.gz": in_gzip}, read_listing),
     "truth": Kind(make_truths, {"*.json": in_json, "*.pkl": in_pickle}, read_ground_truth),
+    "maps": Kind(make_maps, {"*.png": in_png, "*.tif": raw, "*.csv": text, "*.json": in_json}, read_maps),
     "video": Kind(make_videos, {"*": raw}, show_video),
 }

@@ -3,12 +3,14 @@
 from dinolab.evals.contract import Evaluation
 from dinolab.evals.copies import CopyDetection
 from dinolab.evals.davis import DAVIS
+from dinolab.evals.depth import Depth
 from dinolab.evals.finetune import FineTuning
 from dinolab.evals.knn import KNN
 from dinolab.evals.linear import LinearHeads
 from dinolab.evals.linear_dino import LinearDINO
 from dinolab.evals.logreg import LogisticRegression
 from dinolab.evals.retrieval import Retrieval
+from dinolab.evals.segmentation import Segmentation
 
 EVALS: dict[str, Evaluation] = {
     "linear": LinearHeads(),
@@ -19,4 +21,6 @@ EVALS: dict[str, Evaluation] = {
     "davis": DAVIS(),
     "retrieval": Retrieval(),
     "copies": CopyDetection(),
+    "segmentation": Segmentation(),
+    "depth": Depth(),
 }

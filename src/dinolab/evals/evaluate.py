@@ -21,7 +21,7 @@ Images = str | Path | Source  # what users name images by
 def evaluate(
     name: str,
     encoder: Encodes,
-    train: Images | None = None,
+    train: Images | Sequence[Images] | None = None,
     test: Images | Sequence[Images] | None = None,
     out: str | Path | None = None,
     *,
@@ -38,7 +38,7 @@ def evaluate(
         train, test: images, as `data.path` takes them, or opened sources. Evaluations of labelled images hold out a fifth of each
             class of `train` without `test`, near-duplicates together; that split is kept beside the data, for the next time. A test
             set without labels gets predictions and no figures. `test` may be a list of several sets: the first one gives the
-            Result, and each other one a Result in its list `tests`.
+            Result, and each other one a Result in its list `tests`. For evaluations of pixels each is a pair of folders, [images, maps].
         out: folder for result.json and the evaluation's other files; None writes nothing.
         progress: show progress bars.
         environment: facts about machine and versions, for result.json.
