@@ -88,16 +88,8 @@ class Distillation(dinov2.DINOv2):
     PREPARES = (
         "before the first step it computes and clusters the teacher's features, which this forecast does not include"
     )
-    PANELS = (
-        Panel(
-            LOSS,
-            "loss",
-            {**dinov2.DINOv2.PANELS[0].series, "features": "class token", "patches": "patches"},
-            level="log_k",
-            level_label="log K",
-        ),
-        *dinov2.DINOv2.PANELS[1:],
-    )
+    SERIES: ClassVar = {**dinov2.DINOv2.PANELS[0].series, "features": "class token", "patches": "patches"}
+    PANELS = (Panel(LOSS, "loss", SERIES, level="log_k", level_label="log K"), *dinov2.DINOv2.PANELS[1:])
 
     def __init__(self, backbone: nn.Module, cfg: Config):
         super().__init__(backbone, cfg)
