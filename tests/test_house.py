@@ -18,7 +18,7 @@ OWN_FILES = {
     "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
     "data/sources/kinds.py",
-    "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
+    "jobs/plan.py", "jobs/ways.py",  # jobs are concrete choices of methods and evaluations
 }  # fmt: skip
 # Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
 OTHER_MEANINGS = {
