@@ -37,19 +37,8 @@ JOB: Schema = {  # job.json
     **dict.fromkeys(("budget", "evaluation"), float),
     **{"left_out": {EACH: str}, "starts": {EACH: str}, "epochs": {EACH: float}, "paces": {EACH: PACE}},
 }
-WAYS: Schema = {
-    "recommendation": [str],
-    "notes": [str],
-    "take": str,
-    "table": [[str]],
-    "curves": [[str]],
-}  # figures.json of a job
-STAGE: Schema = {
-    "finished": str,
-    "seconds": float,
-    "cpu_seconds": float,
-    "with": {EACH: (str, NoneType)},
-}  # the mark of a finished stage
+# the mark of a finished stage
+STAGE: Schema = {"finished": str, "seconds": float, "cpu_seconds": float, "with": {EACH: (str, NoneType)}}
 SIDE: Schema = {"images": int, "fingerprint": str}
 SPLIT: Schema = {  # data/split.json of a job
     "data": str,

@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,10 @@ def run_job(
     going, left_out = choose(ways)
     title = plan.TITLE if har else Path(absolute(data)).name
     out = Path(out or f"runs/job_{Path(title).stem}")
-    check_files(test=test, unlabelled=unlabelled)
-    named = {"test": test, "unlabelled": unlabelled, **(columns or Columns()).chosen(), "ways": ",".join(ways)}
-    words = [f"{key}={value}" for key, value in {"budget": budget, **named, "out": str(out)}.items() if value]
-    command = ["dinolab", "job", *(["har", f"data={data}"] if har else [data]), *words]
-    about: dict[str, Any] = {"job": "har" if har else "own", "title": title, "command": shlex.join(command)}
+    check_files()
+    named = {"budget": budget, "ways": ",".join(ways), "test": test, "unlabelled": unlabelled, "out": str(out)}
+    about = {"job": plan.NAME if har else "own", "title": title, "going": going, "left_out": left_out}
+    about["command"] = command(data, har, named | (columns or Columns()).chosen())
     settings = {"budget": seconds, "ways": list(ways)}
 
     def prepare() -> Split:
@@ -93,10 +92,14 @@ def run_job(
         for number, name in enumerate(stages, 1):
             do_stage(job, stages, name, f"[{number}/{len(stages)}] {name}")
 
-    work_in(
-        out, lambda: keep_settings(out, about | {"going": going, "left_out": left_out}, settings), prepare, carry_out
-    )
+    work_in(out, lambda: keep_settings(out, about, settings), prepare, carry_out)
     return out
+
+
+def command(data: str, har: bool, options: Mapping[str, str]) -> str:
+    """The command line of a job that goes several ways."""
+    words = [f"{key}={value}" for key, value in options.items() if value]
+    return shlex.join(["dinolab", "job", *([plan.NAME, f"data={data}"] if har else [data]), *words])
 
 
 def run_har(

@@ -23,7 +23,7 @@ LEAST_BUDGET = 60.0  # seconds
 LEAST_EPOCHS = 1.0  # a way that would get fewer is left out
 STEPS = 3  # that are timed
 FEW = 32  # images of timed fine-tunings
-RESERVE = 0.05  # of the budget, for table, pictures and report
+RESERVE, LEAST_RESERVE = 0.05, 40.0  # for curves, table, video and report: share of the budget, and seconds at least
 
 
 @dataclass(frozen=True)

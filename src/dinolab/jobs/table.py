@@ -14,7 +14,8 @@ from dinolab.files import write_whole
 from dinolab.jobs.har_job import HarJob
 from dinolab.report.comparison import with_results_apart
 from dinolab.report.run import read_run
-from dinolab.rundir import COMPARISON, WAYS, RunFolder, read_object
+from dinolab.report.sections.ways import WAYS
+from dinolab.rundir import COMPARISON, RunFolder, read_object
 
 
 def read_table(out: Path) -> Comparison:

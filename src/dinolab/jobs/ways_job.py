@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.files import write_whole
-from dinolab.jobs.budget import RESERVE, Pace
+from dinolab.jobs.budget import LEAST_RESERVE, RESERVE, Pace
 from dinolab.jobs.job import Job
-from dinolab.jobs.ways import GIVEN, PRETRAINED, UNTRAINED, WAYS, recipe_for
+from dinolab.jobs.ways import LABELS, PRETRAINED, UNTRAINED, WAYS, recipe_for
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.rundir import JOB, STAGE, RunFolder, read_object
@@ -93,19 +93,13 @@ class WaysJob(Job):
         """Seconds of the budget that no finished stage has used, without the reserve for the end."""
         marks = [*self.folder.stages.glob("*.json"), *self.folder.stages.glob("*.stopped")]
         spent = sum(read_object(file, STAGE).get("seconds", 0.0) for file in marks)
-        return self.budget * (1 - RESERVE) - spent
+        return self.budget - max(RESERVE * self.budget, LEAST_RESERVE) - spent
 
     def evaluation_of(self, name: str) -> float:
         """Seconds that the evaluation of a way takes beside its training; that of a way with labels is in its pace."""
         return self.decided()["evaluation"] if WAYS[name].kind == PRETRAINED else 0.0
 
 
-def is_reference(name: str) -> bool:
-    return WAYS[name].kind == GIVEN
-
-
 def uses_untrained(names: tuple[str, ...]) -> bool:
     """Whether a way begins with, or is, the untrained network."""
-    return any(
-        name == UNTRAINED or (WAYS[name].kind not in (GIVEN, PRETRAINED) and not WAYS[name].best) for name in names
-    )
+    return any(name == UNTRAINED or (WAYS[name].kind == LABELS and not WAYS[name].best) for name in names)

@@ -7,7 +7,16 @@ from dinolab.report.pictures import Picture, data_uri
 from dinolab.report.run import Run, read_json
 from dinolab.report.sections.section import Page
 from dinolab.report.tables import Cell, Table
-from dinolab.rundir import WAYS
+from dinolab.rundir import Schema
+
+LINES = [[str]]
+WAYS: Schema = {
+    "recommendation": [str],
+    "notes": [str],
+    "take": str,
+    "table": LINES,
+    "curves": LINES,
+}  # figures.json of a job
 
 
 def build(page: Page) -> dict[str, Any] | None:
