@@ -34,8 +34,8 @@ PACE: Schema = {"epoch": float, "fixed": float}
 JOB: Schema = {  # job.json
     **dict.fromkeys(("job", "title", "scale", "command"), str),
     **{key: [str] for key in ("options", "ways", "going")},
-    **dict.fromkeys(("budget", "evaluation"), float),
-    **{"left_out": {EACH: str}, "starts": {EACH: str}, "epochs": {EACH: float}, "paces": {EACH: PACE}},
+    **{"budget": float, "paces": {EACH: PACE}, "epochs": {EACH: float}, "evaluations": {EACH: float}},
+    **{"left_out": {EACH: str}, "starts": {EACH: str}},
 }
 # the mark of a finished stage
 STAGE: Schema = {"finished": str, "seconds": float, "cpu_seconds": float, "with": {EACH: (str, NoneType)}}

@@ -89,16 +89,20 @@ def with_labels(job: WaysJob, name: str, rows: dict[str, Row]) -> WayFigures:
     title = WAYS[name].title
     if WAYS[name].best:
         title = f"{next((one for one in job.going if job.encoder(one) == start), start)} fine-tuned with labels"
-    speed = rows[start].throughput if start in rows else None
-    if speed is None:
-        how = job.features()
-        options = FeatureOptions(device=str(how["device"]), precision=how["precision"])
-        arguments = extraction_arguments(network, options, False)
-        speed = throughput(network, arguments["size"], arguments["device"], arguments["precision"])
+    measured = rows[start].throughput if start in rows else None
+    speed = measured["images_per_s"] if measured else speed_of(job, network)
     return WayFigures(
         name, title, describe(network), FINETUNING, result.main, None, result.settings.get("epochs"),
-        cpu_hours(job, name), parameters(network), speed["images_per_s"], folder,
+        cpu_hours(job, name), parameters(network), speed, folder,
     )  # fmt: skip
+
+
+def speed_of(job: WaysJob, network: Any) -> float:
+    """Images per second of a network's forward pass, at its own size of images."""
+    how = job.features()
+    options = FeatureOptions(device=str(how["device"]), precision=how["precision"])
+    arguments = extraction_arguments(network, options, False)
+    return float(throughput(network, arguments["size"], arguments["device"], arguments["precision"])["images_per_s"])
 
 
 def describe(network: Any) -> str:

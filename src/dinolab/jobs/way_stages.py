@@ -1,9 +1,9 @@
 """The stages of a job that goes several ways: each way, and what is made from all of them."""
 
-import logging
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from dinolab.features.inputs import open_encoder
 from dinolab.jobs import stage
 from dinolab.jobs.budget import LEAST_EPOCHS, divide, epochs_in, finetuning_pace, fit, in_minutes, training_pace
 from dinolab.jobs.curves import draw_curves, measure_curves
-from dinolab.jobs.figures import WayFigures, read_figures, write_figures
+from dinolab.jobs.figures import WayFigures, read_figures, speed_of, write_figures
 from dinolab.jobs.stage import Stage, Stages
 from dinolab.jobs.ways import (
     FINETUNING,
@@ -28,10 +28,11 @@ from dinolab.jobs.ways import (
 )
 from dinolab.jobs.ways_job import WaysJob, uses_untrained
 from dinolab.machine import environment
+from dinolab.models.encoder import BackboneEncoder
 from dinolab.rundir import LAYER, NETWORK, RESULT, STAGE, read_object
+from dinolab.runs.build import build_method
 from dinolab.weights.load import save_encoder
 
-log = logging.getLogger(__name__)
 FRAMES = 30  # photos in the video, about
 CURVES = 1.3  # an evaluation with its learning curve, over one without
 OF_A_RUN = ("config.yaml", "environment.json", "metrics.jsonl", "log.txt", "model.safetensors", "model.json")
@@ -51,8 +52,6 @@ def evaluate(job: WaysJob, names: list[str]) -> None:
 def go_given(job: WaysJob, name: str) -> None:
     """A way whose network is there."""
     if uses_untrained(job.ways) and not job.untrained.card.is_file():
-        from dinolab.runs.build import build_method
-
         cfg = job.usual()
         backbone = build_method(cfg, torch.device("cpu")).product
         job.untrained.path.mkdir(parents=True, exist_ok=True)
@@ -63,11 +62,12 @@ def go_given(job: WaysJob, name: str) -> None:
 
 def plan_ways(job: WaysJob) -> None:
     """Measure the pace of each way, divide the time, and print what will be done."""
-    seconds = read_object(job.folder.stages / f"{job.first}.json", STAGE).get("seconds", 0.0)
-    job.decide(evaluation=CURVES * seconds)
     train, test = str(job.split.train), str(job.split.test)
+    evaluations = {}
     for name in job.going[1:]:
         way = WAYS[name]
+        if way.kind != LABELS:
+            evaluations[name] = evaluation_seconds(job, name)
         if way.kind == PRETRAINED:
             job.keep_pace(name, training_pace(job.config(name)))
         elif way.kind == LABELS and not way.best:
@@ -75,26 +75,48 @@ def plan_ways(job: WaysJob) -> None:
             job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.features()))
     trained = [name for name in job.going if WAYS[name].kind != GIVEN]
     paces = {name: job.pace(name) for name in trained if not WAYS[name].best}
-    given = [name for name in job.going if WAYS[name].kind == GIVEN]
-    left = job.time_left() - (len(given) - 1) * job.decided()["evaluation"]
-    evaluations = {name: job.evaluation_of(name) for name in trained}
-    parts, left_out = fit(left, {name: WAYS[name].share for name in trained}, paces, evaluations)
+    job.decide(evaluations=evaluations)
+    left = job.time_left() - sum(seconds for name, seconds in evaluations.items() if name not in trained)
+    parts, left_out = fit(
+        left, {name: WAYS[name].share for name in trained}, paces, {name: job.evaluation_of(name) for name in trained}
+    )
     job.leave_out(left_out)
     say(f"plan: {in_minutes(job.budget)} in all, {in_minutes(max(0.0, left))} of it for these ways")
     for name, part in parts.items():
         length = f"about {epochs_in(part, paces[name]):g} epochs" if name in paces else "as many epochs as fit"
-        say(f"  {name}: {WAYS[name].title}; {in_minutes(part + evaluations[name])}, {length}")
+        say(f"  {name}: {WAYS[name].title}; {in_minutes(part + job.evaluation_of(name))}, {length}")
     for name, why in left_out.items():
         say(f"  {name}: left out: {why}")
 
 
+def evaluation_seconds(job: WaysJob, name: str) -> float:
+    """A forecast for the evaluation of a way: that of the first one, times the factor by which its network is slower or wider.
+
+    Features take longer by the first of these factors, and what is fitted to them by the second; the larger one is taken.
+    """
+    took = read_object(job.folder.stages / f"{job.first}.json", STAGE).get("seconds", 0.0)
+    first = read_comparison(job.comparison).encoders[0]
+    if WAYS[name].kind == PRETRAINED:
+        network: Any = BackboneEncoder(build_method(job.config(name), torch.device("cpu")).product)
+    else:
+        network = open_encoder(job.encoder(name))[1]
+    slower = (first.throughput or {"images_per_s": 0.0})["images_per_s"] / speed_of(job, network)
+    return CURVES * float(took) * max(slower, network.dim / (first.dim or network.dim))
+
+
 def length_of(job: WaysJob, name: str) -> float:
-    """Epochs of a way: decided when it begins, from the time that is left by then, and kept."""
+    """Epochs of a way: decided when it begins, from the time that is left by then, and kept. 0 where not one fits any more."""
     known = job.decided().get("epochs", {})
     if name not in known:
         waiting = [one for one in job.going if WAYS[one].kind != GIVEN and one not in known]
         part = divide(job.time_left(), {one: WAYS[one].share for one in waiting})[name] - job.evaluation_of(name)
-        known = known | {name: max(LEAST_EPOCHS, epochs_in(part, job.pace(name)))}
+        epochs = epochs_in(part, job.pace(name))
+        if epochs < LEAST_EPOCHS:
+            why = f"{in_minutes(part)} were left for it, and an epoch takes {in_minutes(job.pace(name).epoch)}"
+            job.leave_out({name: why})
+            say(f"  {name}: left out: {why}")
+            return 0.0
+        known = known | {name: epochs}
         job.decide(epochs=known)
     return float(known[name])
 
@@ -102,7 +124,9 @@ def length_of(job: WaysJob, name: str) -> float:
 def go_pretrained(job: WaysJob, name: str) -> None:
     from dinolab.runs.train import train
 
-    train(job.config(name, length_of(job, name)))
+    if not (epochs := length_of(job, name)):
+        return
+    train(job.config(name, epochs))
     done = [one for one in without_labels(job.going) if WAYS[one].kind == GIVEN or job.run(one).card.is_file()]
     evaluate(job, done)
 
@@ -114,8 +138,9 @@ def go_with_labels(job: WaysJob, name: str) -> None:
     train, test = str(job.split.train), str(job.split.test)
     if name not in job.decided().get("paces", {}):
         job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.features()))
+    if not (epochs := int(length_of(job, name))):
+        return
     job.decide(starts=job.decided().get("starts", {}) | {name: start})
-    epochs = max(1, int(length_of(job, name)))
     if not (job.result(name) / RESULT).is_file():
         from dinolab.evals.evaluate import evaluate as evaluate_one
 

@@ -97,7 +97,7 @@ class WaysJob(Job):
 
     def evaluation_of(self, name: str) -> float:
         """Seconds that the evaluation of a way takes beside its training; that of a way with labels is in its pace."""
-        return self.decided()["evaluation"] if WAYS[name].kind == PRETRAINED else 0.0
+        return float(self.decided().get("evaluations", {}).get(name, 0.0))
 
 
 def uses_untrained(names: tuple[str, ...]) -> bool:
