@@ -19,22 +19,23 @@ WORDS = tuple(word for word in TINY if not word.startswith(("optim.length", "eva
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ways, "WAYS", ways.WAYS)  # the same mapping, changed below and restored item by item
     changed = {
         "untrained": Way("initial weights", GIVEN),
         "scratch": Way("from scratch", PRETRAINED, 0.5, "small", WORDS),
         "supervised": Way("with labels", LABELS, 0.2),
         "finetuned": Way("best, fine-tuned", LABELS, 0.3, best=True),
     }
-    for name in list(ways.WAYS):
-        monkeypatch.delitem(ways.WAYS, name)
-    for name, one in changed.items():
-        monkeypatch.setitem(ways.WAYS, name, one)
+    before = dict(ways.WAYS)  # several modules hold the mapping itself
+    ways.WAYS.clear()
+    ways.WAYS.update(changed)
     monkeypatch.setattr(way_stages, "training_pace", lambda cfg: Pace(100.0, 5.0))
     monkeypatch.setattr(way_stages, "finetuning_pace", lambda *args: Pace(60.0, 1.0))
     monkeypatch.setattr("dinolab.evals.logreg_fit.STRENGTHS", (0.01, 0.1))
     monkeypatch.setattr("dinolab.evals.throughput.SECONDS", 0)
     monkeypatch.setattr("dinolab.visuals.action_video.CARD", 0.1)
+    yield
+    ways.WAYS.clear()
+    ways.WAYS.update(before)
 
 
 class Work:

@@ -3,13 +3,14 @@
 import csv
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dinolab.data import draws
-from dinolab.data.sources import take
+from dinolab.data.sources import stratified_split, take
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.results import write_csv
@@ -36,6 +37,13 @@ class Split(NamedTuple):
     facts: dict[str, Any]  # as in split.json
 
     @property
+    def monitor(self) -> list[str]:
+        """Options for the k-NN while training, on training images alone: `pretrain` has no labels where some images have none."""
+        sides = [self.train.with_name(f"{name}.csv") for name in ("reference", "query")]
+        named = [f"eval.train={sides[0]}", f"eval.test={sides[1]}"]
+        return named if self.unlabelled and all(side.is_file() for side in sides) else []
+
+    @property
     def pretrain(self) -> Path:
         """All images that a training without labels may see: those for training, and those without a label."""
         return self.train.with_name("pretrain.csv") if self.unlabelled else self.train
@@ -60,6 +68,9 @@ def write_split(data: str, out: Path, images: Images, most: tuple[int, int] | No
     if unlabelled:
         write_csv(place / "unlabelled.csv", ["filename"], ((path,) for path in unlabelled))
         write_csv(place / "pretrain.csv", ["filename"], ((path,) for path in [*train.paths, *unlabelled]))
+        with suppress(UserError):  # a class with a single image: then there is no k-NN while training
+            for name, side in zip(("reference", "query"), stratified_split(train, seed=SEED)):
+                write_side(place / f"{name}.csv", side)
     facts = {
         "data": data,
         "split": how,

@@ -53,6 +53,7 @@ class WaysJob(Job):
         images = self.split.facts["train"]["images"] + self.split.facts["unlabelled_images"]
         words = [
             f"data.path={self.split.pretrain}",
+            *self.split.monitor,
             f"run.dir={self.run(name).path}",
             f"optim.length={epochs:g} epochs",
             "eval.every=25%",
