@@ -90,7 +90,8 @@ def run_job(
             say(f"{name}: left out: {why}")
         stages = stages_of(job)
         for number, name in enumerate(stages, 1):
-            do_stage(job, stages, name, f"[{number}/{len(stages)}] {name}")
+            if name not in job.left_out:
+                do_stage(job, stages, name, f"[{number}/{len(stages)}] {name}")
 
     work_in(out, lambda: keep_settings(out, about, settings), prepare, carry_out)
     return out

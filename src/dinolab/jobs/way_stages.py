@@ -175,7 +175,9 @@ def recommend(job: WaysJob) -> None:
     rows = read_figures(job)
     taken = write_figures(job, rows)
     keep_network(job, taken)
-    if job.split.unlabelled and (job.out / LAYER).is_file():
+    if not (job.out / LAYER).is_file():
+        say(f"  {taken.name}: a fine-tuned network that is not one of dinolab's cannot be saved, nor its classifier")
+    elif job.split.unlabelled:
         from dinolab.evals.predict import predict
 
         source = open_source(str(job.split.unlabelled))
