@@ -18,7 +18,7 @@ from dinolab.features.options import FeatureOptions
 from dinolab.files import write_whole
 from dinolab.jobs.advice import recommend
 from dinolab.jobs.curves import read_curves
-from dinolab.jobs.ways import FINETUNING, LABELS, NEAREST, REGRESSION, WAYS
+from dinolab.jobs.ways import FINETUNING, LABELS, NEAREST, REGRESSION, WAYS, without_labels
 from dinolab.jobs.ways_job import WaysJob
 from dinolab.rundir import PREDICTIONS, RESULT, STAGE, read_object
 
@@ -86,14 +86,15 @@ def with_labels(job: WaysJob, name: str, rows: dict[str, Row]) -> WayFigures:
     assert result.main
     start = job.decided()["starts"][name]
     network = open_encoder(start)[1]
-    title = WAYS[name].title
+    title, spent = WAYS[name].title, cpu_hours(job, name)
     if WAYS[name].best:
-        title = f"{next((one for one in job.going if job.encoder(one) == start), start)} fine-tuned with labels"
+        way = next(one for one in without_labels(job.going) if job.encoder(one) == start)
+        title, spent = f"{way} fine-tuned with labels", spent + cpu_hours(job, way)
     measured = rows[start].throughput if start in rows else None
     speed = measured["images_per_s"] if measured else speed_of(job, network)
     return WayFigures(
         name, title, describe(network), FINETUNING, result.main, None, result.settings.get("epochs"),
-        cpu_hours(job, name), parameters(network), speed, folder,
+        spent, parameters(network), speed, folder,
     )  # fmt: skip
 
 
@@ -191,10 +192,10 @@ def cells(one: WayFigures) -> list[str]:
 
 
 def shown(found: Measured | None) -> str:
-    """76.8 (74.2 to 79.4)"""
+    """76.8 (74.2-79.4)"""
     if found is None:
         return "-"
-    interval = " ({} to {})".format(*map(SHARE.number, found.interval)) if found.interval else ""
+    interval = " ({}-{})".format(*map(SHARE.number, found.interval)) if found.interval else ""
     return SHARE.number(found.value) + interval
 
 
@@ -211,8 +212,8 @@ def notes(job: WaysJob, rows: list[WayFigures]) -> list[str]:
         f"{split['train']['images']:,} training images, {split['test']['images']:,} test images, {len(split['classes'])} classes; "
         f"{split['unlabelled_images']:,} images without a label.",
         *(f"{one.name}: {one.title}, {one.network}." for one in rows),
-        f"In brackets are 95 % intervals over test images. `against {rows[0].name}` is the difference on the same images, in points; "
-        "where its interval does not hold 0, there is one.",
-        "CPU-hours are the processor time of a way with its evaluation, without that of the way it starts from.",
+        f"In brackets are 95 % intervals over test images. The differences to {rows[0].name} are in points, on the same images; "
+        "where the interval does not hold 0, there is one.",
+        "CPU-hours are the processor time of a way with its evaluation, and of the way it starts from.",
     ]
     return found + [f"Left out: {name}, {why}." for name, why in job.left_out.items()]

@@ -221,7 +221,7 @@ def write_report(job: WaysJob) -> None:
 
 
 def stages_of(job: WaysJob) -> Stages:
-    """The stages in their order. A way that is left out has a stage that does nothing."""
+    """The stages in their order; those of ways that are left out are not done."""
     stages: dict[str, Stage] = {}
     for name in job.ways:
         stages[name] = way_stage(job, name, tuple(stages))
@@ -242,12 +242,12 @@ def way_stage(job: WaysJob, name: str, before: tuple[str, ...]) -> Stage:
         return Stage(lambda job: go_given(job, name), lambda job: (job.comparison,))
     if way.kind == PRETRAINED:
         return Stage(
-            lambda job: go_pretrained(job, name) if name in job.going else None,
-            lambda job: (job.run(name).card,) if name in job.going else (),
+            lambda job: go_pretrained(job, name),
+            lambda job: (job.run(name).card,),
             after=("plan",) if way.recipe else (),
         )
     return Stage(
-        lambda job: go_with_labels(job, name) if name in job.going else None,
-        lambda job: (job.result(name) / RESULT,) if name in job.going else (),
+        lambda job: go_with_labels(job, name),
+        lambda job: (job.result(name) / RESULT,),
         after=before if way.best else ("plan",),
     )
