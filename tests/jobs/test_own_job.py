@@ -7,11 +7,11 @@ import pytest
 from dinolab.cli import main
 from dinolab.evals import compare, evaluate
 from dinolab.evals.predict import predict
-from dinolab.jobs import way_stages, ways
+from dinolab.jobs import run_job, way_stages, ways
 from dinolab.jobs.budget import Pace
 from dinolab.jobs.ways import GIVEN, LABELS, PRETRAINED, Way
 from dinolab.training import loop
-from tests.jobs.conftest import read_sheet
+from tests.jobs.conftest import make_har, read_sheet
 from tests.pictures import TINY, make_folder
 
 WORDS = tuple(word for word in TINY if not word.startswith(("optim.length", "eval.", "run.save", "run.pictures")))
@@ -123,3 +123,16 @@ def test_mistakes_leave_nothing_behind(tmp_path, capsys):
         assert not (tmp_path / "out").exists()
     assert main(["job", "har", "data=x", "budget=1h", "train"]) == 2
     assert "budget= goes with data= and out= alone" in capsys.readouterr().err
+
+
+def test_human_action_recognition_goes_the_same_ways(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr("dinolab.jobs.do_stage", lambda job, stages, name, title: done.append(name))
+    out = run_job(str(make_har(tmp_path / "har", labels=False)), tmp_path / "out", "10min", har=True)
+    assert done == [
+        "untrained", "plan", "scratch", "supervised", "finetuned", "curves", "recommend", "video", "report",
+    ]  # fmt: skip
+    settings = json.loads((out / "job.json").read_text())
+    assert settings["title"] == "Human Action Recognition"
+    assert settings["command"] == f"dinolab job har data={tmp_path / 'har'} budget=10min out={out}"
+    assert len(read_sheet(out / "data" / "pretrain.csv")) > len(read_sheet(out / "data" / "train.csv"))

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +84,21 @@ def run_job(
         return own_images.prepare(data, out, test, unlabelled, columns, progress)
 
     def carry_out(split: Split) -> None:
-        began = WaysJob(out, split, progress, tuple(going), seconds)
-        # what the job began with: packages may have been installed since
-        job = WaysJob(out, split, progress, tuple(began.decided()["going"]), seconds)
-        for name, why in job.left_out.items():
-            say(f"{name}: left out: {why}")
-        stages = stages_of(job)
-        for number, name in enumerate(stages, 1):
-            if name not in job.left_out:
-                do_stage(job, stages, name, f"[{number}/{len(stages)}] {name}")
+        go_ways(WaysJob(out, split, progress, tuple(going), seconds))
 
     work_in(out, lambda: keep_settings(out, about, settings), prepare, carry_out)
     return out
+
+
+def go_ways(job: WaysJob) -> None:
+    """Do the stages of all ways that the job began with: packages may have been installed since."""
+    job = replace(job, ways=tuple(job.decided()["going"]))
+    for name, why in job.left_out.items():
+        say(f"{name}: left out: {why}")
+    stages = stages_of(job)
+    for number, name in enumerate(stages, 1):
+        if name not in job.left_out:
+            do_stage(job, stages, name, f"[{number}/{len(stages)}] {name}")
 
 
 def command(data: str, har: bool, options: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """The stages of a job that goes several ways: each way, and what is made from all of them."""
 
 import shutil
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def go_given(job: WaysJob, name: str) -> None:
 
 def plan_ways(job: WaysJob) -> None:
     """Measure the pace of each way, divide the time, and print what will be done."""
+    began = time.perf_counter()
     train, test = str(job.split.train), str(job.split.test)
     evaluations = {}
     for name in job.going[1:]:
@@ -76,7 +78,7 @@ def plan_ways(job: WaysJob) -> None:
     trained = [name for name in job.going if WAYS[name].kind != GIVEN]
     paces = {name: job.pace(name) for name in trained if not WAYS[name].best}
     job.decide(evaluations=evaluations)
-    left = job.time_left() - sum(seconds for name, seconds in evaluations.items() if name not in trained)
+    left = job.time_left(began) - sum(seconds for name, seconds in evaluations.items() if name not in trained)
     parts, left_out = fit(
         left, {name: WAYS[name].share for name in trained}, paces, {name: job.evaluation_of(name) for name in trained}
     )
@@ -104,12 +106,12 @@ def evaluation_seconds(job: WaysJob, name: str) -> float:
     return CURVES * float(took) * max(slower, network.dim / (first.dim or network.dim))
 
 
-def length_of(job: WaysJob, name: str) -> float:
+def length_of(job: WaysJob, name: str, began: float) -> float:
     """Epochs of a way: decided when it begins, from the time that is left by then, and kept. 0 where not one fits any more."""
     known = job.decided().get("epochs", {})
     if name not in known:
         waiting = [one for one in job.going if WAYS[one].kind != GIVEN and one not in known]
-        part = divide(job.time_left(), {one: WAYS[one].share for one in waiting})[name] - job.evaluation_of(name)
+        part = divide(job.time_left(began), {one: WAYS[one].share for one in waiting})[name] - job.evaluation_of(name)
         epochs = epochs_in(part, job.pace(name))
         if epochs < LEAST_EPOCHS:
             why = f"{in_minutes(part)} were left for it, and an epoch takes {in_minutes(job.pace(name).epoch)}"
@@ -124,7 +126,7 @@ def length_of(job: WaysJob, name: str) -> float:
 def go_pretrained(job: WaysJob, name: str) -> None:
     from dinolab.runs.train import train
 
-    if not (epochs := length_of(job, name)):
+    if not (epochs := length_of(job, name, time.perf_counter())):
         return
     train(job.config(name, epochs))
     done = [one for one in without_labels(job.going) if WAYS[one].kind == GIVEN or job.run(one).card.is_file()]
@@ -133,12 +135,13 @@ def go_pretrained(job: WaysJob, name: str) -> None:
 
 def go_with_labels(job: WaysJob, name: str) -> None:
     """Fine-tune the best network of the ways without labels, or train the untrained one."""
+    began = time.perf_counter()
     start = job.encoder(best_start(job)) if WAYS[name].best else str(job.untrained.path)
     encoder = open_encoder(start)[1]
     train, test = str(job.split.train), str(job.split.test)
     if name not in job.decided().get("paces", {}):
         job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.features()))
-    if not (epochs := int(length_of(job, name))):
+    if not (epochs := int(length_of(job, name, began))):
         return
     job.decide(starts=job.decided().get("starts", {}) | {name: start})
     if not (job.result(name) / RESULT).is_file():

@@ -1,6 +1,7 @@
 """A job that goes several ways to a network for somebody's images, within a budget of time."""
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,15 @@ class WaysJob(Job):
     def leave_out(self, reasons: dict[str, str]) -> None:
         self.decide(left_out=self.left_out | reasons)
 
-    def time_left(self) -> float:
-        """Seconds of the budget that no finished stage has used, without the reserve for the end."""
+    def time_left(self, began: float) -> float:
+        """Seconds of the budget that are left, without the reserve for the end.
+
+        Args:
+            began: when the stage that is now done began, by time.perf_counter().
+        """
         marks = [*self.folder.stages.glob("*.json"), *self.folder.stages.glob("*.stopped")]
         spent = sum(read_object(file, STAGE).get("seconds", 0.0) for file in marks)
-        return self.budget - max(RESERVE * self.budget, LEAST_RESERVE) - spent
+        return self.budget - max(RESERVE * self.budget, LEAST_RESERVE) - spent - (time.perf_counter() - began)
 
     def evaluation_of(self, name: str) -> float:
         """Seconds that the evaluation of a way takes beside its training; that of a way with labels is in its pace."""
