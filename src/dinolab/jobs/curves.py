@@ -13,12 +13,13 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from dinolab.data import draws
 from dinolab.data.sources import open_source
+from dinolab.evals.comparison import read_comparison
 from dinolab.evals.scores import bootstrap_interval, match_classes, most_likely
 from dinolab.features.inputs import Extraction, extraction_arguments, open_encoder
 from dinolab.features.options import FeatureOptions
 from dinolab.files import write_whole
 from dinolab.jobs.split import SEED
-from dinolab.jobs.ways import WAYS
+from dinolab.jobs.ways import REGRESSION, WAYS
 from dinolab.jobs.ways_job import WaysJob
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, readable, save
 from dinolab.rundir import read_object
@@ -41,7 +42,7 @@ def parts_of(labels: np.ndarray, shares: Sequence[float] = SHARES) -> list[np.nd
 
 
 def measure_curves(job: WaysJob, names: Sequence[str]) -> None:
-    """Write curves.json. The features are those that the evaluations have kept."""
+    """Write curves.json. The features, and the accuracy with all labels, are those that the evaluations have kept."""
     from dinolab.evals.logreg_fit import logreg  # here: scikit-learn takes a second to import
 
     train, test = (open_source(str(side), need_labels=True) for side in (job.split.train, job.split.test))
@@ -50,13 +51,14 @@ def measure_curves(job: WaysJob, names: Sequence[str]) -> None:
     options = FeatureOptions(
         device=str(how["device"]), precision=how["precision"], workers=how["workers"], cache=str(how["cache"])
     )
+    compared = {row.encoder: row for row in read_comparison(job.comparison).encoders}
     found: dict[str, Any] = {}
     for name in names:
         network = open_encoder(job.encoder(name))[1]
         extraction = Extraction(**extraction_arguments(network, options, job.progress))
         known, asked = (extraction.extract(network, source) for source in (train, test))
         truth, points = number[asked.labels], []
-        for part in parts_of(known.labels.numpy()):
+        for part in parts_of(known.labels.numpy(), SHARES[:-1]):
             rows = torch.from_numpy(part)
             layer, _ = logreg(
                 known.matrix()[rows], known.labels[rows], len(train.classes), SEED, False, extraction.device
@@ -66,6 +68,9 @@ def measure_curves(job: WaysJob, names: Sequence[str]) -> None:
             points.append({
                 "labels": len(part), "accuracy": right / len(truth), "interval": bootstrap_interval(right, len(truth)),
             })  # fmt: skip
+        whole = compared[job.encoder(name)].results[REGRESSION].result
+        assert whole and whole.main
+        points.append({"labels": len(known), "accuracy": whole.main.value, "interval": whole.main.interval})
         found[name] = points
     write_whole(job.curves, (json.dumps({"shares": SHARES, "ways": found}, indent=2) + "\n").encode())
 
