@@ -21,7 +21,7 @@ OWN_FILES = {
     "evals/retrieval.py", "evals/copies.py", "evals/copies_sets.py",
     "evals/segmentation.py", "evals/depth.py",
     "data/sources/kinds.py",
-    "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
+    "jobs/plan.py", "jobs/ways.py",  # jobs are concrete choices of methods and evaluations
 }  # fmt: skip
 # Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
 OTHER_MEANINGS = {

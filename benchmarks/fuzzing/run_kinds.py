@@ -21,10 +21,11 @@ from dinolab.evals.results import write_result
 from dinolab.evals.state import KeptState
 from dinolab.features import cache
 from dinolab.features.extract import as_feature_set
-from dinolab.jobs import marks, split
+from dinolab.jobs import har_images, marks, split
 from dinolab.jobs.checks import keep_settings
-from dinolab.jobs.job import Job
-from dinolab.jobs.stages import STAGES, is_of, write_stages
+from dinolab.jobs.har_job import HarJob
+from dinolab.jobs.stage import is_of
+from dinolab.jobs.stages import STAGES, write_stages
 from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import report
 from dinolab.rundir import RunFolder
@@ -192,8 +193,9 @@ def make_job(folder: Path, source: Any) -> None:
         )
 
 
-def job_in(folder: Path) -> Job:
-    return Job(folder, "smoke", (), split.Split(folder / "data" / "train.csv", folder / "data" / "train.csv", None, {}))
+def job_in(folder: Path) -> HarJob:
+    sheet = folder / "data" / "train.csv"
+    return HarJob(folder, split.Split(sheet, sheet, None, {}), False, "smoke")
 
 
 def write_report(folder: Path, name: str) -> None:
@@ -218,15 +220,15 @@ def continue_job(folder: Path, name: str) -> None:
     """What `dinolab job` reads before and between its stages."""
     job, source = job_in(folder), open_source(str(folder / "images"))
     for stage in STAGES:
-        marks.is_done(job, stage)
+        marks.is_done(job, STAGES, stage)
         marks.in_words(marks.read_json(marks.mark_of(job, stage))["seconds"])
     write_stages(job)
     is_of(folder / "eval" / "knn", job.folder)
     splits.read(folder / "data" / "split-0.json", source)
-    keep_settings(folder, "smoke", ["seed=1"])
+    keep_settings(folder, {}, {"scale": "smoke", "options": ["seed=1"]})
     sheet = folder / "data" / "train.csv"
     split.write_side(sheet, source)
-    split.open_sheet(sheet, True, [])
+    har_images.open_sheet(sheet, True, [])
 
 
 def make_caches(folder: Path) -> None:

@@ -30,8 +30,15 @@ INFO: Schema = {  # where weights come from
 }
 CARD: Schema = {"format": str, "image_size": int, "pixels": {}, "model": {}, "info": INFO}  # model.json
 ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}}  # environment.json
-JOB: Schema = {"job": str, "title": str, "scale": str, "options": [str]}  # job.json
-STAGE: Schema = {"finished": str, "seconds": float, "with": {EACH: (str, NoneType)}}  # the mark of a finished stage
+PACE: Schema = {"epoch": float, "fixed": float}
+JOB: Schema = {  # job.json
+    **dict.fromkeys(("job", "title", "scale", "command"), str),
+    **{key: [str] for key in ("options", "ways", "going")},
+    **{"budget": float, "paces": {EACH: PACE}, "epochs": {EACH: float}, "evaluations": {EACH: float}},
+    **{"left_out": {EACH: str}, "starts": {EACH: str}},
+}
+# the mark of a finished stage
+STAGE: Schema = {"finished": str, "seconds": float, "cpu_seconds": float, "with": {EACH: (str, NoneType)}}
 SIDE: Schema = {"images": int, "fingerprint": str}
 SPLIT: Schema = {  # data/split.json of a job
     "data": str,
@@ -154,8 +161,18 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        """What the ways of a job gave, and which one it recommends."""
+        return self.path / "figures.json"
+
+    @property
+    def learning_curves(self) -> Path:
+        """Accuracy over the number of labels, for the ways of a job."""
+        return self.path / "learning_curves.png"
+
+    @property
     def video(self) -> Path:
-        """The demo video of the reference job."""
+        """The demo video of a job."""
         return self.path / "video.mp4"
 
     @property
@@ -189,6 +206,7 @@ PREDICTIONS = "predictions.csv"
 CONFUSION = "confusion.png"
 PICTURES = "pictures"  # folder beside result.json with the PNGs of an evaluation, which the report shows in the order of their names
 LAYER = "layer.safetensors"  # the trained linear layer of an evaluation
+NETWORK = "network"  # folder beside it with the weights and model card of a network that was trained with the layer
 COMPARISON = "all.json"  # several evaluations of several encoders
 
 

@@ -225,6 +225,15 @@ def test_a_job_gets_stages_options_and_training_options():
     )
 
 
+def test_a_job_without_a_name_is_that_on_own_images():
+    data, own, columns = parse(
+        find(ROOT, ["job", "photos", "budget=20min", "ways=frozen,scratch", "label_column=kind"])
+    )
+    assert (data, own.budget, own.ways, columns.label_column) == ("photos", "20min", ["frozen", "scratch"], "kind")
+    with pytest.raises(UserError, match="DATA is missing: dinolab job DATA"):
+        parse(find(ROOT, ["job"]))
+
+
 def test_a_folder_is_no_recipe_but_a_run_to_resume(tmp_path, capsys):
     assert cli.main(["train", str(tmp_path)]) == 2
     assert f"write data.path={tmp_path} to train on its images, or resume=true" in capsys.readouterr().err

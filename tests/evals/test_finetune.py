@@ -1,5 +1,6 @@
 """Fine-tuning on planted images: colours, and an encoder that is blind to them until its weights may change."""
 
+import csv
 import random
 import sys
 
@@ -139,7 +140,9 @@ def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, enc
     monkeypatch.setattr("dinolab.evals.state.EVERY", 0.0)
     options = {"cache": "none", "epochs": 4, "batch_size": 10, "lr": 0.1}
     whole = dinolab.evaluate("finetune", encoder, *folders, tmp_path / "whole", **options)
-    assert {file.name for file in (tmp_path / "whole").iterdir()} == {"result.json", "predictions.csv", "confusion.png"}
+    assert {file.name for file in (tmp_path / "whole").iterdir()} == {
+        "result.json", "predictions.csv", "confusion.png", "layer.safetensors", "network",
+    }  # fmt: skip
 
     plain, steps = finetune.SoftTargetCrossEntropy.forward, []
 
@@ -165,6 +168,16 @@ def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, enc
     same = [(tmp_path / name / "predictions.csv").read_text() for name in ("whole", "stopped")]
     assert same[0] == same[1] and again.main == whole.main
     assert not list((tmp_path / "stopped").glob("*.pt"))
+
+
+def test_the_trained_network_and_its_layer_are_kept(folders, encoder, tmp_path):
+    dinolab.evaluate("finetune", encoder, *folders, tmp_path / "out", cache="none", epochs=4, batch_size=10, lr=0.1)
+    with (tmp_path / "out" / "predictions.csv").open() as opened:
+        kept = [row["predicted"] for row in csv.DictReader(opened)]
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert dinolab.predict(tmp_path / "moved", folders[1]).labels == kept
+    dinolab.evaluate("finetune", timm_vit(), *folders, tmp_path / "moved", cache="none", epochs=1, size=16)
+    assert not (tmp_path / "moved" / "layer.safetensors").exists()  # dinolab cannot save its network
 
 
 def test_the_state_of_another_training_is_not_taken(folders, encoder, tmp_path, monkeypatch, caplog):

@@ -14,7 +14,7 @@ from dinolab.config import read_options
 from dinolab.errors import UserError
 from dinolab.evals import compare, evaluate
 from dinolab.evals.result import Measured, Result
-from dinolab.jobs import SCALES, STAGES, checks, plan, run_job, stages
+from dinolab.jobs import SCALES, STAGES, checks, plan, run_har, stages
 from dinolab.jobs.plan import Scale
 from dinolab.training import loop
 from dinolab.visuals import action_video
@@ -227,7 +227,7 @@ def test_a_mistake_in_the_first_call_pins_nothing(small_har, tmp_path, benchmark
 def test_packages_that_are_missing_are_named_first(small_har, tmp_path, monkeypatch):
     monkeypatch.setattr("dinolab.jobs.checks.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"av and timm is missing: pip install 'dinolab\[timm,video\]'"):
-        run_job(str(small_har), tmp_path / "out", "smoke")
+        run_har(str(small_har), tmp_path / "out", "smoke")
 
 
 def test_a_benchmark_that_fails_is_named(small_har, tmp_path, monkeypatch, capsys):
@@ -244,17 +244,17 @@ def test_a_folder_in_the_place_of_a_stage_is_named_as_data(small_har):
 def test_a_job_of_an_earlier_version_continues(small_har, tmp_path, benchmarks):
     """Its settings are in recipe.json, and its stages' marks are the same."""
     out = tmp_path / "out"
-    run_job(str(small_har), out, "smoke", ["speed"], options=OPTIONS)
+    run_har(str(small_har), out, "smoke", ["speed"], options=OPTIONS)
     settings = json.loads((out / "job.json").read_text())
     assert settings["job"] == "har" and settings["scale"] == "smoke" and settings["title"] == plan.TITLE
     (out / "job.json").unlink()
     (out / "recipe.json").write_text(
         json.dumps({"recipe": "har", **{key: settings[key] for key in ("scale", "options")}})
     )
-    run_job(str(small_har), out, "smoke", ["speed"], options=OPTIONS)
+    run_har(str(small_har), out, "smoke", ["speed"], options=OPTIONS)
     assert benchmarks.done == ["attention", "throughput"] and not (out / "job.json").exists()
     with pytest.raises(UserError, match="began with scale smoke, not small"):
-        run_job(str(small_har), out, "small", ["speed"], options=OPTIONS)
+        run_har(str(small_har), out, "small", ["speed"], options=OPTIONS)
 
 
 def test_shipped_scales_are_what_they_say():

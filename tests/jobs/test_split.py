@@ -8,7 +8,7 @@ import pytest
 
 from dinolab.errors import UserError
 from dinolab.jobs.copies import find_layout
-from dinolab.jobs.split import prepare
+from dinolab.jobs.har_images import prepare
 from tests.jobs.conftest import make_har, read_sheet, write_sheet
 
 

@@ -72,19 +72,29 @@ def shell_table(root: Family) -> str:
         "  names= more=",
         "  case $1 in",
     ]
-    lines += [f"    {shlex.quote(name)}) more={shlex.quote(' '.join(words))} ;;" for name, words in members.items()]
+    own = {verb.path for verb in verbs}
+    lines += [
+        f"    {shlex.quote(n)}) more={shlex.quote(' '.join(words))} ;;" for n, words in members.items() if n not in own
+    ]
     for verb in verbs:
         names = " ".join(f"{name}=" for name in verb.options)
         both = f'{shlex.quote(names)}" $_dinolab_training"' if verb.training else shlex.quote(names)
-        lines.append(f"    {shlex.quote(verb.path)}) names={both} more={shlex.quote(' '.join(verb.words))} ;;")
+        more = " ".join([*members.get(verb.path, []), *verb.words])
+        lines.append(f"    {pattern(verb, members)}) names={both} more={shlex.quote(more)} ;;")
     lines += ["  esac", "}", "_dinolab_choices() {", "  found=", "  case $1 in"]
     for verb in verbs:
-        own = cases(verb.options)
-        if own:
-            lines += [f"    {shlex.quote(verb.path)}) case $2 in", *own, "    esac ;;"]
+        known = cases(verb.options)
+        if known:
+            lines += [f"    {pattern(verb, members)}) case $2 in", *known, "    esac ;;"]
     lines += ["  esac", "  [[ -n $found || $names != *$_dinolab_training* ]] && return", "  case $2 in"]
     lines += [*cases(training), "  esac", "}", "_dinolab_families=" + shlex.quote(families_pattern(members)), ""]
     return "\n".join(lines)
+
+
+def pattern(verb: Entry, members: dict[str, list[str]]) -> str:
+    """The words that lead to a verb, as a pattern of `case`; for the verb that a family falls back on, with any word behind them."""
+    path = shlex.quote(verb.path)
+    return f"{path}|{shlex.quote(f'{verb.path} ')}*" if verb.path in members else path
 
 
 def families_pattern(members: dict[str, list[str]]) -> str:

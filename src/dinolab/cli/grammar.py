@@ -65,6 +65,7 @@ class Family:
     noun: str  # what a member is, for messages
     about: str = ""
     examples: tuple[str, ...] = ()
+    otherwise: Verb | None = None  # what runs where no member is named, as `dinolab job DATA`
 
 
 @dataclass
@@ -89,11 +90,15 @@ def find(root: Family, words: Sequence[str]) -> Place:
     place = Place(root, rest=list(words))
     while isinstance(place.at, Family) and place.rest:
         members, word = place.at.members(), place.rest[0]
+        if word not in members and place.at.otherwise:
+            break
         if word not in members:
             near = nearest(word, members)
             hint = f"did you mean {near}?" if near else f"there are {', '.join(members)}"
             raise UserError(f"{word!r} is no {place.at.noun}; {hint}")
         place = Place(members[word], [*place.path, word], place.rest[1:])
+    if isinstance(place.at, Family) and place.at.otherwise:
+        return Place(place.at.otherwise, place.path, place.rest)
     return place
 
 
@@ -217,3 +222,4 @@ def walk(root: Family) -> Iterator[Place]:
             yield place
         else:
             todo += [Place(member, [*place.path, name]) for name, member in place.at.members().items()]
+            todo += [Place(place.at.otherwise, place.path)] if place.at.otherwise else []

@@ -6,6 +6,7 @@ M test images, C classes.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,7 +32,9 @@ from dinolab.evals.scores import (
 )
 from dinolab.features.cache import checksum
 from dinolab.files import file_name
-from dinolab.rundir import LAYER
+from dinolab.models.encoder import BackboneEncoder
+from dinolab.rundir import LAYER, NETWORK
+from dinolab.weights.load import save_encoder
 
 FIRST = 5  # of top-5 accuracy, which is given where there are more classes than that
 ACCURACY = Figure("accuracy", "accuracy")
@@ -49,6 +52,7 @@ class Classified:
     other: dict[str, Tensor] = field(default_factory=dict)  # classes int64 (M,) predicted under other settings
     tries: dict[str, list[Tensor]] = field(default_factory=dict)  # the same, with several draws
     layer: Trained | None = None  # the linear layer that predicted; None if it was none
+    encoder: Any = None  # the network that was trained with the layer; None where the encoder stayed as it was
 
     def rows(self, start: int, stop: int) -> "Classified":
         """The predictions for some of the test images."""
@@ -84,10 +88,7 @@ class Classification(Evaluation):
             for number, folder in enumerate(folders)
         )
         if context.out:
-            (context.out / LAYER).unlink(missing_ok=True)
-        if context.out and (trained := drawn[0][1].layer):
-            known = context.encoder | {"weights_crc32": checksum(encoder.state_dict(), {})}
-            LinearLayer(trained, sides.train.classes, context.size, context.precision, known).save(context.out)
+            keep_layer(drawn[0][1], encoder, sides.train.classes, context, context.out)
         encoder_name = {"name": context.encoder["name"]}
         result.tests = [replace(one, encoder=encoder_name, settings={}, environment=None) for one in tests]
         return result
@@ -120,6 +121,26 @@ class Classification(Evaluation):
             shown = f": {ACCURACY.text(result.main.value)}" if result.main else ""
             predictions.write(out, f"{context.encoder['name']}\n{self.title}{shown}")
         return result
+
+
+def keep_layer(found: Classified, encoder: Any, classes: list[str], context: Context, out: Path) -> None:
+    """Write the linear layer that predicted, and beside it the network that was trained with it, in place of earlier ones.
+
+    A network that dinolab cannot save is left out, and so is its layer, which is of no use without it.
+    """
+    (out / LAYER).unlink(missing_ok=True)
+    if not found.layer:
+        return
+    known = context.encoder
+    if found.encoder is not None:
+        if not isinstance(found.encoder, BackboneEncoder):
+            return
+        info = {**found.encoder.info, "finetuned": context.encoder["name"]}
+        (out / NETWORK).mkdir(exist_ok=True)
+        save_encoder(found.encoder.backbone, out / NETWORK, info)
+        encoder, known = found.encoder, known | {"name": str(out / NETWORK), "info": info}
+    known = known | {"weights_crc32": checksum(encoder.state_dict(), {})}
+    LinearLayer(found.layer, classes, context.size, context.precision, known).save(out)
 
 
 def part_of(sides: Sides, found: Classified, number: int) -> Classified:

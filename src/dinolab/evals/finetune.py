@@ -7,6 +7,7 @@ from dinolab.errors import UserError
 from dinolab.evals.augmented import Training
 from dinolab.evals.classification import Classification, Classified
 from dinolab.evals.contract import Context
+from dinolab.evals.heads import Input, Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet
 from dinolab.evals.state import state_file
 from dinolab.fields import option
@@ -41,9 +42,11 @@ class FineTuning(Classification):
         split = data.split(seed)
         train = data.train_features(encoder, split)
         training = Training(options.epochs, options.batch_size, (options.lr,))
-        probabilities, chosen, found = finetune(
+        probabilities, chosen, found, tuned = finetune(
             encoder, split.train, train, split.tests, context.size, training, seed, context.device, context.workers,
             context.precision, context.progress, state_file(context.out, seed),
         )  # fmt: skip
         tests = [*map(TestSet, split.tests, found)]
-        return Sides(split.train, train, tests, split.origin), Classified(probabilities, chosen)
+        return Sides(split.train, train, tests, split.origin), Classified(
+            probabilities, chosen, layer=Trained(tuned.head, Input(1, "cls")), encoder=tuned.encoder
+        )

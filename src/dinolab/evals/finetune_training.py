@@ -121,7 +121,7 @@ def finetune(
     precision: str = "fp32",
     progress: bool = True,
     keep: Path | None = None,
-) -> tuple[Tensor, dict[str, Any], list[FeatureSet]]:
+) -> tuple[Tensor, dict[str, Any], list[FeatureSet], Classifier]:
     """Train a copy of the encoder with a linear layer, and predict. The encoder itself does not change.
 
     Args:
@@ -132,7 +132,8 @@ def finetune(
         keep: file for the state of the training, which continues from there; the caller removes it.
 
     Returns:
-        Probabilities float32 (M, C) for the images of all sets, what was done, and each set's features from the trained copy.
+        Probabilities float32 (M, C) for the images of all sets, what was done, each set's features from the trained copy, and that
+        copy with its layer.
 
     Raises:
         UserError: there is a single training image, or the loss is no longer finite.
@@ -155,7 +156,7 @@ def finetune(
         rows = joined(features).matrix().split(1024)
         probabilities = torch.cat([tuned.head(x.to(device)).softmax(1).cpu() for x in rows])
     facts = {"epochs": training.epochs, "steps": steps, "batch_size": batch_size, "rate": training.rates[0]}
-    return probabilities, facts | {"layer_decay": decay}, features
+    return probabilities, facts | {"layer_decay": decay}, features, tuned
 
 
 @quick_products()  # for the backward pass too

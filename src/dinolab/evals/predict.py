@@ -23,7 +23,7 @@ from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, o
 from dinolab.features.options import PRECISIONS, FeatureOptions
 from dinolab.fields import option
 from dinolab.options import Columns
-from dinolab.rundir import LAYER, PREDICTIONS, RunFolder
+from dinolab.rundir import LAYER, NETWORK, PREDICTIONS, RunFolder
 
 AS_TRAINED = "layer"  # the precision that the layer was trained with
 COLUMNS = ["filename", "label", "probability"]  # of the CSV file, before those of the classes
@@ -169,7 +169,8 @@ def open_fitting(layer: LinearLayer, file: Path, encoder: Encodes) -> tuple[str,
     Raises:
         UserError: it cannot be opened, or has other weights.
     """
-    around = [folder for folder in file.absolute().parents if RunFolder(folder).weights.is_file()]
+    places = [file.absolute().parent / NETWORK, *file.absolute().parents]
+    around = [folder for folder in places if RunFolder(folder).weights.is_file()]
     names = [encoder] if encoder else [*dict.fromkeys(map(str, [layer.encoder.get("name", ""), *around[:1]]))]
     problems = []
     for one in names:

@@ -9,7 +9,7 @@ from typing import Any
 from dinolab import parallel
 from dinolab.errors import UserError
 from dinolab.files import write_whole
-from dinolab.jobs.plan import NAME, SCALES, TITLE
+from dinolab.jobs.plan import SCALES
 from dinolab.jobs.stages import STAGES
 from dinolab.options import COLUMNS
 from dinolab.rundir import JOB, RunFolder, read_object
@@ -35,7 +35,7 @@ def check_options(options: Sequence[str]) -> None:
 
 
 def check_files(**named: str) -> None:
-    parallel.refuse_many(f"dinolab job {NAME}")
+    parallel.refuse_many("dinolab job")
     for word, path in named.items():
         if path and not path.startswith(("hf:", "timm:")) and not Path(path).exists():
             raise UserError(f"{word}={path}: no such file")
@@ -48,16 +48,18 @@ def check_packages(names: Iterable[str]) -> None:
         raise UserError(f"{' and '.join(sorted(missing))} is missing: pip install 'dinolab[{extras}]'")
 
 
-def keep_settings(out: Path, scale: str, options: Sequence[str]) -> None:
-    """Write job.json; once the job has divided its data, refuse other settings than it began with."""
+def keep_settings(out: Path, about: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write job.json; once the job has divided its data, refuse other settings than it began with.
+
+    Args:
+        about: what else the file says.
+    """
     file = RunFolder(out).job
     if not file.is_file() and out.is_dir() and any(out.iterdir()):
         raise UserError(f"out={out}: holds something else; name a new folder")
-    of_results = sorted(word for word in options if not word.startswith(("run.", "eval.")))
-    settings: dict[str, Any] = {"scale": scale, "options": of_results}
     if not RunFolder(out).split.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(file, (json.dumps({"job": NAME, "title": TITLE} | settings, indent=2) + "\n").encode())
+        write_whole(file, (json.dumps(about | settings, indent=2) + "\n").encode())
         return
     began = read_object(file, JOB)
     for key, value in settings.items():
@@ -65,3 +67,8 @@ def keep_settings(out: Path, scale: str, options: Sequence[str]) -> None:
             raise UserError(
                 f"out={out}: began with {key} {began.get(key)}, not {value}; give the same, or another out="
             )
+
+
+def of_results(options: Sequence[str]) -> list[str]:
+    """The words that change results, in a fixed order."""
+    return sorted(word for word in options if not word.startswith(("run.", "eval.")))

@@ -1,4 +1,7 @@
-"""The plan of the reference job: its method, baselines and evaluations, and what a scale changes besides configs/har_SCALE.yaml."""
+"""The choices of the job on Human Action Recognition: method, baselines, evaluations, and what a scale changes.
+
+The rest of a scale is in configs/har_SCALE.yaml.
+"""
 
 from dataclasses import dataclass
 

@@ -1,76 +1,76 @@
-"""One split of Human Action Recognition for everything, as CSV files in the job's folder."""
+"""One split for everything in a job, as CSV files in its folder."""
 
 import csv
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dinolab.data import draws
-from dinolab.data.sources import open_source, take
+from dinolab.data.sources import stratified_split, take
 from dinolab.data.types import Source
-from dinolab.errors import UserError, some
+from dinolab.errors import UserError
 from dinolab.evals.results import write_csv
-from dinolab.evals.splits import held_out
 from dinolab.files import write_whole
-from dinolab.jobs.copies import TEST_LABELS, TESTING, TRAINING, find_layout
-from dinolab.jobs.known import NAMED, differences
 from dinolab.rundir import RunFolder
 
 SEED = 0
 
 
+class Images(NamedTuple):
+    """The images of a job, as a reader finds them."""
+
+    train: Source  # with labels
+    test: Source  # with labels
+    unlabelled: list[str]  # paths
+    split: str  # where the test images come from, in words
+    notes: list[str]  # sentences on what is unusual in the data
+
+
 class Split(NamedTuple):
     train: Path  # CSV files, of absolute paths, with labels
     test: Path
-    unlabelled: Path | None  # images of Testing_set.csv without a label in Testing_labels.csv; None if there are none
+    unlabelled: Path | None  # images without a label; None if there are none
     facts: dict[str, Any]  # as in split.json
 
+    @property
+    def monitor(self) -> list[str]:
+        """Options for the k-NN while training, on training images alone: `pretrain` has no labels where some images have none."""
+        sides = [self.train.with_name(f"{name}.csv") for name in ("reference", "query")]
+        named = [f"eval.train={sides[0]}", f"eval.test={sides[1]}"]
+        return named if self.unlabelled and all(side.is_file() for side in sides) else []
 
-def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress: bool = False) -> Split:
-    """Find the images, compare them with the published set, and write train.csv, test.csv, unlabelled.csv and split.json to out/data.
+    @property
+    def pretrain(self) -> Path:
+        """All images that a training without labels may see: those for training, and those without a label."""
+        return self.train.with_name("pretrain.csv") if self.unlabelled else self.train
 
-    Testing_labels.csv, where there is one, names the test images. Else a fifth of each class of the labelled images is held out,
-    once, with near-duplicates on the same side.
+
+def write_split(data: str, out: Path, images: Images, most: tuple[int, int] | None = None) -> Split:
+    """Write train.csv, test.csv, unlabelled.csv, pretrain.csv and split.json to out/data.
 
     Args:
-        data: a copy of the set, see copies.py.
+        data: what the user named.
         out: the job's folder.
         most: train and test images that are taken of each class, at most; None takes all.
-        progress: show a progress bar.
 
     Raises:
-        UserError: `data` is no copy of the set, or has other images than the folder began with.
+        UserError: the folder began with other images.
     """
-    folder = find_layout(data, out / "images")
-    notes: list[str] = []
-    labelled = open_sheet(folder / TRAINING, True, notes)
-    place = RunFolder(out).split.parent
-    if (folder / TEST_LABELS).is_file():
-        test = open_sheet(folder / TEST_LABELS, True, notes)
-        train, how = labelled, f"given, by {TEST_LABELS}"
-        everything = [train, test]
-    else:
-        assert labelled.labels is not None
-        if np.bincount(labelled.labels).max() < 2:
-            raise UserError(
-                f"data={data}: every class has a single image; two are needed, a train image and a test image"
-            )
-        held, how = held_out(labelled, SEED, place, progress)
-        train, test = (take(labelled, np.flatnonzero(side)) for side in (~held, held))
-        everything = [labelled]
-    unlabelled = without_labels(folder, test, notes)
-    notes += differences(everything, len(unlabelled))
-    compare_classes(data, train, test, notes)
+    train, test, unlabelled, how, notes = images
     if most:
         train, test = few_of_each(train, most[0]), few_of_each(test, most[1])
+    place = RunFolder(out).split.parent
     files = {"train": write_side(place / "train.csv", train), "test": write_side(place / "test.csv", test)}
     if unlabelled:
         write_csv(place / "unlabelled.csv", ["filename"], ((path,) for path in unlabelled))
+        write_csv(place / "pretrain.csv", ["filename"], ((path,) for path in [*train.paths, *unlabelled]))
+        with suppress(UserError):  # a class with a single image: then there is no k-NN while training
+            for name, side in zip(("reference", "query"), stratified_split(train, seed=SEED)):
+                write_side(place / f"{name}.csv", side)
     facts = {
         "data": data,
         "split": how,
@@ -86,51 +86,6 @@ def prepare(data: str, out: Path, most: tuple[int, int] | None = None, progress:
     }
     write_whole(RunFolder(out).split, (json.dumps(facts, indent=2) + "\n").encode())
     return Split(files["train"], files["test"], place / "unlabelled.csv" if unlabelled else None, facts)
-
-
-def open_sheet(file: Path, labelled: bool, notes: list[str]) -> Source:
-    """The images that a CSV of the set's layout names and that exist; `notes` gets a sentence about missing ones and repeated ones."""
-    columns = ["filename", "label"] if labelled else ["filename"]
-    first = next(iter(read_rows(file)), [])
-    if not set(columns) <= set(first):
-        raise UserError(
-            f"{file}: its first line is {','.join(first)!r}; the set's is {','.join(columns)!r}, with commas"
-        )
-    source = open_source(str(file), need_labels=labelled, option="data")
-    if twice := sorted({Path(path).name for path, times in Counter(source.paths).items() if times > 1}):
-        notes.append(f"{file.name} names {len(twice):,} images more than once: {some(twice, NAMED)}")
-    return without_missing(source, notes)
-
-
-def compare_classes(data: str, train: Source, test: Source, notes: list[str]) -> None:
-    """Refuse test images that share no class with the train images; `notes` gets the classes that only they have."""
-    known, tested = ({side.classes[label] for label in side.labels} for side in (train, test))  # type: ignore[union-attr]
-    if len(known) < 2:
-        raise UserError(f"data={data}: all labels are {some(sorted(known), 1)!r}; two classes are needed")
-    if not known & tested:
-        raise UserError(
-            f"data={data}: {TEST_LABELS} has none of {TRAINING}'s classes, but {some(sorted(tested), NAMED)}"
-        )
-    if strange := sorted(tested - known):
-        notes.append(f"classes of test images that no train image has: {some(strange, NAMED)}")
-
-
-def without_missing(source: Source, notes: list[str]) -> Source:
-    there = np.array([Path(path).is_file() for path in source.paths])
-    if there.all():
-        return source
-    missing = [Path(path).name for path, found in zip(source.paths, there) if not found]
-    notes.append(f"{Path(source.name).name} names {len(missing):,} images that are not there: {some(missing, NAMED)}")
-    return take(source, np.flatnonzero(there))
-
-
-def without_labels(folder: Path, test: Source, notes: list[str]) -> list[str]:
-    """Paths of the images that Testing_set.csv names and that have no label."""
-    if not (folder / TESTING).is_file():
-        return []
-    known = {Path(path).name for path in test.paths} if (folder / TEST_LABELS).is_file() else set()
-    sheet = replace(open_sheet(folder / TESTING, False, notes), labels=None)
-    return [path for path in sheet.paths if Path(path).name not in known]
 
 
 def few_of_each(source: Source, most: int) -> Source:

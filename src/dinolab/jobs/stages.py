@@ -1,44 +1,29 @@
-"""The stages of the job: what each makes, what it needs, and how it continues where it was stopped."""
+"""The stages of the job on Human Action Recognition: what each makes, what it needs, and how it continues where it was stopped."""
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 
 from dinolab.errors import UserError
-from dinolab.files import write_whole
-from dinolab.jobs import plan
-from dinolab.jobs.job import Job
+from dinolab.jobs import plan, stage
+from dinolab.jobs.har_job import HarJob
+from dinolab.jobs.stage import Stage, finetune, is_of
 from dinolab.jobs.table import write_table
 from dinolab.machine import environment
-from dinolab.models.encoder import BackboneEncoder
 from dinolab.parallel import choose_device
-from dinolab.rundir import CARD, RESULT, STAGE, RunFolder, read_object
-from dinolab.weights.load import load, save_encoder
+from dinolab.rundir import RESULT
+from dinolab.weights.load import save_encoder
 
 
-class Stage(NamedTuple):
-    """A part of the job that is done as a whole or continued."""
-
-    work: Callable[[Job], None]
-    products: Callable[[Job], tuple[Path, ...]]
-    needs: tuple[str, ...] = ()  # stages without which it cannot be done
-    after: tuple[str, ...] = ()  # stages whose results it uses: when they are repeated, so is this one
-    words: tuple[str, ...] = ()  # fields of the job that it uses, with the same effect
-    packages: tuple[str, ...] = ()
-
-
-def train_network(job: Job) -> None:
+def train_network(job: HarJob) -> None:
     from dinolab.runs.train import train
 
     train(job.config(job.out))
 
 
-def train_baselines(job: Job) -> None:
+def train_baselines(job: HarJob) -> None:
     """Train the baseline method with the same options, and the untrained network with labels on as many images."""
     from dinolab.evals.contenders import untrained
     from dinolab.runs.train import train
@@ -54,7 +39,7 @@ def train_baselines(job: Job) -> None:
     finetune(job, job.untrained, job.supervised, max(1, round(passes / images)), job.supervised.name)
 
 
-def evaluate_encoders(job: Job) -> None:
+def evaluate_encoders(job: HarJob) -> None:
     """Compare the encoders, fine-tune the run's network, and predict images without labels; finished results are kept."""
     from dinolab.evals.compare import compare
     from dinolab.evals.evaluate import evaluate
@@ -72,27 +57,7 @@ def evaluate_encoders(job: Job) -> None:
     write_table(job)
 
 
-def finetune(job: Job, encoder: RunFolder, out: Path, epochs: int, called: str | None = None) -> None:
-    """Fine-tune an encoder, unless its result is there. `called` is the name that the result gives to the encoder."""
-    from dinolab.evals.evaluate import evaluate
-
-    if not is_of(out, encoder):
-        evaluate(
-            plan.FINETUNING, encoder.path, str(job.split.train), str(job.split.test), out, epochs=epochs, called=called,
-            environment=environment(), **job.features(),
-        )  # fmt: skip
-
-
-def is_of(evaluation: Path, encoder: RunFolder) -> bool:
-    """Whether the evaluation is complete, and of the encoder that is there now."""
-    result = evaluation / RESULT  # the last file of an evaluation that is written
-    if not result.is_file():
-        return False
-    found = read_object(result, {"encoder": {}}).get("encoder", {})
-    return found.get("info") == read_object(encoder.card, CARD).get("info")
-
-
-def measure_speed(job: Job) -> None:
+def measure_speed(job: HarJob) -> None:
     """Run each benchmark in its own process, in which no training has left memory behind; finished ones are kept."""
     device = f"device={choose_device(job.config(job.out).run.device)}"
     bench(job, "attention", [*job.scale.attention, device])
@@ -101,7 +66,7 @@ def measure_speed(job: Job) -> None:
         bench(job, "step", [f"har_{job.scale_name}", *job.options, *job.scale.step])
 
 
-def bench(job: Job, what: str, words: Sequence[str]) -> None:
+def bench(job: HarJob, what: str, words: Sequence[str]) -> None:
     file = job.folder.speed / f"{what}.json"
     if file.is_file():
         return
@@ -117,41 +82,21 @@ def bench(job: Job, what: str, words: Sequence[str]) -> None:
         raise UserError(f"dinolab bench {what} failed, see above (exit status {status})")
 
 
-def make_video(job: Job) -> None:
-    from dinolab.jobs.classifier import classifier, clip_of
-    from dinolab.visuals.action_video import action_video
-
-    encoder = load(job.out, choose_device(job.config(job.out).run.device))
-    assert isinstance(encoder, BackboneEncoder)  # as every run's
-    classify, classes = classifier(job, encoder)
-    photos = {} if job.clip else clip_of(job.split.test, job.scale.clip)
-    clip, labels = job.clip or list(photos), list(photos.values())
-    title = f"{plan.TITLE}: {plan.METHOD_TITLE}, {encoder.backbone.describe()}"
-    action_video(encoder, classify, classes, clip, job.folder.video, title, labels=labels, progress=job.progress)
+def make_video(job: HarJob) -> None:
+    stage.make_video(job, job.out, f"{plan.TITLE}: {plan.METHOD_TITLE}", job.clip, job.scale.clip)
 
 
-def write_report(job: Job) -> None:
+def write_report(job: HarJob) -> None:
     from dinolab.report import report
 
     write_stages(job)
     report([job.out])
 
 
-def write_stages(job: Job) -> None:
-    """Write how long each stage took, and what the scale leaves out, among the benchmarks that the report shows."""
-    marks = {name: job.folder.stages / f"{name}.json" for name in STAGES if name != "report"}
-    rows = [
-        {"stage": name, "minutes": read_object(file, STAGE).get("seconds", 0) / 60}
-        for name, file in marks.items()
-        if file.is_file()
-    ]
-    content = {
-        "title": f"Stages of the job, scale {job.scale_name}; for a stage that was stopped, the time since it continued",
-        "conclusion": job.scale.about,
-        "rows": rows,
-    }
-    job.folder.speed.mkdir(exist_ok=True)
-    write_whole(job.folder.speed / "stages.json", (json.dumps(content, indent=2) + "\n").encode())
+def write_stages(job: HarJob) -> None:
+    """Write how long each stage took, and what the scale leaves out."""
+    title = f"Stages of the job, scale {job.scale_name}"
+    stage.write_stages(job, [name for name in STAGES if name != "report"], title, job.scale.about)
 
 
 STAGES = {

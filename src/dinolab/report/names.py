@@ -11,7 +11,11 @@ from dinolab.options import Config
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.run import Json, Run
 
-JOB_DATA = ("data/train.csv", "data/test.csv")  # the images of a job, which has a better name for them
+JOB_DATA = (
+    "data/train.csv",
+    "data/test.csv",
+    "data/pretrain.csv",
+)  # the images of a job, which has a better name for them
 
 
 def about(run: Run) -> str:

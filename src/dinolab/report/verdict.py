@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from dinolab.evals.contract import Figure
+from dinolab.evals.scores import paired_difference
 from dinolab.options import COLUMNS
 from dinolab.report.evaluated import Evaluated, between, own_settings, rank
 from dinolab.report.predictions import read_predictions
@@ -11,7 +12,6 @@ from dinolab.report.run import Run
 
 SAME = ("train", "test", "split", "train_images", "test_images", *COLUMNS)  # of the data, where figures can be compared
 PIXELS = "pixels"  # name of the encoder that returns the pixels themselves
-Z = 1.96  # standard deviations on either side that hold 95% of a normal distribution
 
 
 class Difference(NamedTuple):
@@ -91,18 +91,15 @@ def differ(own: Evaluated, other: Evaluated, problems: list[str]) -> Difference:
     """How much larger the main figure of `own` is, and the 95% interval of that.
 
     Where both figures are accuracies and the predictions of both are there, image by image, the interval is that of paired
-    shares. One image is added to each of the two counts of images that only one of them predicted right (Bonett and Price 2012):
-    else the interval is too narrow where these are few. Without predictions it is made of the two figures' intervals, as if the
-    test images were not the same (Newcombe 1998).
+    shares. Without predictions it is made of the two figures' intervals, as if the test images were not the same (Newcombe 1998).
     """
     assert own.main and other.main and own.main.interval and other.main.interval
     mine, theirs = right_images(own, problems), right_images(other, problems)
     if mine and mine.keys() == theirs.keys():
         only_mine = sum(right and not theirs[image] for image, right in mine.items())
         only_theirs = sum(right and not mine[image] for image, right in theirs.items())
-        images, apart = len(mine) + 2, only_mine - only_theirs
-        half = Z * math.sqrt(only_mine + only_theirs + 2 - apart**2 / images)
-        return Difference(apart / len(mine), (apart - half) / images, (apart + half) / images)
+        value, (low, high) = paired_difference(only_mine, only_theirs, len(mine))
+        return Difference(value, low, high)
     more = own.main.value - other.main.value
     down = math.hypot(own.main.value - own.main.interval[0], other.main.interval[1] - other.main.value)
     up = math.hypot(own.main.interval[1] - own.main.value, other.main.value - other.main.interval[0])

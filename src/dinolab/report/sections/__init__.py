@@ -10,11 +10,13 @@ from dinolab.report.sections import (
     glance,
     learned,
     speed,
+    ways,
 )
 from dinolab.report.sections.section import Section
 
 SECTIONS = [
     Section("glance", "", glance.build),
+    Section("ways", "Ways to a network", ways.build),
     Section("evaluations", "Evaluations", evaluations.build),
     Section("learned", "What it learned", learned.build),
     Section("curves", "Curves", curves.build),

@@ -37,6 +37,8 @@ def training(cfg: Config) -> str:
 
 
 def job(run: Run) -> str:
+    if run.job.get("command"):
+        return str(run.job["command"])
     values = {"data": run.split.get("data", "PATH"), "out": run.path, "scale": run.job.get("scale"), **run.job["files"]}
     words = [f"{word}={value}" for word, value in values.items() if value]
     return shlex.join(["dinolab", "job", str(run.job["job"]), *words, *run.job.get("options", [])])
