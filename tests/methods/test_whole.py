@@ -58,7 +58,7 @@ def training(teacher: Path, pictures: Path, folder: Path, *words: str) -> list[s
         "method=distill",
         "model.drop_path=0",
         "teacher_views=whole",
-        f"whole.size={SIZE}",
+        f"teacher_size={SIZE}",
         "eval.every=0 steps",
         "run.log_every=1",
     ]
@@ -141,7 +141,7 @@ def test_maps_are_resampled_where_the_crops_lie() -> None:
 def test_regressions_and_their_sum_with_the_rest(teacher_views: str, teacher: Path) -> None:
     how = [f"teacher_views={teacher_views}", *ALL, "loss.dino=0", "loss.ibot=0", "regression.hidden=12"]
     if teacher_views == "whole":
-        how += [f"whole.size={SIZE}", "whole.keep=no"]
+        how += [f"teacher_size={SIZE}", "whole.keep=no"]
     cfg = config("method=distill", f"teacher={teacher}", *how)
     method = build(cfg)
     made = make_views(cfg, 3)
@@ -193,7 +193,7 @@ def test_whole_images_are_one_target_for_all_crops(teacher: Path) -> None:
         "method=distill",
         f"teacher={teacher}",
         "teacher_views=whole",
-        f"whole.size={SIZE}",
+        f"teacher_size={SIZE}",
         "loss.ibot=0",
         "loss.koleo=0",
     )
@@ -210,9 +210,9 @@ def test_whole_images_are_one_target_for_all_crops(teacher: Path) -> None:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["loss.dino=0", "loss.ibot=0"], r"loss\.dino, loss\.ibot, loss\.features and loss\.patches are all 0"),
-    (["whole.size=96"], r"whole\.\* have no effect with teacher_views=crops; set teacher_views=whole"),
-    (["teacher_views=whole", "whole.keep=no"], r"whole\.keep=no needs whole\.size"),
-    (["teacher_views=whole", "whole.size=60"], r"whole\.size=60 is not a multiple of the teacher's patch size of 8; 56 is"),
+    (["whole.mirror=true"], r"whole\.\* have no effect with teacher_views=crops; set teacher_views=whole"),
+    (["teacher_views=whole", "whole.keep=no"], r"whole\.keep=no needs teacher_size"),
+    (["teacher_views=whole", "teacher_size=60"], r"teacher_size=60 is not a multiple of the teacher's patch size of 8; 56 is"),
     (["teacher_views=whole", "teacher=timm:no_such_net"], r"no_such_net"),
 ])  # fmt: skip
 def test_mistakes_are_named(words: list[str], message: str, teacher: Path) -> None:

@@ -58,6 +58,13 @@ class Options:
         "the target of all crops of the image",
         choices=("crops", "whole"),
     )
+    teacher_size: int = option(
+        0,
+        "side in pixels of the images that the teacher sees (0: crops as they are, whole images at the size of its training); "
+        "loss.ibot with crops sets it by itself",
+        0,
+        4096,
+    )
     whole: Whole = section(Whole, "the teacher's view of an image, with teacher_views=whole")
     head: Head = section(Head, "projection head and prototypes of the class token")
     ibot_head: Head = section(Head, "projection head and prototypes of the patches")
@@ -103,9 +110,11 @@ class Distillation(dinov2.DINOv2):
         self._frozen = (encoder,)  # in a tuple: nn.Module would make a module its own
         self.cfg, patch_size, patches = cfg, cast(int, backbone.patch_size), wants_patches(loss)
         self.sees: Sees = (
-            OnWholeImages(encoder, patch_size, options.whole, patches, cfg.seed)
+            OnWholeImages(encoder, patch_size, options.teacher_size, options.whole, patches, cfg.seed)
             if options.teacher_views == "whole"
-            else OnCrops(encoder, patch_size, cfg.views.global_size, patches, as_many=bool(loss.ibot))
+            else OnCrops(
+                encoder, patch_size, cfg.views.global_size, options.teacher_size, patches, as_many=bool(loss.ibot)
+            )
         )
         if patches and not self.sees.patch_dim:
             raise UserError(f"teacher={options.teacher} has no patches: set loss.ibot=0 and loss.patches=0")
@@ -144,9 +153,14 @@ class Distillation(dinov2.DINOv2):
             raise UserError(
                 f"the options whole.* have no effect with teacher_views={options.teacher_views}; set teacher_views=whole"
             )
-        if whole.keep == "no" and not whole.size:
+        if whole.keep == "no" and not options.teacher_size:
             raise UserError(
-                "whole.keep=no needs whole.size, for example 224: images are resized before the teacher is opened"
+                "whole.keep=no needs teacher_size, for example 224: images are resized before the teacher is opened"
+            )
+        if options.teacher_size and loss.ibot and options.teacher_views != "whole":
+            raise UserError(
+                f"teacher_size={options.teacher_size} has no effect with loss.ibot, which resizes crops until the grids agree; "
+                "leave it out, or take loss.patches"
             )
         super().check(cfg)
 
@@ -165,7 +179,9 @@ class Distillation(dinov2.DINOv2):
     def needs(cls, cfg: Config) -> Needs:
         options = own_options(cfg, Options)
         whole = options.teacher_views == "whole"
-        return OnWholeImages.needs(options.whole, wants_patches(options.loss)) if whole else Needs()
+        return (
+            OnWholeImages.needs(options.teacher_size, options.whole, wants_patches(options.loss)) if whole else Needs()
+        )
 
     @property
     def encoder(self) -> Encoder:

@@ -54,15 +54,17 @@ class OnCrops:
 
     views = 2
 
-    def __init__(self, encoder: Encoder, patch_size: int, size: int, patches: bool, as_many: bool):
+    def __init__(self, encoder: Encoder, patch_size: int, size: int, seen_size: int, patches: bool, as_many: bool):
         """
         Args:
             patch_size: the student's.
             size: side of the global crops, S.
+            seen_size: side to which they are resized before the encoder sees them (0: as they are).
             patches: whether they are wanted.
             as_many: resize the crops so that the encoder has as many patches as the student.
         """
-        self.encoder, self.patch_size, self.patches, self.as_many = encoder, patch_size, patches, as_many
+        self.encoder, self.patch_size, self.seen_size = encoder, patch_size, seen_size
+        self.patches, self.as_many = patches, as_many
         with torch.no_grad():
             blank = self.features(torch.zeros(2, 1, encoder.pixels.channels, size, size, dtype=torch.uint8))
         self.dim, self.patch_dim = blank.cls.shape[-1], blank.patches.shape[-1] if blank.patches.numel() else 0
@@ -76,15 +78,16 @@ class OnCrops:
         that still has another grid is resampled bilinearly.
         """
         images = crops_2B.flatten(0, 1)
-        if not self.patches:
-            return self.encoder(images)
-        n, each, theirs = grid(images.shape[-1], self.patch_size), 1, self.encoder.patch_size
+        size, each, theirs = images.shape[-1], 1, self.encoder.patch_size
+        n, side = grid(size, self.patch_size), self.seen_size or size
         if self.as_many:
             each = max(1, round(self.patch_size / theirs))
             side = n * each * theirs
-            if side != images.shape[-1]:
-                images = F.interpolate(images.float() / 255, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+        if side != size:
+            images = F.interpolate(images.float() / 255, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
         features = self.encoder(images)
+        if not self.patches:
+            return features
         maps = features.patches.movedim(-1, 1)
         if each > 1:
             maps = F.avg_pool2d(maps, each)

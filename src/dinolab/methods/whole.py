@@ -27,7 +27,6 @@ from dinolab.options import option
 
 @dataclass
 class Whole:
-    size: int = option(0, "side of the teacher's view of an image, in pixels (0: that of its own training)", 0, 4096)
     mirror: bool = option(False, "average the teacher's features of each image and of its mirror image")
     keep: str = option(
         "disk",
@@ -60,19 +59,20 @@ class OnWholeImages:
 
     views = 1
 
-    def __init__(self, encoder: Encoder, patch_size: int, options: Whole, patches: bool, seed: int):
+    def __init__(self, encoder: Encoder, patch_size: int, size: int, options: Whole, patches: bool, seed: int):
         """
         Args:
             patch_size: the student's.
+            size: side of the evaluation views in pixels (0: that of the encoder's training).
             patches: whether they are wanted.
             seed: of the run, on which the order of its images depends.
         """
         theirs = encoder.patch_size
-        self.size = options.size or encoder.image_size // theirs * theirs
+        self.size = size or encoder.image_size // theirs * theirs
         if patches and self.size % theirs:
             fits = max(1, self.size // theirs) * theirs
             raise UserError(
-                f"whole.size={self.size} is not a multiple of the teacher's patch size of {theirs}; {fits} is"
+                f"teacher_size={self.size} is not a multiple of the teacher's patch size of {theirs}; {fits} is"
             )
         self.options, self.patch_size, self.seed = options, patch_size, seed
         self.summary = Summary(encoder, options.mirror, patches).eval()
@@ -86,9 +86,9 @@ class OnWholeImages:
         self.images = 0
 
     @staticmethod
-    def needs(options: Whole, patches: bool) -> Needs:
+    def needs(size: int, options: Whole, patches: bool) -> Needs:
         """What the loader must bring: where the crops lie in the image, and the view of it if nothing is kept."""
-        view = partial(whole_view, size=options.size) if options.keep == "no" else None
+        view = partial(whole_view, size=size) if options.keep == "no" else None
         return Needs(extra=view, places=patches)
 
     def open(self, source: Source, device: torch.device, workers: int, precision: str) -> None:
