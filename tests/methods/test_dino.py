@@ -11,7 +11,7 @@ from torch import Tensor
 from dinolab.data.types import Views
 from dinolab.methods import METHODS
 from dinolab.methods.momentum import MomentumTeacher
-from dinolab.models.vit import ViT
+from dinolab.models.backbone import make_backbone
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.training.optim import make_optimizer, optimizer_step
@@ -54,8 +54,8 @@ def places(masks: torch.Tensor) -> torch.Tensor:
 
 def build(cfg: Config) -> MomentumTeacher:
     torch.manual_seed(1)
-    vit = ViT(cfg.model, cfg.views.global_size)
-    method = METHODS[cfg.method](vit, cfg).double().train()
+    backbone = make_backbone(cfg.model, cfg.views.global_size)
+    method = METHODS[cfg.method](backbone, cfg).double().train()
     with torch.no_grad():  # biases at zero and LayerScale at one value would hide mistakes
         for p in method.student.parameters():
             p.add_(torch.randn_like(p) * 0.05)

@@ -260,6 +260,23 @@ def test_a_step_reads_nothing_back(words: tuple[str, ...], tmp_path: Path) -> No
         step(second)
 
 
+def test_the_product_of_a_convolutional_student_has_its_statistics_of_batch_norm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distill, "load", lambda name: MeanColours(8))
+    sizes = ("model.dim=0", "model.depth=0", "model.heads=0", "model.patch_size=16", "model.layerscale=0")
+    cfg = config(
+        "method=distill", "teacher=colours", "model.size=resnet18", *sizes, "loss.dino=0", "loss.ibot=0",
+        "loss.features=1", "loss.patches=1", "teacher_size=32", "views.global_size=64", "views.local_size=32",
+    )  # fmt: skip
+    method = build(cfg)
+    before = method.product.bn1.running_mean.clone()
+    method.prepare([make_views(cfg, 0)] for _ in range(9))
+    assert all(loss > 0 for loss in run(cfg, method))
+    found = [network["backbone"].bn1.running_mean for network in (method.student, method.teacher)]
+    assert torch.equal(*found) and not torch.equal(found[0], before)
+
+
 def test_maps_of_another_grid_are_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill, "load", lambda name: MeanColours(8))
     method = build(config("method=distill", "teacher=colours", "loss.ibot=0", "loss.patches=1"))

@@ -17,18 +17,17 @@ from torch import Tensor, nn
 
 from dinolab.data.types import Needs, Source, Views
 from dinolab.errors import UserError
-from dinolab.fields import option, section
 from dinolab.losses import koleo, prototype_cross_entropy
 from dinolab.methods import dinov2
 from dinolab.methods.base import Logs, StepValues, join, own_options
-from dinolab.methods.directions import Centred, Prototypes, Regression, cosine, regression_head
+from dinolab.methods.directions import Centred, Prototypes, cosine, regression_head
+from dinolab.methods.distill_options import Options
 from dinolab.methods.frozen import OnCrops, Sees
-from dinolab.methods.momentum import Ema
 from dinolab.methods.prototypes import Targets, prototype_targets
-from dinolab.methods.whole import OnWholeImages, Whole
+from dinolab.methods.whole import OnWholeImages
 from dinolab.models.encoder import Encoder
 from dinolab.models.heads import DINOHead
-from dinolab.options import Config, Head
+from dinolab.options import Config
 from dinolab.panels import LOSS, Panel
 from dinolab.parallel import rank
 from dinolab.precision import choose_precision, name_of
@@ -39,38 +38,6 @@ PER_PROTOTYPE = 16  # features that a prototype is made from, on average
 CENTRED_BY = 4096  # images whose features make the mean that is subtracted from all
 PATCHES = 4  # of each of their crops
 AT_ONCE = 32  # images in a forward, so that this takes no more memory than a step
-
-
-@dataclass
-class Loss(dinov2.Loss):
-    features: float = option(0.0, "weight of the regression of the teacher's class token, by cosine", 0, 100)
-    patches: float = option(0.0, "weight of the regression of the teacher's patches, by cosine", 0, 100)
-
-
-@dataclass
-class Options:
-    teacher: str = option(
-        "", "frozen encoder to learn from: a run's folder, an official .pth file, hf:NAME, timm:NAME or starter"
-    )
-    teacher_views: str = option(
-        "crops",
-        "crops: the teacher sees the student's global crops, in every step; whole: it sees each image as a whole, once, and this is "
-        "the target of all crops of the image",
-        choices=("crops", "whole"),
-    )
-    teacher_size: int = option(
-        0,
-        "side in pixels of the images that the teacher sees (0: crops as they are, whole images at the size of its training); "
-        "loss.ibot with crops sets it by itself",
-        0,
-        4096,
-    )
-    whole: Whole = section(Whole, "the teacher's view of an image, with teacher_views=whole")
-    head: Head = section(Head, "projection head and prototypes of the class token")
-    ibot_head: Head = section(Head, "projection head and prototypes of the patches")
-    regression: Regression = section(Regression, "heads of loss.features and loss.patches")
-    loss: Loss = section(Loss, "targets, temperatures, weights of the parts of the loss")
-    ema: Ema = section(Ema, "momentum of the student's average, which is the run's product")
 
 
 @dataclass
@@ -108,7 +75,7 @@ class Distillation(dinov2.DINOv2):
             )
         encoder = load(options.teacher)
         self._frozen = (encoder,)  # in a tuple: nn.Module would make a module its own
-        self.cfg, patch_size, patches = cfg, cast(int, backbone.patch_size), wants_patches(loss)
+        self.cfg, patch_size, patches = cfg, cast(int, backbone.patch_size), options.wants_patches
         self.sees: Sees = (
             OnWholeImages(encoder, patch_size, options.teacher_size, options.whole, patches, cfg.seed)
             if options.teacher_views == "whole"
@@ -143,33 +110,11 @@ class Distillation(dinov2.DINOv2):
 
     @classmethod
     def check(cls, cfg: Config) -> None:
-        options = own_options(cfg, Options)
-        loss, whole = options.loss, options.whole
-        if not (loss.dino or loss.ibot or loss.features or loss.patches):
-            raise UserError(
-                "loss.dino, loss.ibot, loss.features and loss.patches are all 0: nothing is learned from the teacher"
-            )
-        if options.teacher_views != "whole" and whole != Whole():
-            raise UserError(
-                f"the options whole.* have no effect with teacher_views={options.teacher_views}; set teacher_views=whole"
-            )
-        if whole.keep == "no" and not options.teacher_size:
-            raise UserError(
-                "whole.keep=no needs teacher_size, for example 224: images are resized before the teacher is opened"
-            )
-        if options.teacher_size and loss.ibot and options.teacher_views != "whole":
-            raise UserError(
-                f"teacher_size={options.teacher_size} has no effect with loss.ibot, which resizes crops until the grids agree; "
-                "leave it out, or take loss.patches"
-            )
+        own_options(cfg, Options).check()
         super().check(cfg)
 
     @classmethod
     def check_patches(cls, cfg: Config, options: Any) -> None:
-        if cfg.model.convolutional:  # no image passes through the product in training
-            raise UserError(
-                f"model.size={cfg.model.size}: its batch norm has no statistics with method={cfg.method}; use a ViT"
-            )
         if cfg.model.drop_path:
             raise UserError(
                 f"model.drop_path={cfg.model.drop_path:g}: method={cfg.method} has no stochastic depth; set it to 0"
@@ -180,7 +125,7 @@ class Distillation(dinov2.DINOv2):
         options = own_options(cfg, Options)
         whole = options.teacher_views == "whole"
         return (
-            OnWholeImages.needs(options.teacher_size, options.whole, wants_patches(options.loss)) if whole else Needs()
+            OnWholeImages.needs(options.teacher_size, options.whole, options.wants_patches) if whole else Needs()
         )
 
     @property
@@ -239,6 +184,14 @@ class Distillation(dinov2.DINOv2):
                     patches.append(patches_GBND.take_along_dim(places, 2) if each else patches_GBND[:, :, :0])
                     advance(some.shape[1])
         return torch.cat(cls, 1).flatten(0, 1), torch.cat(patches, 1).flatten(0, 2)
+
+    @torch.no_grad()
+    def after_step(self, s: StepValues) -> None:
+        """The EMA, which sees no images here, also takes over the student's statistics of batch norm."""
+        super().after_step(s)
+        ours, theirs = (network["backbone"].buffers() for network in (self.student, self.teacher))
+        for mine, its in zip(ours, theirs):
+            its.copy_(mine)
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:
@@ -303,7 +256,3 @@ class Distillation(dinov2.DINOv2):
 
     def figures(self, targets: list[Targets], parts: Mapping[str, float]) -> dict[str, float]:
         return super().figures(targets, parts) if self.loss_options.dino else {}
-
-
-def wants_patches(loss: Loss) -> bool:
-    return bool(loss.ibot or loss.patches)
