@@ -17,6 +17,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 OWN_FILES = {
     "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
+    "evals/robustness.py", "evals/transfer.py", "evals/video.py",  # each also names the evaluations whose layers it uses
     "data/sources/kinds.py",
     "jobs/plan.py",  # the reference job is a concrete choice of methods and evaluations
 }  # fmt: skip
@@ -25,7 +26,8 @@ OTHER_MEANINGS = {
     "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
     "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
-    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
+    "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/checks.py", "report/sections/learned.py"},
+    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None, "cifar": None,  # common words: checked as locations, not here
 }  # fmt: skip
 
 

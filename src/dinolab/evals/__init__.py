@@ -6,6 +6,9 @@ from dinolab.evals.knn import KNN
 from dinolab.evals.linear import LinearHeads
 from dinolab.evals.linear_dino import LinearDINO
 from dinolab.evals.logreg import LogisticRegression
+from dinolab.evals.robustness import Robustness
+from dinolab.evals.transfer import Transfer
+from dinolab.evals.video import ClipClassification
 
 EVALS: dict[str, Evaluation] = {
     "linear": LinearHeads(),
@@ -13,4 +16,7 @@ EVALS: dict[str, Evaluation] = {
     "logreg": LogisticRegression(),
     "linear-dino": LinearDINO(),
     "finetune": FineTuning(),
+    "robustness": Robustness(),
+    "transfer": Transfer(),
+    "video": ClipClassification(),
 }

@@ -6,18 +6,20 @@ M test images, C classes.
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from dinolab.evals.contenders import labels
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import Context, Evaluation, Figure, Finds
 from dinolab.evals.heads import Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet, describe
 from dinolab.evals.layer import LinearLayer
 from dinolab.evals.result import Json, Measured, Result
 from dinolab.evals.results import Predictions
+from dinolab.evals.roots import find_labelled
 from dinolab.evals.scores import (
     accuracy_by_class,
     among_the_first,
@@ -64,6 +66,9 @@ class Classification(Evaluation):
     Options: ClassVar[type[LabelledImages.Options]]
     FIGURES: ClassVar[tuple[Figure, ...]] = (ACCURACY, *FURTHER)
     draws: ClassVar[bool] = True  # whether predictions depend on the seed, once the test images are given
+
+    def find(self, root: Path) -> Finds:
+        return find_labelled(root)
 
     @abstractmethod
     def classify(

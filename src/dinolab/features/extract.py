@@ -6,6 +6,7 @@ N images, D width of a class token. With several processes each computes its sha
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ DIGEST = 16  # bytes
 
 # position in the source, uint8 (3, H, W) or None, digest of the file, why there is no image
 Item = tuple[int, Tensor | None, bytes, str]
+
+# From the view of an image, uint8 (3, H, W), and the digest of its file to another view; its repr names it in the cache.
+Change = Callable[[np.ndarray, bytes], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def extract(
     patches: bool = False,
     precision: str = "fp32",
     cache: Path | None = None,
+    change: Change | None = None,
 ) -> FeatureSet:
     """Features of all images of a source. Unreadable images are left out, with one warning.
 
@@ -108,6 +113,7 @@ def extract(
         precision: "fp32", "bf16" (autocast) or, without a cache, "auto"; features are float32 in any case.
         cache: folder that keeps features until weights, images, size or precision change. Features with more blocks, or patches,
             serve for fewer.
+        change: a function that changes the views of the images, such as one that adds noise.
 
     Raises:
         UserError: not one image can be read, a process that loads images has died, or a feature is no finite number.
@@ -116,7 +122,8 @@ def extract(
     height, width = (size, size) if isinstance(size, int) else size
     file = found = None
     if cache:
-        key = kept_features.key(encoder, source, f"{height} x {width}, {precision}")
+        changed = f", {change}" if change else ""
+        key = kept_features.key(encoder, source, f"{height} x {width}, {precision}{changed}")
         file = cache / f"{key}.safetensors"
         found = kept_features.read(file)
     most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
@@ -124,7 +131,8 @@ def extract(
     if any(collect(missing)):  # then the blocks and patches that the file holds are computed again, and it is replaced
         most, with_patches = max(blocks, most), patches or with_patches
         most, with_patches = (max(values) for values in zip(*collect((most, with_patches))))
-        views = Views(encoder, source, (height, width), torch.device(device), batch_size, workers, precision, progress)
+        how = torch.device(device), batch_size, workers, precision, progress, change
+        views = Views(encoder, source, (height, width), *how)
         found = views.all_features(most, with_patches)
         if file and rank() == 0:
             kept_features.write(file, *found)
@@ -161,6 +169,7 @@ class Views:
     workers: int
     precision: str
     progress: bool
+    change: Change | None = None
 
     def all_features(self, blocks: int, patches: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a FeatureSet by name, without the labels, and notes: what the cache keeps. Raises UserError without any."""
@@ -185,7 +194,7 @@ class Views:
         broken: list[str] = []
         on_cuda = self.device.type == "cuda"
         loader = make_loader(
-            Images(self.source.paths, self.size, range(first, stop)),
+            Images(self.source.paths, self.size, range(first, stop), self.change),
             self.workers if first < stop else 0,
             batch_size=self.batch_size,
             collate_fn=collate,
@@ -243,8 +252,10 @@ class Rows:
 class Images(Dataset[Item]):
     """Evaluation views of the images at some positions of a list of paths."""
 
-    def __init__(self, paths: list[str], size: tuple[int, int], positions: range) -> None:
-        self.paths, self.size, self.positions = paths, size, positions
+    def __init__(
+        self, paths: list[str], size: tuple[int, int], positions: range, change: Change | None = None
+    ) -> None:
+        self.paths, self.size, self.positions, self.change = paths, size, positions, change
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -257,7 +268,9 @@ class Images(Dataset[Item]):
             image = eval_view(decode(data, path), self.size)
         except BrokenImage as error:
             return position, None, b"", str(error)
-        return position, torch.as_tensor(image), hashlib.blake2b(data, digest_size=DIGEST).digest(), ""
+        digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
+        changed = self.change(image, digest) if self.change else image
+        return position, torch.as_tensor(changed), digest, ""
 
 
 def collate(items: list[Item]) -> tuple[list[int], Tensor, list[bytes], list[str]]:

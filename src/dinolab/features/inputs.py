@@ -11,7 +11,7 @@ from torch import nn
 
 from dinolab.config import parse_size
 from dinolab.data.types import Source
-from dinolab.features.extract import FeatureSet, extract
+from dinolab.features.extract import Change, FeatureSet, extract
 from dinolab.features.options import FeatureOptions
 from dinolab.features.pixels import PixelEncoder
 from dinolab.machine import loaders
@@ -33,11 +33,13 @@ class Extraction:
     cache: Path | None  # folder that keeps features
     progress: bool  # whether progress bars are shown
 
-    def extract(self, encoder: Any, source: Source, blocks: int = 1, patches: bool = False) -> FeatureSet:
+    def extract(
+        self, encoder: Any, source: Source, blocks: int = 1, patches: bool = False, change: Change | None = None
+    ) -> FeatureSet:
         """Features of all images of a source; see `dinolab.features.extract.extract`."""
         return extract(
             encoder, source, self.size, device=self.device, workers=self.workers, progress=self.progress,
-            blocks=blocks, patches=patches, precision=self.precision, cache=self.cache,
+            blocks=blocks, patches=patches, precision=self.precision, cache=self.cache, change=change,
         )  # fmt: skip
 
 
