@@ -23,7 +23,8 @@ OWN_FILES = {
 }  # fmt: skip
 # Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
 OTHER_MEANINGS = {
-    "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
+    "dino": {"evals/contract.py"},  # the paper, whose evaluations are a suite
+    "dinov2": {"evals/contract.py", "weights/huggingface.py"},  # the paper; Hugging Face's name of an architecture
     "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/checks.py", "report/sections/learned.py"},

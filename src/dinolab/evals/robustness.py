@@ -47,6 +47,10 @@ HEADS: dict[str, Any] = {"logreg": LogisticRegression(), "linear": LinearHeads()
 class Shifted:
     """Labelled training and test images, and further test sets."""
 
+    @dataclass
+    class Options(LabelledImages.Options):
+        sets: list[str] = option([], "other test sets: ImageNet-A, -R, -Sketch, -V2, -C, or ReaL's real.json")
+
     def __init__(self, labelled: LabelledImages, others: list[Other]) -> None:
         self.labelled, self.others = labelled, others
         self.sources = [*labelled.sources, *(source for other in others for source in other.sources.values())]
@@ -70,12 +74,11 @@ class Robustness(Evaluation):
     suites = ("dinov2",)
 
     @dataclass
-    class Options(LogisticRegression.Options):
+    class Options(LogisticRegression.Options, Shifted.Options):
         head: str = option("logreg", "evaluation whose layer predicts", choices=tuple(HEADS))
         corruptions: list[str] = option([], "corruptions to make (empty: all)", choices=tuple(CORRUPTIONS))
         strengths: list[int] = option([], "strengths of each corruption, of 1 to 5 (empty: all)", 1, STRENGTHS)
         limit: int = option(0, "corrupt no more than so many test images (0: all)", 0)
-        sets: list[str] = option([], "other test sets: ImageNet-A, -R, -Sketch, -V2, -C, or ReaL's real.json")
 
     def find(self, root: Path) -> Finds:
         labelled, (sets, missing) = find_labelled(root), find_others(root)
