@@ -95,7 +95,9 @@ def test_the_first_images_are_a_subset_and_bad_input_is_one_line(folders, tmp_pa
         (tmp_path / "nowhere", "no such file or folder"),
     ):
         with pytest.raises(UserError, match=said):
-            dinolab.evaluate("robustness", "pixels", *folders, corruptions=["jpeg"], strengths=[1], sets=[str(sets)], **QUICK)
+            dinolab.evaluate(
+                "robustness", "pixels", *folders, corruptions=["jpeg"], strengths=[1], sets=[str(sets)], **QUICK
+            )
     with pytest.raises(UserError, match="one set of test images"):
         dinolab.evaluate("robustness", "pixels", folders[0], [folders[1], folders[0]], **QUICK)
 
@@ -118,7 +120,9 @@ def test_mean_corruption_error_is_that_of_published_code():
 
 def test_classes_of_subsets_and_several_right_classes():
     probabilities = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.5, 0.4], [0.5, 0.1, 0.4]])
-    np.testing.assert_array_equal(right_among(probabilities, np.array([1, 1, 2])), [True, True, True])  # 0 does not occur
+    np.testing.assert_array_equal(
+        right_among(probabilities, np.array([1, 1, 2])), [True, True, True]
+    )  # 0 does not occur
     np.testing.assert_array_equal(right_among(probabilities, np.array([0, -1, 2])), [True, False])
     names = [f"val/ILSVRC2012_val_{n:08d}.JPEG" for n in (3, 1, 2)]
     np.testing.assert_array_equal(right_by_real(np.array([4, 7, 1]), names, [[7], [], [2, 4]], "r"), [True, True])

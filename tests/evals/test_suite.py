@@ -20,7 +20,9 @@ class TwoTasks(NearestMean):
 
     def find(self, root):
         sides = {"train": str(root / "imagenet" / "train"), "test": [str(root / "imagenet" / "val")]}
-        return Finds([Task(sides | {"power": power}, 10, f"p{power}") for power in (1.0, 2.0)], ["Toys: toys/; from a shop"])
+        return Finds(
+            [Task(sides | {"power": power}, 10, f"p{power}") for power in (1.0, 2.0)], ["Toys: toys/; from a shop"]
+        )
 
 
 @pytest.fixture
@@ -36,7 +38,18 @@ def root(tmp_path, monkeypatch):
 
 def test_a_suite_runs_what_is_there_and_goes_on_where_it_stopped(root, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    words = ["eval", "all", "pixels", "suite=dino", f"root={root}", f"out={out}", "size=32", "cache=none", "device=cpu", "workers=0"]
+    words = [
+        "eval",
+        "all",
+        "pixels",
+        "suite=dino",
+        f"root={root}",
+        f"out={out}",
+        "size=32",
+        "cache=none",
+        "device=cpu",
+        "workers=0",
+    ]
     assert cli.main(words) == 0
     shown = capsys.readouterr()
     said = shown.out + shown.err
@@ -87,7 +100,9 @@ def test_published_rows_and_points(root):
     ],
 )
 def test_bad_input_is_one_line(root, options, said):
-    filled = {key: value.replace("ROOT", str(root)) if isinstance(value, str) else value for key, value in options.items()}
+    filled = {
+        key: value.replace("ROOT", str(root)) if isinstance(value, str) else value for key, value in options.items()
+    }
     with pytest.raises(UserError, match=said) as error:
         dinolab.compare("pixels", [], **filled)
     assert "\n" not in str(error.value)

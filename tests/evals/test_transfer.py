@@ -32,7 +32,9 @@ def colours(folder, names, seed=0):
     for name in names:
         picture = np.full((24, 24, 3), 40.0)
         picture[..., int(name.split("_")[0]) % 3] = 200
-        cv2.imwrite(str(folder / f"{name}.jpg"), (picture + rng.normal(0, 10, picture.shape)).clip(0, 255).astype(np.uint8))
+        cv2.imwrite(
+            str(folder / f"{name}.jpg"), (picture + rng.normal(0, 10, picture.shape)).clip(0, 255).astype(np.uint8)
+        )
 
 
 def make_voc(folder):
@@ -134,7 +136,9 @@ def test_metrics_against_plain_formulas_and_at_their_limits():
     assert average_precision(np.array([3.0, 2, 1]), np.array([False, False, True])) == pytest.approx(1 / 3)
     everything = np.arange(4)
     scores = np.array([[4.0, 1], [3, 2], [2, 3], [1, 4]])
-    truth = np.array([[0, -1], [1, -1], [-1, -1], [-1, -1]])  # the best of the first class is left out; the second never occurs
+    truth = np.array(
+        [[0, -1], [1, -1], [-1, -1], [-1, -1]]
+    )  # the best of the first class is left out; the second never occurs
     assert mean_average_precision(scores, truth, everything) == 1
     right, classes = np.array([True, False, True, True, True]), np.array([0, 0, 0, 2, 2])
     expected = recall_score(classes, np.where(right, classes, 9), labels=[0, 2], average="macro")

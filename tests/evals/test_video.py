@@ -69,7 +69,9 @@ def test_clips_by_class_segments_and_predictions(tmp_path):
 def test_features_of_frames_are_averaged_or_joined_and_clips_without_frames_are_left_out():
     tokens = torch.arange(10.0).reshape(5, 2)
     frames = feature_set([tokens], torch.tensor([0, 0, 1, 2, 2]), patches=tokens + 1)
-    frames = frames.__class__(frames.blocks, frames.patches, frames.labels, torch.tensor([0, 1, 3, 6, 7]), frames.digests)
+    frames = frames.__class__(
+        frames.blocks, frames.patches, frames.labels, torch.tensor([0, 1, 3, 6, 7]), frames.digests
+    )
     clips = type("Clips", (), {"name": "c", "labels": np.array([5, 6, 7, 8]), "__len__": lambda self: 4})()
     mean = of_clips(frames, clips, 8, joined=False)
     assert mean.kept.tolist() == [0, 1, 3] and mean.labels.tolist() == [5, 6, 8]

@@ -156,7 +156,9 @@ def run_comparison(
     data = sources_in_words(sources[0], sources[1] if sources[1:] else None)
     found = Comparison(data, settings, environment)
     title = f"Evaluations on {Path(sources[-1].name).name}"
-    return Run(evaluations, options, sources, out, earlier_entries(out), found, progress, title, published).over(encoders)
+    return Run(evaluations, options, sources, out, earlier_entries(out), found, progress, title, published).over(
+        encoders
+    )
 
 
 @dataclass

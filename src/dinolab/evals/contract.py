@@ -109,7 +109,9 @@ class Finds(NamedTuple):
     """What an evaluation finds under a root folder."""
 
     tasks: list[Task]
-    missing: list[str]  # one entry for each data set that is not there: its name, its layout, and where people usually get it
+    missing: list[
+        str
+    ]  # one entry for each data set that is not there: its name, its layout, and where people usually get it
 
 
 class Evaluation(ABC):

@@ -99,13 +99,21 @@ Published = Callable[[Figure], Sequence[Point]]  # the published points of a fig
 
 
 def draw_scaling(
-    rows: Sequence[Row], evaluations: Mapping[str, Evaluation], title: str, out: Path, published: Published | None = None
+    rows: Sequence[Row],
+    evaluations: Mapping[str, Evaluation],
+    title: str,
+    out: Path,
+    published: Published | None = None,
 ) -> None:
     """Main figures over parameters and over images/s, on log axes: a row of panels for each evaluation, a point for each encoder.
 
     Encoders are left out where they have no result, no weights or no measured speed; evaluations, where all are.
     """
-    kinds = {name: evaluation for name, evaluation in evaluations.items() if any(shown(row, name, evaluation.main) for row in rows)}
+    kinds = {
+        name: evaluation
+        for name, evaluation in evaluations.items()
+        if any(shown(row, name, evaluation.main) for row in rows)
+    }
     at = next((row.throughput for row in rows if row.throughput), None)
     if not kinds or not at:
         return
@@ -120,7 +128,9 @@ def draw_scaling(
             (f"images/s: {how}", lambda row: row.throughput and row.throughput["images_per_s"], [(one.images_per_s, one.value) for one in grey]),
         )  # fmt: skip
         for axes, (label, where, others) in zip(pair, places):
-            points = [(row, n, x, s) for n, row in enumerate(rows) if (x := where(row)) and (s := shown(row, name, main))]
+            points = [
+                (row, n, x, s) for n, row in enumerate(rows) if (x := where(row)) and (s := shown(row, name, main))
+            ]
             draw_points(axes, points, [(x, y) for x, y in others if x])
             axes.set_xlabel(label)
             axes.set_ylabel(f"{axis_title(main)}, {name}")
@@ -129,7 +139,9 @@ def draw_scaling(
 
 
 def draw_points(
-    axes: Axes, points: Sequence[tuple[Row, int, float, tuple[float, float, float]]], others: Sequence[tuple[float, float]]
+    axes: Axes,
+    points: Sequence[tuple[Row, int, float, tuple[float, float, float]]],
+    others: Sequence[tuple[float, float]],
 ) -> None:
     """One panel.
 

@@ -91,7 +91,9 @@ def zoom_blur(image: np.ndarray, strength: int, draws: Draws) -> np.ndarray:
     total = np.zeros_like(image)
     for zoom in zooms:
         moved = np.array([[zoom, 0, (1 - zoom) * (width - 1) / 2], [0, zoom, (1 - zoom) * (height - 1) / 2]])
-        total += cv2.warpAffine(image, moved, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        total += cv2.warpAffine(
+            image, moved, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
     return total / len(zooms)
 
 

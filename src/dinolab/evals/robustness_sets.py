@@ -94,7 +94,9 @@ def read_right(file: Path) -> list[list[int]]:
         raise UserError(f"sets={file}: cannot be read ({error})") from error
     good = isinstance(found, list) and all(isinstance(one, list) and all(type(c) is int for c in one) for one in found)
     if not good:
-        raise UserError(f"sets={file}: not a JSON list with a list of class numbers for each image, as ReaL's real.json")
+        raise UserError(
+            f"sets={file}: not a JSON list with a list of class numbers for each image, as ReaL's real.json"
+        )
     return found
 
 
@@ -114,7 +116,9 @@ def numbers_of(classes: list[str], known: list[str], name: str) -> np.ndarray:
         )
     if (found < 0).any():
         lacking = [one for one, n in zip(classes, found) if n < 0]
-        log.warning("%s: images of %d classes without training images are left out: %s, ...", name, len(lacking), lacking[0])
+        log.warning(
+            "%s: images of %d classes without training images are left out: %s, ...", name, len(lacking), lacking[0]
+        )
     return found
 
 
@@ -140,7 +144,9 @@ def right_by_real(predicted: np.ndarray, names: list[str], right: list[list[int]
     """
     numbers = [VALIDATION.search(one) for one in names]
     if not all(found and 1 <= int(found[1]) <= len(right) for found in numbers):
-        raise UserError(f"sets={name}: the test images must be ImageNet's validation images, ILSVRC2012_val_00000001.JPEG and so on")
+        raise UserError(
+            f"sets={name}: the test images must be ImageNet's validation images, ILSVRC2012_val_00000001.JPEG and so on"
+        )
     answers = [right[int(found[1]) - 1] for found in numbers if found]
     return np.array([one in answer for one, answer in zip(predicted.tolist(), answers) if answer], bool)
 

@@ -60,13 +60,17 @@ def prepare_suite(
     if not (options.suite and options.root):
         raise UserError("suite and root belong together: suite=all root=DIR, where DIR holds data sets")
     if options.train or options.test:
-        raise UserError("train and test: a suite finds its images under root; leave them out, or leave out suite and root")
+        raise UserError(
+            "train and test: a suite finds its images under root; leave them out, or leave out suite and root"
+        )
     root = opened(options.root)
     columns, missing = plan(options, root)
     for one in missing:
         say(f"missing: {one}")
     if not columns:
-        raise UserError(f"root={root}: nothing that suite={options.suite} needs is here; what is missing is listed above")
+        raise UserError(
+            f"root={root}: nothing that suite={options.suite} needs is here; what is missing is listed above"
+        )
     out = Path(options.out) if options.out else None
     if out:
         make_folder(out)

@@ -38,7 +38,9 @@ class Sets:
     class Options(Columns, EvaluationOptions):
         """Options that name data sets."""
 
-        root: str = option("", "folder of the data sets: each a folder with train/ and test/, or as published", required=True)
+        root: str = option(
+            "", "folder of the data sets: each a folder with train/ and test/, or as published", required=True
+        )
         only: list[str] = option([], "names of the sets to use (empty: all that are there)")
 
     def __init__(self, sets: dict[str, tuple[Found, Sides]]) -> None:
@@ -80,7 +82,9 @@ class Tested(NamedTuple):
 
 class Transfer(Evaluation):
     title = "transfer"
-    about = "Logistic regression on frozen features for each data set under a folder, such as the twelve of DINOv2's table."
+    about = (
+        "Logistic regression on frozen features for each data set under a folder, such as the twelve of DINOv2's table."
+    )
     needs = Sets
     FIGURES = FIGURES
     suites = ("dinov2",)
@@ -89,7 +93,9 @@ class Transfer(Evaluation):
     class Options(Sets.Options):
         tokens: str = option("cls", "features: class token, mean of the patches, or both", choices=TOKENS)
         blocks: int = option(1, "number of last blocks whose class tokens are used", 1, 1000)
-        solver: str = option("torch", "what fits it, as in the evaluation of that name", choices=("torch", "scikit-learn"))
+        solver: str = option(
+            "torch", "what fits it, as in the evaluation of that name", choices=("torch", "scikit-learn")
+        )
 
     def find(self, root: Path) -> Finds:
         found, missing = find_sets(root)
@@ -145,7 +151,9 @@ def several_labels(encoder: Any, found: Found, sides: Sides, options: Any, conte
         used = torch.from_numpy(labels[:, number] != 0)
         there = torch.from_numpy((labels[:, number] > 0).astype(np.int64))
         if there[used].unique().numel() < 2:
-            raise UserError(f"{sides.train.name}: class {sides.train.classes[number]} needs images with it and without it")
+            raise UserError(
+                f"{sides.train.name}: class {sides.train.classes[number]} needs images with it and without it"
+            )
         layer, _ = logreg(
             train[used], there[used], 2, options.seed, context.progress, context.device, options.solver
         )  # fmt: skip

@@ -178,7 +178,9 @@ class Found(NamedTuple):
         if known.metric == MAP:
             return voc2007(self.folder)
         if known.read is None:
-            return Sides(open_labelled(str(self.folder), columns), open_labelled(str(self.folder / known.marker), columns))
+            return Sides(
+                open_labelled(str(self.folder), columns), open_labelled(str(self.folder / known.marker), columns)
+            )
         train, test = (as_source(known.title, side) for side in known.read(root))
         return Sides(train, test)
 
@@ -197,7 +199,9 @@ def as_source(title: str, images: Labelled) -> Source:
         raise UserError(f"{title}: no images where its layout says")
     classes = sorted({label for _, label in images})
     number = {label: n for n, label in enumerate(classes)}
-    return Source(title, [path for path, _ in images], np.array([number[label] for _, label in images], np.int64), classes)
+    return Source(
+        title, [path for path, _ in images], np.array([number[label] for _, label in images], np.int64), classes
+    )
 
 
 def find_sets(root: Path) -> tuple[list[Found], list[str]]:

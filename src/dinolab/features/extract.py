@@ -252,9 +252,7 @@ class Rows:
 class Images(Dataset[Item]):
     """Evaluation views of the images at some positions of a list of paths."""
 
-    def __init__(
-        self, paths: list[str], size: tuple[int, int], positions: range, change: Change | None = None
-    ) -> None:
+    def __init__(self, paths: list[str], size: tuple[int, int], positions: range, change: Change | None = None) -> None:
         self.paths, self.size, self.positions, self.change = paths, size, positions, change
 
     def __len__(self) -> int:

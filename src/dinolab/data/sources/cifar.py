@@ -34,7 +34,9 @@ class Cifar(Kind):
         place = Path(absolute(path))
         folder = place if place.is_dir() else place.parent
         names = {file for file in META if (folder / file).is_file()}
-        return bool(names) and (place == folder or place.name in ("test", "train", "test_batch") or "batch" in place.name)
+        return bool(names) and (
+            place == folder or place.name in ("test", "train", "test_batch") or "batch" in place.name
+        )
 
     def files(self, request: Request) -> list[str]:
         place = Path(request.local_address())

@@ -80,7 +80,9 @@ def find_clips(request: Request, segments: int = 1) -> tuple[list[Clip], list[st
         if not below and any(name.lower().endswith(IMAGES) for name in names):
             found.append((folder, first if os.sep in inside else ""))
     if not found:
-        raise UserError(f"{request.named}: no videos ({' '.join(VIDEOS)}) and no folders of frames in this folder or below it")
+        raise UserError(
+            f"{request.named}: no videos ({' '.join(VIDEOS)}) and no folders of frames in this folder or below it"
+        )
     clips = [Clip(path, number, segments) for path, _ in found for number in range(segments)]
     classes = {label for _, label in found}
     if "" in classes or len(classes) < 2:
