@@ -28,7 +28,8 @@ OTHER_MEANINGS = {
     "knn": {"runs/run.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/checks.py", "report/sections/learned.py"},
-    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None, "cifar": None,  # common words: checked as locations, not here
+    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None,
+    "cifar": None,  # common words: checked as locations, not here
 }  # fmt: skip
 
 

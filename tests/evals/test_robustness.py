@@ -84,7 +84,7 @@ def test_the_first_images_are_a_subset_and_bad_input_is_one_line(folders, tmp_pa
     found = dinolab.evaluate(
         "robustness", "pixels", *folders, corruptions=["jpeg"], strengths=[5], limit=5, head="linear", **QUICK
     )
-    assert found.data["corrupted_images"] == 5 and list(found.parts["jpeg"]) == ["accuracy", "strength 5"]
+    assert found.data["test_images"] == 5 and list(found.parts["jpeg"]) == ["accuracy", "strength 5"]
     (tmp_path / "real.json").write_text("[1, 2]")
     other = make_folder(tmp_path / "other", per_class=2, classes=2, seed=0)
     for one in other.iterdir():
@@ -98,6 +98,8 @@ def test_the_first_images_are_a_subset_and_bad_input_is_one_line(folders, tmp_pa
             dinolab.evaluate(
                 "robustness", "pixels", *folders, corruptions=["jpeg"], strengths=[1], sets=[str(sets)], **QUICK
             )
+    with pytest.raises(UserError, match="corruptions=rain: there is no such corruption, only gaussian_noise"):
+        dinolab.evaluate("robustness", "pixels", *folders, corruptions=["rain"], **QUICK)
     with pytest.raises(UserError, match="one set of test images"):
         dinolab.evaluate("robustness", "pixels", folders[0], [folders[1], folders[0]], **QUICK)
 

@@ -13,9 +13,7 @@ from dinolab.files import file_name
 from dinolab.options import options
 from dinolab.rundir import RunFolder
 
-ENCODER = Positional(
-    "RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME, timm:NAME or `starter`; or `pixels`, the baseline"
-)
+ENCODER = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME, timm:NAME, starter, or the baseline pixels")
 
 
 def evaluations() -> dict[str, Verb | Family]:

@@ -62,7 +62,7 @@ class Classified:
 class Classification(Evaluation):
     """An evaluation by the accuracy of predicted classes."""
 
-    needs = LabelledImages
+    needs: ClassVar[Any] = LabelledImages
     Options: ClassVar[type[LabelledImages.Options]]
     FIGURES: ClassVar[tuple[Figure, ...]] = (ACCURACY, *FURTHER)
     draws: ClassVar[bool] = True  # whether predictions depend on the seed, once the test images are given

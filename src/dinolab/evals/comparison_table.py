@@ -48,7 +48,8 @@ def figure_of(entry: Entry | None, evaluation: str) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Sentences that explain the figures, and what failed."""
     if "suite" in comparison.data:
-        first = f"Suite {comparison.data['suite']}, data sets under {comparison.data['train']}; in brackets the 95 % interval over test images."
+        where = f"Suite {comparison.data['suite']}, data sets under {comparison.data['train']}"
+        first = f"{where}; in brackets the 95 % interval over test images."
         return [first, *of_encoders(comparison), *(f"Missing: {one}." for one in comparison.data.get("missing", []))]
     test = comparison.data["test"] or "a fifth of them, held out"
     first = f"Trained on {comparison.data['train']}, tested on {test}; in brackets the 95 % interval over test images."

@@ -16,7 +16,6 @@ from dinolab.features.inputs import Extraction
 from dinolab.features.options import FeatureOptions
 from dinolab.options import option
 
-
 SUITES = ("dino", "dinov2")  # the papers whose evaluations `eval all suite=` can run
 
 

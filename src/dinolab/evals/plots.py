@@ -125,7 +125,7 @@ def draw_scaling(
         grey = list(published(main)) if published else []
         places = (
             ("parameters", lambda row: row.parameters, [(one.parameters, one.value) for one in grey]),
-            (f"images/s: {how}", lambda row: row.throughput and row.throughput["images_per_s"], [(one.images_per_s, one.value) for one in grey]),
+            (f"images/s: {how}", speed_of, [(one.images_per_s, one.value) for one in grey]),
         )  # fmt: skip
         for axes, (label, where, others) in zip(pair, places):
             points = [
@@ -136,6 +136,10 @@ def draw_scaling(
             axes.set_ylabel(f"{axis_title(main)}, {name}")
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, parse_math=False)
     save(figure, out, DPI)
+
+
+def speed_of(row: Row) -> float | None:
+    return row.throughput["images_per_s"] if row.throughput else None
 
 
 def draw_points(
@@ -155,7 +159,7 @@ def draw_points(
             marker=MARKERS[n % len(MARKERS)], markersize=8, elinewidth=1.2, capsize=3,
         )  # fmt: skip
     if others:
-        axes.scatter(*zip(*others), s=22, color="0.7", zorder=1, label="published")
+        axes.scatter([x for x, _ in others], [y for _, y in others], s=22, color="0.7", zorder=1, label="published")
         axes.legend(frameon=False, fontsize=8)
     places = [x for _, _, x, _ in points] + [x for x, _ in others]
     if not places:

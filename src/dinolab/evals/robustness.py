@@ -6,10 +6,11 @@ The layer is the one of the evaluation that `head` names; nothing is trained on 
 M test images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,11 +28,19 @@ from dinolab.evals.linear import LinearHeads
 from dinolab.evals.logreg import LogisticRegression
 from dinolab.evals.result import Json, Measured, Result
 from dinolab.evals.robustness_corruptions import CORRUPTIONS, STRENGTHS, Corruption
-from dinolab.evals.robustness_sets import Other, find_others, mean_corruption_error, numbers_of, open_other
-from dinolab.evals.robustness_sets import right_among, right_by_real
+from dinolab.evals.robustness_sets import (
+    Other,
+    find_others,
+    mean_corruption_error,
+    numbers_of,
+    open_other,
+    right_among,
+    right_by_real,
+)
 from dinolab.evals.roots import count_images, find_labelled
 from dinolab.evals.scores import find_leaks, match_classes, most_likely, over_seeds, warn_of_leaks
 from dinolab.features.extract import FeatureSet
+from dinolab.features.options import TOKENS
 from dinolab.options import option
 from dinolab.plotting import new_figure, save
 from dinolab.progress import track
@@ -42,6 +51,13 @@ CLEAN = Figure("accuracy", "accuracy")
 LOSS = Figure("loss", "relative loss", higher_is_better=False)
 MCE = Figure("mce", "mean corruption error", higher_is_better=False)
 HEADS: dict[str, Any] = {"logreg": LogisticRegression(), "linear": LinearHeads()}
+
+
+def check_names(names: Sequence[str], option: str) -> None:
+    """Raises UserError for a corruption that does not exist."""
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise UserError(f"{option}={name}: there is no such corruption, only {', '.join(CORRUPTIONS)}")
 
 
 class Shifted:
@@ -74,10 +90,13 @@ class Robustness(Evaluation):
     suites = ("dinov2",)
 
     @dataclass
-    class Options(LogisticRegression.Options, Shifted.Options):
+    class Options(Shifted.Options):
+        solver: ClassVar[str] = "torch"  # of logreg
         head: str = option("logreg", "evaluation whose layer predicts", choices=tuple(HEADS))
-        corruptions: list[str] = option([], "corruptions to make (empty: all)", choices=tuple(CORRUPTIONS))
+        corruptions: list[str] = option([], "corruptions to make, such as fog (empty: all)", check=check_names)
         strengths: list[int] = option([], "strengths of each corruption, of 1 to 5 (empty: all)", 1, STRENGTHS)
+        tokens: str = option("cls", "of logreg: class token, mean of the patches, or both", choices=TOKENS)
+        blocks: int = option(1, "of logreg: number of last blocks whose class tokens are used", 1, 1000)
         limit: int = option(0, "corrupt no more than so many test images (0: all)", 0)
 
     def find(self, root: Path) -> Finds:
@@ -176,7 +195,7 @@ def add_corrupted(result: Result, asked: Asked, test: Source, options: Any, seed
     for name, by_strength in zip(names, right.mean(2).tolist()):
         by_name = {f"strength {strength}": value for strength, value in zip(strengths, by_strength)}
         result.parts[name] = {CLEAN.key: float(np.mean(by_strength)), **by_name}
-    result.data["corrupted_images"] = len(clean)
+    result.data["test_images"] = len(clean)  # no more than `limit`
 
 
 def add_other(result: Result, asked: Asked, other: Other, found: Classified) -> None:
@@ -201,10 +220,8 @@ def add_other(result: Result, asked: Asked, other: Other, found: Classified) -> 
     result.parts[short] = {CLEAN.key: float(np.mean(accuracies))}
     for name, several in errors.items():
         result.parts[f"{short}/{name}"] = {CLEAN.key: 1 - float(np.mean(several))}
-    try:
+    with suppress(KeyError):  # of a set without corruptions, or without all of them
         result.figures[MCE.key] = Measured(mean_corruption_error(errors))
-    except KeyError:  # a set without corruptions, or without all of them
-        pass
 
 
 def draw_corruptions(test: Source, context: Context, options: Any, out: Path) -> None:
@@ -222,13 +239,13 @@ def draw_corruptions(test: Source, context: Context, options: Any, out: Path) ->
     columns = [0, *strengths]
     figure = new_figure(1.1 * len(columns) + 1, 1.12 * len(names) + 0.3)
     axes = figure.subplots(len(names), len(columns), squeeze=False)
+    for place, strength in zip(axes[0], columns):
+        place.set_title(f"strength {strength}" if strength else "clean", fontsize=8)
     for row, name in zip(axes, names):
         for place, strength in zip(row, columns):
             shown = Corruption(name, strength, context.seed)(view, b"") if strength else view
             place.imshow(shown.transpose(1, 2, 0))
             place.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                place.set_title(f"strength {strength}" if strength else "clean", fontsize=8)
         row[0].set_ylabel(name.replace("_", " "), fontsize=8)
     out.parent.mkdir(exist_ok=True)
     save(figure, out)

@@ -120,7 +120,7 @@ def clouds(height: int, width: int, draws: Draws) -> np.ndarray:
 def fog(image: np.ndarray, strength: int, draws: Draws) -> np.ndarray:
     """Light grey clouds, more or less thick, in front of the image."""
     thick = (0.45, 0.58, 0.7, 0.8, 0.9)[strength]
-    cover = thick * (0.6 + 0.4 * clouds(*image.shape[:2], draws))[..., None]
+    cover = thick * (0.6 + 0.4 * clouds(image.shape[0], image.shape[1], draws))[..., None]
     return (1 - cover) * image + cover * 0.88
 
 
@@ -157,7 +157,7 @@ def jpeg(image: np.ndarray, strength: int, draws: Draws) -> np.ndarray:
     quality = (25, 18, 13, 9, 6)[strength]
     pixels = np.rint(image * 255).astype(np.uint8)
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.float32) / 255
 
 
 def saturation(image: np.ndarray, strength: int, draws: Draws) -> np.ndarray:

@@ -109,7 +109,7 @@ class Transfer(Evaluation):
             test = several_labels if sides.several else one_label
             tested[name] = test(encoder, found, sides, options, context)
         names = ("tokens", "blocks", "solver", "only")
-        images = [sum(len(side[n]) for _, side in data.sets.values()) for n in (0, 1)]
+        images = [sum(len(getattr(sides, side)) for _, sides in data.sets.values()) for side in ("train", "test")]
         facts = {
             "train": options.root, "test": options.root, "train_images": images[0], "test_images": images[1],
             "sets": list(tested),

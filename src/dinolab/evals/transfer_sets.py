@@ -145,9 +145,11 @@ KNOWN = (
     Known("CIFAR-10", ACCURACY, ("cifar10", "cifar-10-batches-py"), "https://www.cs.toronto.edu/~kriz/cifar.html", marker="test_batch"),
     Known("CIFAR-100", ACCURACY, ("cifar100", "cifar-100-python"), "https://www.cs.toronto.edu/~kriz/cifar.html", marker="test"),
     Known("SUN397", ACCURACY, ("sun397", "SUN397"), "https://vision.princeton.edu/projects/2010/SUN/", sun397, "ClassName.txt"),
-    Known("Cars", ACCURACY, ("cars", "stanford-cars", "stanford_cars"), "a mirror of Stanford Cars, such as Hugging Face's tanganke/stanford_cars",
+    Known("Cars", ACCURACY, ("cars", "stanford-cars", "stanford_cars"),
+          "a mirror of Stanford Cars, such as Hugging Face's tanganke/stanford_cars",
           torchvision_set("StanfordCars", ["train"], "test"), "devkit"),
-    Known("Aircraft", PER_CLASS, ("aircraft", "fgvc-aircraft", "fgvc-aircraft-2013b"), "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    Known("Aircraft", PER_CLASS, ("aircraft", "fgvc-aircraft", "fgvc-aircraft-2013b"),
+          "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
           torchvision_set("FGVCAircraft", ["trainval"], "test"), "data/variants.txt"),
     Known("VOC 2007", MAP, ("voc2007", "VOC2007"), "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/", marker="ImageSets/Main"),
     Known("DTD", ACCURACY, ("dtd",), "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
@@ -157,7 +159,8 @@ KNOWN = (
     Known("Caltech-101", PER_CLASS, ("caltech101",), "https://data.caltech.edu/records/mzrjq-6wc02", caltech101, "101_ObjectCategories"),
     Known("Flowers", PER_CLASS, ("flowers", "flowers102", "flowers-102"), "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
           torchvision_set("Flowers102", ["train", "val"], "test"), "setid.mat"),
-    Known("CUB", ACCURACY, ("cub", "cub200", "CUB_200_2011"), "https://www.vision.caltech.edu/datasets/cub_200_2011/", cub, "train_test_split.txt"),
+    Known("CUB", ACCURACY, ("cub", "cub200", "CUB_200_2011"),
+          "https://www.vision.caltech.edu/datasets/cub_200_2011/", cub, "train_test_split.txt"),
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ N clips, F frames of each, D features of a frame.
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from dinolab.evals.logreg import LogisticRegression
 from dinolab.evals.roots import below, train_and_test
 from dinolab.evals.scores import match_classes
 from dinolab.features.extract import DIGEST, FeatureSet
+from dinolab.features.options import TOKENS
 from dinolab.options import option
 
 HEADS: dict[str, Any] = {"logreg": LogisticRegression(), "linear": LinearHeads()}
@@ -118,11 +119,14 @@ class ClipClassification(Classification):
     suites = ("dinov2",)
 
     @dataclass
-    class Options(LogisticRegression.Options):
+    class Options(LabelledImages.Options):
+        solver: ClassVar[str] = "torch"  # of logreg
         frames: int = option(FRAMES, "evenly spaced frames of each clip", 1, 1000)
         segments: int = option(1, "cut each video into so many clips", 1, 10000)
         join: str = option("average", "how the features of a clip's frames become one row", choices=JOINS)
         head: str = option("logreg", "evaluation whose layer predicts", choices=tuple(HEADS))
+        tokens: str = option("cls", "of logreg: class token, mean of the patches, or both", choices=TOKENS)
+        blocks: int = option(1, "of logreg: number of last blocks whose class tokens are used", 1, 1000)
 
     def find(self, root: Path) -> Finds:
         tasks, missing = [], []

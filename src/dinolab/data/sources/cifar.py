@@ -54,7 +54,7 @@ class Cifar(Kind):
         names, labels = [], []
         for file in files:
             content = unpickled(file)
-            rows = content.get("labels", content.get("fine_labels"))
+            rows: list[int] = content["labels"] if "labels" in content else content["fine_labels"]
             names += [f"{file}\0{row}" for row in range(len(rows))]
             labels += [str(classes[label]) for label in rows]
             count(len(names))

@@ -120,9 +120,9 @@ def decoded(path: str, segment: int, segments: int, frames: int) -> list[bytes]:
         raise OSError("holds not one frame")
     wanted = [position(len(times), segment, segments, number, frames) for number in range(frames)]
     with av.open(path, metadata_errors="replace") as container:
-        stream = container.streams[index]
-        stream.thread_type = "AUTO"
-        return list(map(as_bmp, taken(container, stream, times, wanted)))
+        pictures: Any = container.streams[index]
+        pictures.thread_type = "AUTO"
+        return list(map(as_bmp, taken(container, pictures, times, wanted)))
 
 
 def taken(container: Any, stream: Any, times: list[int | None], wanted: list[int]) -> list[Any]:
