@@ -109,6 +109,10 @@ def test_cifar_is_a_source_and_refuses_code(tmp_path):
     image = cv2.imdecode(np.frombuffer(read_bytes(test.paths[1]), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert image.shape == (32, 32, 3) and image[5, 5].tolist() == [40, 202, 40]
 
+    (folder / "test_batch").write_bytes(pickle.dumps({"labels": [0, 99]}, 2))
+    with pytest.raises(UserError, match="not the files of CIFAR"):
+        open_source(str(folder / "test_batch"))
+
     class Evil:
         def __reduce__(self):
             return print, ("code ran",)

@@ -93,6 +93,7 @@ class Point(NamedTuple):
     parameters: float | None
     images_per_s: float | None
     value: float  # as it is shown
+    about: str = ""  # on which data and hardware
 
 
 Published = Callable[[Figure], Sequence[Point]]  # the published points of a figure, none where there are no such
@@ -131,7 +132,8 @@ def draw_scaling(
             points = [
                 (row, n, x, s) for n, row in enumerate(rows) if (x := where(row)) and (s := shown(row, name, main))
             ]
-            draw_points(axes, points, [(x, y) for x, y in others if x])
+            label_of_others = f"published: {grey[0].about}" if grey else ""
+            draw_points(axes, points, [(x, y) for x, y in others if x], label_of_others)
             axes.set_xlabel(label)
             axes.set_ylabel(f"{axis_title(main)}, {name}")
     figure.suptitle(title, x=0.02, ha="left", fontsize=12, parse_math=False)
@@ -146,12 +148,14 @@ def draw_points(
     axes: Axes,
     points: Sequence[tuple[Row, int, float, tuple[float, float, float]]],
     others: Sequence[tuple[float, float]],
+    label: str,
 ) -> None:
     """One panel.
 
     Args:
         points: encoders, their numbers, which choose colours, their place across, and their figure with its interval.
         others: published points, in grey.
+        label: what they are.
     """
     for _, n, x, (value, low, high) in points:
         axes.errorbar(
@@ -159,7 +163,7 @@ def draw_points(
             marker=MARKERS[n % len(MARKERS)], markersize=8, elinewidth=1.2, capsize=3,
         )  # fmt: skip
     if others:
-        axes.scatter([x for x, _ in others], [y for _, y in others], s=22, color="0.7", zorder=1, label="published")
+        axes.scatter([x for x, _ in others], [y for _, y in others], s=22, color="0.7", zorder=1, label=label)
         axes.legend(frameon=False, fontsize=8)
     places = [x for _, _, x, _ in points] + [x for x, _ in others]
     if not places:
@@ -167,7 +171,8 @@ def draw_points(
         axes.set(xticks=[], yticks=[])
         return
     axes.set_xscale("log")
-    axes.set_xlim(min(places) / 1.6, max(places) * 1.6)
+    beside = 1.6 if max(places) > 10 * min(places) else 4
+    axes.set_xlim(min(places) / beside, max(places) * beside)
     axes.margins(y=0.15)
     axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
     wide = max(places) > 100 * min(places)

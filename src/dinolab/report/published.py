@@ -118,7 +118,8 @@ def points(figure: Figure) -> list[Point]:
         for row in read_rows(table):
             if row.get("params_m") and row.get(column):
                 speed = row.get("images_per_s_v100")
-                found.append(Point(1e6 * float(row["params_m"]), float(speed) if speed else None, float(row[column])))
+                parameters, about = 1e6 * float(row["params_m"]), f"{TABLES[table].title}, images/s on a V100"
+                found.append(Point(parameters, float(speed) if speed else None, float(row[column]), about))
     return found
 
 

@@ -50,14 +50,18 @@ class Cifar(Kind):
             raise UserError(f"{request.named}: neither data_batch_1 to 5 nor train is in this folder")
         folder = Path(files[0]).parent
         meta = next(file for file in META if (folder / file).is_file())
-        classes = unpickled(str(folder / meta))[META[meta]]
-        names, labels = [], []
-        for file in files:
-            content = unpickled(file)
-            rows: list[int] = content["labels"] if "labels" in content else content["fine_labels"]
-            names += [f"{file}\0{row}" for row in range(len(rows))]
-            labels += [str(classes[label]) for label in rows]
-            count(len(names))
+        names: list[str] = []
+        labels: list[str] = []
+        try:
+            classes = unpickled(str(folder / meta))[META[meta]]
+            for file in files:
+                content = unpickled(file)
+                rows = content["labels"] if "labels" in content else content["fine_labels"]
+                names += [f"{file}\0{row}" for row in range(len(rows))]
+                labels += [str(classes[label]) for label in rows]
+                count(len(names))
+        except (LookupError, TypeError) as error:
+            raise UserError(f"{request.named}: not the files of CIFAR ({type(error).__name__}: {error})") from error
         return Listing(names, labels)
 
     def read(self, parts: Sequence[str]) -> bytes:
