@@ -20,18 +20,21 @@ OWN_FILES = {
     "evals/davis.py",
     "evals/retrieval.py", "evals/copies.py", "evals/copies_sets.py",
     "evals/segmentation.py", "evals/depth.py",
+    "evals/robustness.py", "evals/transfer.py", "evals/video.py",  # each also names the evaluations whose layers it uses
     "data/sources/kinds.py",
     "jobs/plan.py", "jobs/ways.py",  # jobs are concrete choices of methods and evaluations
 }  # fmt: skip
 # Words that are also something else: a figure's name in metrics.jsonl, a way to scale the learning rate, an ending of files.
 OTHER_MEANINGS = {
-    "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "retrieval": {"report/published.py"},  # a table of published figures
     "segmentation": {"data/sources/folder.py", "report/published.py"},  # folders of maps; a heading
     "depth": None,  # the number of blocks of a network
-    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
+    "dino": {"evals/contract.py"},  # the paper, whose evaluations are a suite
+    "dinov2": {"evals/contract.py", "weights/huggingface.py"},  # the paper; Hugging Face's name of an architecture
+    "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/checks.py", "report/sections/learned.py"},
+    "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None, "cifar": None,  # common words: checked as locations, not here
 }  # fmt: skip
 
 

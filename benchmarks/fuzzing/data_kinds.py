@@ -76,6 +76,20 @@ def picture_bytes() -> bytes:
     return cv2.imencode(".png", noise())[1].tobytes()
 
 
+def make_cifar(folder: Path) -> None:
+    """CIFAR-100's files with three images."""
+    data = np.random.default_rng(0).integers(0, 256, (3, 3072), np.uint8)
+    for name, content in (
+        ("test", {"data": data, "fine_labels": [0, 1, 0]}),
+        ("meta", {"fine_label_names": ["a", "b"]}),
+    ):
+        (folder / name).write_bytes(pickle.dumps(content, 2))
+
+
+def read_cifar(folder: Path, name: str) -> None:
+    list_and_read(folder, "test")
+
+
 def make_shard(folder: Path) -> None:
     members = {
         "a.png": picture_bytes(),
@@ -212,6 +226,7 @@ KINDS = {
     "mask": Kind(make_masks, {"*.png": in_png}, read_mask),
     "tar": Kind(make_shard, {"*.tar": in_tar}, list_and_read),
     "dataset": Kind(make_dataset, {"*.parquet": raw, "saved/*.arrow": raw, "saved/*.json": in_json}, read_dataset),
+    "cifar": Kind(make_cifar, {"*": raw}, read_cifar),
     "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),
     "listing": Kind(make_listing, {"listing.json.gz": in_gzip}, read_listing),
     "truth": Kind(make_truths, {"*.json": in_json, "*.pkl": in_pickle}, read_ground_truth),

@@ -17,7 +17,7 @@ from dinolab.evals.comparison import Comparison, Entry, Row, read_comparison
 from dinolab.evals.comparison_table import cells, markdown, notes
 from dinolab.evals.contenders import labels, untrained
 from dinolab.evals.earlier import read_result
-from dinolab.evals.plots import draw_figures, draw_speeds
+from dinolab.evals.plots import Point, draw_figures, draw_scaling
 from dinolab.evals.result import Measured, Result
 from dinolab.evals.throughput import throughput
 from dinolab.features.pixels import PixelEncoder
@@ -27,7 +27,7 @@ from dinolab.options import Model
 from dinolab.weights.load import load, save_encoder
 from tests.pictures import make_folder
 
-PICTURES = ("accuracy.png", "accuracy_over_throughput.png")
+PICTURES = ("accuracy.png", "scaling.png")
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_results_that_are_there_are_not_computed_again(folders, run, tmp_path, m
         return evaluate(protocol, *args, **options)
 
     monkeypatch.setattr(module, "run_evaluation", noted)
-    for picture in ("draw_figures", "draw_speeds"):  # drawn in other tests
+    for picture in ("draw_figures", "draw_scaling"):  # drawn in other tests
         monkeypatch.setattr(f"dinolab.evals.compare.{picture}", lambda *_: None)
     monkeypatch.setattr("dinolab.evals.results.draw_confusion", lambda *args: args[-1].touch())
     options = {"evaluations": ["knn", "logreg"], "size": 16, "cache": "none"}
@@ -254,11 +254,12 @@ def test_a_column_more():
 
 
 def test_pictures_leave_out_what_is_missing(tmp_path):
-    draw_speeds(make_rows(), "knn", EVALS["knn"], tmp_path / "none.png")
+    evaluations = {name: EVALS[name] for name in ("knn", "linear")}
+    draw_scaling(make_rows(), evaluations, "t", tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     rows = make_rows(linear=made_up("linear", 0.0, (0.0, 0.0)))
-    draw_figures(rows, {name: EVALS[name] for name in ("knn", "linear")}, "$title", tmp_path / "bars.png")
-    draw_speeds(rows, "linear", EVALS["linear"], tmp_path / "points.png")
+    draw_figures(rows, evaluations, "$title", tmp_path / "bars.png")
+    draw_scaling(rows, evaluations, "$title", tmp_path / "points.png", lambda figure: [Point(2e7, None, 77.0)])
     assert min(cv2.imread(str(tmp_path / "bars.png")).shape[:2]) > 200
     assert min(cv2.imread(str(tmp_path / "points.png")).shape[:2]) > 400
 

@@ -5,15 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from dinolab.cli.grammar import Family, Positional, Verb
-from dinolab.errors import UserError, say
+from dinolab.errors import UserError, printable, say
 from dinolab.fields import options
 from dinolab.files import file_name
 from dinolab.rundir import RunFolder
 
-ENCODER = Positional(
-    "RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME, timm:NAME or `starter`; or `pixels`, the baseline"
-)
+ENCODER = Positional("RUN_OR_MODEL", "a run's folder, a .pth file, hf:NAME, timm:NAME, starter, or the baseline pixels")
 
 
 def evaluations() -> dict[str, Verb | Family]:
@@ -28,7 +28,10 @@ def evaluations() -> dict[str, Verb | Family]:
         about="Evaluate encoders side by side, and measure how many images a second each of them takes.",
         positionals=(ENCODER,),
         options=(CompareOptions,),
-        examples=("eval all runs/photos against=pixels,untrained train=labelled",),
+        examples=(
+            "eval all runs/photos against=pixels,untrained train=labelled",
+            "eval all runs/photos suite=dinov2 root=datasets",
+        ),
     )
     return {**verbs, "all": every}
 
@@ -67,13 +70,33 @@ def run_all(encoder: str, own: Any) -> int:
     from dinolab.evals.compare import run_comparison
     from dinolab.evals.comparison_table import notes, table
     from dinolab.machine import environment
+    from dinolab.report.published import beside, points
 
-    out = choose_out(encoder, own, "all")
-    found = run_comparison(encoder, own, progress=sys.stderr.isatty(), environment=environment())
-    Console(width=None if sys.stdout.isatty() else 160).print(table(found))
+    out = choose_out(encoder, own, f"all-{own.suite}" if own.suite else "all")
+    found = run_comparison(
+        encoder, own, progress=sys.stderr.isatty(), environment=environment(), published=points
+    )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table(found))
     say(*notes(found))
-    say(f"{out}: all.json, table.md, accuracy.png, accuracy_over_throughput.png; ENCODER/EVALUATION: result.json, ...")
+    if own.suite:
+        for published in beside(found):
+            console.print(as_rich(published))
+    say(f"{out}: all.json, table.md, accuracy.png, scaling.png; ENCODER/EVALUATION: result.json, ...")
     return 0
+
+
+def as_rich(published: Any) -> Any:
+    """A table of the report for the terminal; the user's own rows are on top."""
+    from rich.table import Table
+
+    title = f"{published.title} ({published.note})"
+    shown = Table(title=escape(title), title_justify="left", show_edge=False)
+    for heading in published.headings:
+        shown.add_column(escape(heading))
+    for number, row in enumerate(published.rows, 1):
+        shown.add_row(*(escape(printable(cell.text)) for cell in row), end_section=number == published.own)
+    return shown
 
 
 def choose_out(encoder: str, own: Any, name: str) -> Path:

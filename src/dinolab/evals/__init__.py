@@ -10,7 +10,10 @@ from dinolab.evals.linear import LinearHeads
 from dinolab.evals.linear_dino import LinearDINO
 from dinolab.evals.logreg import LogisticRegression
 from dinolab.evals.retrieval import Retrieval
+from dinolab.evals.robustness import Robustness
 from dinolab.evals.segmentation import Segmentation
+from dinolab.evals.transfer import Transfer
+from dinolab.evals.video import ClipClassification
 
 EVALS: dict[str, Evaluation] = {
     "linear": LinearHeads(),
@@ -23,4 +26,7 @@ EVALS: dict[str, Evaluation] = {
     "copies": CopyDetection(),
     "segmentation": Segmentation(),
     "depth": Depth(),
+    "robustness": Robustness(),
+    "transfer": Transfer(),
+    "video": ClipClassification(),
 }

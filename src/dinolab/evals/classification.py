@@ -13,12 +13,13 @@ import numpy as np
 from torch import Tensor
 
 from dinolab.evals.contenders import labels
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import Context, Evaluation, Figure, Finds
 from dinolab.evals.heads import Trained
 from dinolab.evals.labelled_images import LabelledImages, Sides, TestSet, describe
 from dinolab.evals.layer import LinearLayer
 from dinolab.evals.result import Json, Measured, Result
 from dinolab.evals.results import Predictions
+from dinolab.evals.roots import find_labelled
 from dinolab.evals.scores import (
     accuracy_by_class,
     among_the_first,
@@ -64,10 +65,13 @@ class Classified:
 class Classification(Evaluation):
     """An evaluation by the accuracy of predicted classes."""
 
-    needs = LabelledImages
+    needs: ClassVar[Any] = LabelledImages
     Options: ClassVar[type[LabelledImages.Options]]
     FIGURES: ClassVar[tuple[Figure, ...]] = (ACCURACY, *FURTHER)
     draws: ClassVar[bool] = True  # whether predictions depend on the seed, once the test images are given
+
+    def find(self, root: Path) -> Finds:
+        return find_labelled(root)
 
     @abstractmethod
     def classify(

@@ -23,10 +23,10 @@ from dinolab.evals import EVALS, splits
 from dinolab.evals.comparison import Comparison, Entry, Row, main_facts, read_comparison
 from dinolab.evals.comparison_table import markdown
 from dinolab.evals.contenders import UNTRAINED, labels, names, untrained
-from dinolab.evals.contract import Evaluation, EvaluationOptions, Given
+from dinolab.evals.contract import SUITES, Evaluation, EvaluationOptions, Given
 from dinolab.evals.evaluate import find, make_folder, run_evaluation
 from dinolab.evals.labelled_images import LabelledImages, named_and_opened, open_train_and_test, sources_in_words
-from dinolab.evals.plots import draw_figures, draw_speeds
+from dinolab.evals.plots import Published, draw_figures, draw_scaling
 from dinolab.evals.result import Json
 from dinolab.evals.throughput import throughput
 from dinolab.features import cache as kept_features
@@ -48,6 +48,9 @@ REPEATED = (
 class CompareOptions(LabelledImages.Options):
     """Options of `dinolab eval all`."""
 
+    train: str = option("", "labelled training images, as data.path takes them, where no suite is named")
+    suite: str = option("", "in place of train: the evaluations of a paper, or all", choices=("", *SUITES, "all"))
+    root: str = option("", "folder in which a suite looks for its data sets")
     against: list[str] = option(
         [], "other encoders; also pixels, the raw pixels, and untrained, the run's architecture with initial weights"
     )
@@ -76,7 +79,7 @@ def warn_once() -> Iterator[None]:
 def compare(
     encoder: Encodes,
     against: Sequence[Encodes],
-    train: str | Path | Source,
+    train: str | Path | Source | None = None,
     test: str | Path | Source | None = None,
     out: str | Path | None = None,
     *,
@@ -89,8 +92,9 @@ def compare(
     Args:
         encoder: what `dinolab.load` takes, or "pixels", or a network, which is named by its class.
         against: others; also "untrained", the architecture of `encoder` with initial weights.
-        train, test: labelled images, see `evaluate`; without `test` a part of `train` is held out.
-        out: folder for all.json, table.md, accuracy.png and accuracy_over_throughput.png, and for what `evaluate` writes, in
+        train, test: labelled images, see `evaluate`; without `test` a part of `train` is held out. With `suite` and `root` among the
+            options, both are left out.
+        out: folder for all.json, table.md, accuracy.png and scaling.png, and for what `evaluate` writes, in
             ENCODER/EVALUATION; None writes nothing.
         options: evaluations, a list of names, and what all evaluations share: size, precision, device, workers, cache, seed, seeds;
             see `dinolab eval all --help`. By default all encoders are moved to where `encoder` is.
@@ -112,13 +116,24 @@ def run_comparison(
     environment: Json | None = None,
     against: Sequence[Encodes] | None = None,
     given: Given | None = None,
+    published: Published | None = None,
 ) -> Comparison:
     """`compare` with its options read.
 
     Args:
         against: takes the place of `options.against`.
         given: opened sources, by "train" and "test", in place of those that the options name.
+        published: a function from a figure to published points, which the scaling figure shows in grey.
     """
+    others = options.against if against is None else against
+    encoders = list(dict.fromkeys(one if isinstance(one, nn.Module) else str(one) for one in (encoder, *others)))
+    if options.suite or options.root:
+        from dinolab.evals.suite import prepare_suite  # here: it builds on this file
+
+        open_device(options.device, encoder)
+        return prepare_suite(options, progress, environment, published).over(encoders)
+    if not options.train and "train" not in (given or {}):
+        raise UserError("train is not set: name labelled images, or suite=all and root=DIR with data sets")
     chosen = options.evaluations or [name for name, evaluation in EVALS.items() if evaluation.compared]
     evaluations = {name: find(name) for name in chosen}
     open_device(options.device, encoder)  # a wrong device is no failure of a single encoder
@@ -140,27 +155,36 @@ def run_comparison(
     }  # fmt: skip
     data = sources_in_words(sources[0], sources[1] if sources[1:] else None)
     found = Comparison(data, settings, environment)
-    run = Run(evaluations, options, sources, out, earlier_entries(out), found, progress)
-    others = options.against if against is None else against
-    encoders = list(dict.fromkeys(one if isinstance(one, nn.Module) else str(one) for one in (encoder, *others)))
-    named = names(encoders)
-    for one, name, label in zip(encoders, named, labels(named)):
-        run.add(one, encoder, name, label)
-    run.finish()
-    return found
+    title = f"Evaluations on {Path(sources[-1].name).name}"
+    return Run(evaluations, options, sources, out, earlier_entries(out), found, progress, title, published).over(
+        encoders
+    )
 
 
 @dataclass
 class Run:
     """A comparison in progress."""
 
-    evaluations: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation]  # by the names of their columns
     options: CompareOptions
     sources: list[Source]
     out: Path | None
     earlier: dict[str, Entry]  # by key
     found: Comparison
     progress: bool
+    title: str
+    published: Published | None
+
+    def over(self, encoders: Sequence[Encodes]) -> Comparison:
+        """Evaluate every encoder, the first of which is the user's own."""
+        named = names(encoders)
+        for one, name, label in zip(encoders, named, labels(named)):
+            self.add(one, encoders[0], name, label)
+        self.finish()
+        return self.found
+
+    def announce(self, row: Row) -> None:
+        """Called for each encoder before its evaluations, when its images/s are known."""
 
     def add(self, one: Encodes, first: Encodes, name: str, label: str) -> None:
         """Evaluate one encoder; `first` is the one whose architecture "untrained" takes."""
@@ -170,12 +194,14 @@ class Run:
             network = open_encoder(untrained(first, self.options.seed) if one == UNTRAINED else one)[1]
             how = extraction_arguments(network, self.options, self.progress)
             row.size, row.dim = list(how["size"]), getattr(network, "dim", None)
+            row.parameters = sum(p.numel() for p in network.parameters())
             row.throughput = throughput(network, how["size"], how["device"], how["precision"])
         except (UserError, RuntimeError, MemoryError) as error:
             row.failure = failure(error)
             log.warning("%s: %s", name, row.failure)
             self.save()
             return
+        self.announce(row)
         for which in sorted(self.evaluations, key=lambda which: not self.evaluations[which].runs_first):
             row.results[which] = self.entry(which, network, row)
             self.save()
@@ -215,10 +241,8 @@ class Run:
             raise UserError(found[0] if alike else "; ".join(failure for row in rows for failure in row.failures))
         if self.out:
             write_whole(self.out / "table.md", markdown(self.found).encode(errors="surrogateescape"))
-            title = f"Evaluations on {Path(self.sources[-1].name).name}"
-            draw_figures(rows, self.evaluations, title, self.out / "accuracy.png")
-            shown, evaluation = next(iter(self.evaluations.items()))
-            draw_speeds(rows, shown, evaluation, self.out / "accuracy_over_throughput.png")
+            draw_figures(rows, self.evaluations, self.title, self.out / "accuracy.png")
+            draw_scaling(rows, self.evaluations, self.title, self.out / "scaling.png", self.published)
 
 
 def failure(error: Exception) -> str:

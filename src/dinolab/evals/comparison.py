@@ -21,6 +21,7 @@ ENCODER: Schema = {
     "size": ([int], NoneType),
     "dim": (int, NoneType),
     "throughput": (SPEED, NoneType),
+    "parameters": (int, NoneType),
     "failure": TEXT,
 }
 FIELDS: Schema = {
@@ -50,6 +51,7 @@ class Row:
     size: list[int] | None = None  # height and width of the images, in pixels
     dim: int | None = None
     throughput: Json | None = None  # see throughput.py
+    parameters: int | None = None  # number of weights
     failure: str = ""  # why the encoder could not be opened
 
     @property

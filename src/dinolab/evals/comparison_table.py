@@ -9,9 +9,10 @@ from dinolab.evals.comparison import Comparison, Entry
 from dinolab.evals.contract import Figure
 
 
-def main_figure(evaluation: str) -> Figure:
-    """The main figure of an evaluation; a plain share for one that this version does not know."""
-    return EVALS[evaluation].main if evaluation in EVALS else Figure("accuracy", "accuracy")
+def main_figure(column: str) -> Figure:
+    """The main figure of a column, EVALUATION or EVALUATION:DATA; a plain share for one that this version does not know."""
+    evaluation = EVALS.get(column.partition(":")[0])
+    return evaluation.main if evaluation else Figure("accuracy", "accuracy")
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
@@ -46,11 +47,20 @@ def figure_of(entry: Entry | None, evaluation: str) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Sentences that explain the figures, and what failed."""
+    if "suite" in comparison.data:
+        where = f"Suite {comparison.data['suite']}, data sets under {comparison.data['train']}"
+        first = f"{where}; in brackets the 95 % interval over test images."
+        return [first, *of_encoders(comparison), *(f"Missing: {one}." for one in comparison.data.get("missing", []))]
     test = comparison.data["test"] or "a fifth of them, held out"
     first = f"Trained on {comparison.data['train']}, tested on {test}; in brackets the 95 % interval over test images."
     if comparison.settings["seeds"] > 1:
         first += f" After it mean and standard deviation over {comparison.settings['seeds']} seeds, where something is random."
-    found = [first]
+    return [first, *of_encoders(comparison)]
+
+
+def of_encoders(comparison: Comparison) -> list[str]:
+    """Sentences about the encoders: their speed and sizes, how long they were trained, and what failed."""
+    found: list[str] = []
     rows = comparison.encoders
     at = next((row.throughput for row in rows if row.throughput), None)
     if at:

@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from dinolab.data.types import Source
 from dinolab.evals.result import Json, Result
 from dinolab.features.inputs import Extraction
 from dinolab.features.options import FeatureOptions
 from dinolab.fields import option
+
+SUITES = ("dino", "dinov2")  # the papers whose evaluations `eval all suite=` can run
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,23 @@ class DataKind(Protocol):
         """
 
 
+class Task(NamedTuple):
+    """Something that an evaluation can be run on, found under a root folder."""
+
+    options: dict[str, Any]  # options of the evaluation that name what was found
+    images: int  # that pass through the encoder, roughly: to forecast the time
+    name: str = ""  # of the data, where one evaluation finds several tasks
+
+
+class Finds(NamedTuple):
+    """What an evaluation finds under a root folder."""
+
+    tasks: list[Task]
+    missing: list[
+        str
+    ]  # one entry for each data set that is not there: its name, its layout, and where people usually get it
+
+
 class Evaluation(ABC):
     """One way to measure how good an encoder is."""
 
@@ -113,6 +132,7 @@ class Evaluation(ABC):
     runs_first: ClassVar[bool] = (
         False  # whether `eval all` begins with it: its features serve for the other evaluations
     )
+    suites: ClassVar[tuple[str, ...]] = ()  # the papers, of contract.SUITES, whose tables it belongs to
 
     @property
     def main(self) -> Figure:
@@ -121,6 +141,10 @@ class Evaluation(ABC):
 
     def check(self, encoder: Any, options: Any) -> None:  # noqa: B027  # most evaluations take any encoder
         """Raises UserError for an encoder or options that the evaluation cannot work with, before any data is opened."""
+
+    def find(self, root: Path) -> Finds:
+        """What of the evaluation's data lies under a root folder, for `eval all suite=`; it only looks at names of files."""
+        return Finds([], [])
 
     @abstractmethod
     def run(self, encoder: Any, data: Any, options: Any, context: Context) -> Result:

@@ -1,6 +1,7 @@
 """`dinolab.evaluate`: an encoder and images in; figures and files out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from dinolab.config import keyword_options
 from dinolab.data.types import Source
 from dinolab.errors import UserError, nearest
 from dinolab.evals import EVALS
-from dinolab.evals.contract import Context, Evaluation, EvaluationOptions, Given
+from dinolab.evals.contract import Context, Data, Evaluation, EvaluationOptions, Given
 from dinolab.evals.labelled_images import named_and_opened
 from dinolab.evals.result import Json, Result
 from dinolab.evals.results import write_result
@@ -70,6 +71,42 @@ def run_evaluation(
         options: an instance of the evaluation's Options.
         given: opened sources in place of those that the options name.
     """
+    return prepare(name, encoder, options, progress, environment, called, given).run()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation whose encoder and data are open."""
+
+    evaluation: Evaluation
+    network: Any
+    data: Data
+    options: EvaluationOptions
+    context: Context
+
+    def run(self) -> Result:
+        """Evaluate, and write the result where the options name a folder."""
+        context = self.context
+        if context.out:  # before any work, so that a folder that cannot be made costs nothing
+            make_folder(context.out)
+        result = self.evaluation.run(self.network, self.data, self.options, context)
+        if context.out:
+            write_result(context.out, result)
+            for state in context.out.glob(STATES):
+                state.unlink()
+        return result
+
+
+def prepare(
+    name: str,
+    encoder: Encodes,
+    options: EvaluationOptions,
+    progress: bool = False,
+    environment: Json | None = None,
+    called: str | None = None,
+    given: Given | None = None,
+) -> Prepared:
+    """The first half of `run_evaluation`: everything is opened, and nothing is computed or written."""
     evaluation = find(name)
     known_as, network = open_encoder(encoder)
     evaluation.check(network, options)
@@ -82,15 +119,7 @@ def run_evaluation(
         seed=options.seed,
         environment=environment,
     )
-    data = evaluation.needs.open(options, given or {}, context)
-    if context.out:  # before any work, so that a folder that cannot be made costs nothing
-        make_folder(context.out)
-    result = evaluation.run(network, data, options, context)
-    if context.out:
-        write_result(context.out, result)
-        for state in context.out.glob(STATES):
-            state.unlink()
-    return result
+    return Prepared(evaluation, network, evaluation.needs.open(options, given or {}, context), options, context)
 
 
 def find(name: str) -> Evaluation:

@@ -17,7 +17,7 @@ from dinolab.data import draws
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
-from dinolab.evals.contract import Context
+from dinolab.evals.contract import SUITES, Context
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import match_classes, most_likely
 from dinolab.features.extract import extract
@@ -36,6 +36,7 @@ class KNN(Classification):
     FIGURES = (replace(ACCURACY, published="imagenet.knn_top1 small_scale.knn_top1"), *FURTHER)
     draws = False  # of the main figure; few-shot tries have draws of their own
     compared = True
+    suites = SUITES
 
     @dataclass
     class Options(LabelledImages.Options):

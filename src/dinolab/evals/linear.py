@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.evals.classification import ACCURACY, FURTHER, Classification, Classified
-from dinolab.evals.contract import Context
+from dinolab.evals.contract import SUITES, Context
 from dinolab.evals.heads import HELD_OUT, Heads, Input, Trained, hold_out, train_heads
 from dinolab.evals.labelled_images import LabelledImages, Sides
 from dinolab.evals.scores import most_likely
@@ -37,6 +37,7 @@ class LinearHeads(Classification):
     earlier = "linear heads, DINOv2's grid, on features without augmentation"
     FIGURES = (replace(ACCURACY, published="imagenet.linear_top1 small_scale.linear_top1"), *FURTHER)
     compared = True
+    suites = SUITES
     runs_first = True
 
     @dataclass

@@ -1,8 +1,9 @@
-"""Main figures of evaluations as bars, and over throughput (as figure 5 of DINO), as PNG."""
+"""Main figures of evaluations as bars, and over parameters and throughput (as figure 5 of DINO, figure 2 of DINOv2), as PNG."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -86,36 +87,110 @@ def draw_bars(axes: Axes, rows: Sequence[Row], found: Mapping[str, Figure], colo
     open_frame(axes, "x")
 
 
-def draw_speeds(rows: Sequence[Row], name: str, evaluation: Evaluation, out: Path) -> None:
-    """The main figure over images/s, one named point for each encoder; encoders without either are left out."""
-    main = evaluation.main
-    points = [(row, row.throughput, s) for row in rows if row.throughput and (s := shown(row, name, main))]
-    if not points:
+class Point(NamedTuple):
+    """A published figure of a network."""
+
+    parameters: float | None
+    images_per_s: float | None
+    value: float  # as it is shown
+    about: str = ""  # on which data and hardware
+
+
+Published = Callable[[Figure], Sequence[Point]]  # the published points of a figure, none where there are no such
+
+
+def draw_scaling(
+    rows: Sequence[Row],
+    evaluations: Mapping[str, Evaluation],
+    title: str,
+    out: Path,
+    published: Published | None = None,
+) -> None:
+    """Main figures over parameters and over images/s, on log axes: a row of panels for each evaluation, a point for each encoder.
+
+    Encoders are left out where they have no result, no weights or no measured speed; evaluations, where all are.
+    """
+    kinds = {
+        name: evaluation
+        for name, evaluation in evaluations.items()
+        if any(shown(row, name, evaluation.main) for row in rows)
+    }
+    at = next((row.throughput for row in rows if row.throughput), None)
+    if not kinds or not at:
         return
-    figure = new_figure(7, 4.6)
-    axes = figure.add_subplot()
-    speeds = [at["images_per_s"] for _, at, _ in points]
-    values = [s[0] for _, _, s in points]
-    ends = [s[1:] for _, _, s in points]
-    for i, (speed, value, (low, high)) in enumerate(zip(speeds, values, ends)):
-        axes.errorbar(
-            speed, value, [[value - low], [high - value]], color=COLOURS[i % len(COLOURS)],
-            marker=MARKERS[i % len(MARKERS)], markersize=9, elinewidth=1.2, capsize=3,
+    how = f"batches of {at['batch_size']}, {at['precision']} on {at['device']}"
+    figure = new_figure(10, 3.4 * len(kinds) + 0.5)
+    panels = figure.subplots(len(kinds), 2, squeeze=False)
+    for (name, evaluation), pair in zip(kinds.items(), panels):
+        main = evaluation.main
+        grey = list(published(main)) if published else []
+        places = (
+            ("parameters", lambda row: row.parameters, [(one.parameters, one.value) for one in grey]),
+            (f"images/s: {how}", speed_of, [(one.images_per_s, one.value) for one in grey]),
         )  # fmt: skip
+        for axes, (label, where, others) in zip(pair, places):
+            points = [
+                (row, n, x, s) for n, row in enumerate(rows) if (x := where(row)) and (s := shown(row, name, main))
+            ]
+            label_of_others = f"published: {grey[0].about}" if grey else ""
+            draw_points(axes, points, [(x, y) for x, y in others if x], label_of_others)
+            axes.set_xlabel(label)
+            axes.set_ylabel(f"{axis_title(main)}, {name}")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, parse_math=False)
+    save(figure, out, DPI)
+
+
+def speed_of(row: Row) -> float | None:
+    return row.throughput["images_per_s"] if row.throughput else None
+
+
+def draw_points(
+    axes: Axes,
+    points: Sequence[tuple[Row, int, float, tuple[float, float, float]]],
+    others: Sequence[tuple[float, float]],
+    label: str,
+) -> None:
+    """One panel.
+
+    Args:
+        points: encoders, their numbers, which choose colours, their place across, and their figure with its interval.
+        others: published points, in grey.
+        label: what they are.
+    """
+    for _, n, x, (value, low, high) in points:
+        axes.errorbar(
+            x, value, [[value - low], [high - value]], color=COLOURS[n % len(COLOURS)],
+            marker=MARKERS[n % len(MARKERS)], markersize=8, elinewidth=1.2, capsize=3,
+        )  # fmt: skip
+    if others:
+        axes.scatter([x for x, _ in others], [y for _, y in others], s=22, color="0.7", zorder=1, label=label)
+        axes.legend(frameon=False, fontsize=8)
+    places = [x for _, _, x, _ in points] + [x for x, _ in others]
+    if not places:
+        axes.text(0.5, 0.5, "no encoder has both", ha="center", transform=axes.transAxes, color="0.4")
+        axes.set(xticks=[], yticks=[])
+        return
     axes.set_xscale("log")
-    axes.set_xlim(min(speeds) / 1.6, max(speeds) * 1.6)
+    beside = 1.6 if max(places) > 10 * min(places) else 4
+    axes.set_xlim(min(places) / beside, max(places) * beside)
     axes.margins(y=0.15)
     axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    wide = max(places) > 100 * min(places)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    at = points[0][1]
-    axes.set_xlabel(f"images/s of the forward pass: batches of {at['batch_size']}, {at['precision']} on {at['device']}")
-    axes.set_ylabel(f"{axis_title(main)}, {evaluation.title}")
-    axes.set_title(f"{main.title[0].upper()}{main.title[1:]} over throughput", loc="left", fontsize=12)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_short(value)))
     open_frame(axes)
-    name_points(axes, speeds, values, ends, [shorten(readable(row.name)) for row, _, _ in points])
-    save(figure, out, DPI)
+    own = [(x, s) for _, _, x, s in points]
+    names = [shorten(readable(row.name)) for row, *_ in points]
+    name_points(axes, [x for x, _ in own], [s[0] for _, s in own], [s[1:] for _, s in own], names)
+
+
+def in_short(value: float) -> str:
+    """21,000,000 as 21M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def name_points(

@@ -266,10 +266,11 @@ class Images(Dataset[Item]):
         path = self.paths[position]
         try:
             data = read_file(path)
-            image = self.view(position, decode(data, path))
+            digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
+            image = self.view(position, decode(data, path), digest)
         except BrokenImage as error:
             return position, None, b"", str(error)
-        return position, torch.as_tensor(image), hashlib.blake2b(data, digest_size=DIGEST).digest(), ""
+        return position, torch.as_tensor(image), digest, ""
 
 
 def collate(items: list[Item]) -> tuple[list[int], Groups, list[bytes], list[str]]:

@@ -18,6 +18,13 @@ class Change(Protocol):
         """From uint8 (H, W, 3) to the same type, of any size; `position` is that of the image in its source."""
 
 
+class Distortion(Protocol):
+    """Something that is done to a view, such as noise. Its repr names everything that its result depends on."""
+
+    def __call__(self, view: np.ndarray, digest: bytes) -> np.ndarray:
+        """From uint8 (3, h, w) to the same; `digest` is that of the image's file."""
+
+
 @dataclass(frozen=True)
 class View:
     """How every image of a source is shown to an encoder.
@@ -28,11 +35,13 @@ class View:
             resized, whatever the shape; "within": the whole image, shrunk to lie within the size and never enlarged, so that views
             differ in size.
         change: what is done to the image first.
+        distortion: what is done to the view last.
     """
 
     size: tuple[int, int]
     fit: str = "centre"
     change: Change | None = None
+    distortion: Distortion | None = None
 
     @property
     def batch_size(self) -> int:
@@ -43,12 +52,16 @@ class View:
     def key(self) -> str:
         """A text that differs between views, for the name of a file that keeps features."""
         more = [] if self.fit == "centre" else [self.fit]
-        more += [repr(self.change)] if self.change else []
+        more += [repr(done) for done in (self.change, self.distortion) if done]
         return " ".join([f"{self.size[0]} x {self.size[1]}", *more])
 
-    def __call__(self, position: int, image: np.ndarray) -> np.ndarray:
-        """The view, uint8 (3, h, w), of an image uint8 (H, W, 3)."""
+    def __call__(self, position: int, image: np.ndarray, digest: bytes = b"") -> np.ndarray:
+        """The view, uint8 (3, h, w), of an image uint8 (H, W, 3); `digest` is that of its file."""
         image = self.change(position, image) if self.change else image
+        view = self.fitted(image)
+        return self.distortion(view, digest) if self.distortion else view
+
+    def fitted(self, image: np.ndarray) -> np.ndarray:
         if self.fit == "centre":
             return eval_view(image, self.size)
         size = self.size if self.fit == "squash" else size_within(image.shape[0], image.shape[1], *self.size)

@@ -124,9 +124,7 @@ class Distillation(dinov2.DINOv2):
     def needs(cls, cfg: Config) -> Needs:
         options = own_options(cfg, Options)
         whole = options.teacher_views == "whole"
-        return (
-            OnWholeImages.needs(options.teacher_size, options.whole, options.wants_patches) if whole else Needs()
-        )
+        return OnWholeImages.needs(options.teacher_size, options.whole, options.wants_patches) if whole else Needs()
 
     @property
     def encoder(self) -> Encoder:

@@ -3,8 +3,12 @@
 import csv
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
+from dinolab.evals.comparison import Comparison
+from dinolab.evals.contract import Figure
+from dinolab.evals.plots import Point
 from dinolab.report.evaluated import Evaluated
 from dinolab.report.names import data, epochs_of, method, network_of
 from dinolab.report.run import Run
@@ -92,9 +96,41 @@ def figures_for(table: str, evaluated: Evaluated) -> Iterator[tuple[str, str]]:
                 yield column, figure.number(measured.value)
 
 
-def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
+def beside(comparison: Comparison) -> list[Table]:
+    """The published tables that have a column for a figure of the comparison, with its encoders on top."""
+    found = []
+    for name, about in TABLES.items():
+        own = []
+        for row in comparison.encoders:
+            results = [Evaluated(Path(), entry.result) for entry in row.results.values() if entry.result]
+            texts = {column: text for one in results for column, text in figures_for(name, one)}
+            if texts:
+                own.append({about.name: row.name, "source": "here", "data": str(comparison.data["train"])} | texts)
+        if own:
+            found.append(read_table(name, about, own))
+    return found
+
+
+def points(figure: Figure) -> list[Point]:
+    """The published values of a figure for networks whose number of parameters is published, too."""
+    found = []
+    for place in figure.published.split():
+        table, column = place.split(".")
+        for row in read_rows(table):
+            if row.get("params_m") and row.get(column):
+                speed = row.get("images_per_s_v100")
+                parameters, about = 1e6 * float(row["params_m"]), f"{TABLES[table].title}, images/s on a V100"
+                found.append(Point(parameters, float(speed) if speed else None, float(row[column]), about))
+    return found
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
     with files("dinolab.report").joinpath(f"reference/{name}.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
+    rows = read_rows(name)
     columns = list(rows[0])
     headings = [about.headings.get(column, column.replace("_", " ")) for column in columns]
     if "data" not in columns:  # all published rows are of the same images, which are not the user's

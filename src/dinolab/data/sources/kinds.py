@@ -3,6 +3,8 @@
 import os
 
 from dinolab.data.addresses import absolute, is_remote
+from dinolab.data.sources.cifar import CIFAR
+from dinolab.data.sources.clips import CLIPS
 from dinolab.data.sources.csv_file import CSV
 from dinolab.data.sources.dataset import DATASET
 from dinolab.data.sources.folder import FOLDER
@@ -14,7 +16,9 @@ from dinolab.errors import UserError
 KINDS: dict[str, Kind] = {  # the first that claims a path gets it; its name is also the prefix that chooses it
     "text": TEXT,
     "csv": CSV,
+    "cifar": CIFAR,
     "dataset": DATASET,
+    "clips": CLIPS,
     "shards": SHARDS,
     "folder": FOLDER,
 }
