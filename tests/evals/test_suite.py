@@ -79,6 +79,26 @@ def watched(ready, done):
     return Watched()
 
 
+@pytest.mark.parametrize(("name", "folder", "files"), [
+    ("davis", "DAVIS-2017", ["JPEGImages/480p/a/0.jpg"]),
+    ("retrieval", "roxford5k", ["gnd_roxford5k.json", "jpg/a.jpg"]),
+    ("copies", "Copydays", ["original/0.jpg"]),
+    ("segmentation", "CamVid", [f"{side}{kind}/a.png" for side in ("train", "test") for kind in ("", "annot")]),
+    ("depth", "7scenes", ["seq-01/frame-0.color.png", "seq-01/frame-0.depth.png", "TrainSplit.txt", "TestSplit.txt"]),
+])  # fmt: skip
+def test_evaluations_find_their_data_sets(name, folder, files, tmp_path):
+    for file in files:
+        place = tmp_path / folder / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("sequence1\n" if file.endswith("Split.txt") else "")
+    found = EVALS[name].find(tmp_path)
+    assert [task.options for task in found.tasks] == [{"data": str(tmp_path / folder)}]
+    assert found.tasks[0].images == sum(file.endswith((".jpg", ".png")) for file in files)
+    (tmp_path / folder).rename(tmp_path / "other")
+    nothing = EVALS[name].find(tmp_path)
+    assert nothing.tasks == [] and all("from http" in one for one in nothing.missing)
+
+
 def test_published_rows_and_points(root):
     options = {"suite": "dino", "root": str(root), "evaluations": ["knn"], "size": 32, "cache": "none"}
     found = dinolab.compare("pixels", [], **options)

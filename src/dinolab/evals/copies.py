@@ -7,6 +7,7 @@ on other images, cosine similarity, the best 20 answers. M copies.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ from dinolab.config import parse_size
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals.answers import RIGHT, WRONG, Answer, Asked, Image, keep_answers
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import Context, Evaluation, Figure, Finds
 from dinolab.evals.copies_sets import COPYDAYS, STRONG, Block, CopiedImages, OriginalsAndCopies
 from dinolab.evals.ranking import average_precision
 from dinolab.evals.result import Measured, Result
+from dinolab.evals.roots import find_each
 from dinolab.evals.scores import bootstrap_mean
 from dinolab.features.descriptors import KINDS, Descriptor
 from dinolab.features.extract import FeatureSet
@@ -36,10 +38,18 @@ MAP = Figure("map", "mAP", published=f"copy_detection.copydays_strong_map@{COPYD
 FIRST = Figure("first", "found first")
 
 
+WHERE = {
+    (
+        "copydays",
+    ): "Copydays: copydays with original, strong, jpegqual and crops; from https://lear.inrialpes.fr/~jegou/data.php"
+}
+
+
 class CopyDetection(Evaluation):
     title = "copy detection"
     about = "Originals are searched for by distorted copies of them: Copydays, folders of both, or copies made of any images."
     needs = OriginalsAndCopies
+    suites = ("dino",)
     FIGURES = (MAP, FIRST)
 
     @dataclass
@@ -48,6 +58,9 @@ class CopyDetection(Evaluation):
             "320", "images are resized to this side in pixels, or height and width as 224x336", check=parse_size
         )
         tokens: str = option("both", "features: class token, patches by GeM pooling, or both joined", choices=KINDS)
+
+    def find(self, root: Path) -> Finds:
+        return find_each(root, WHERE, lambda folder: (folder / "original").is_dir())
 
     def run(self, encoder: Any, data: CopiedImages, options: "CopyDetection.Options", context: Context) -> Result:
         network = encoder if options.tokens == "cls" else Descriptor(encoder, options.tokens)

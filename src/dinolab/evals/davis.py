@@ -20,11 +20,12 @@ from dinolab.config import parse_size
 from dinolab.errors import UserError
 from dinolab.evals.clips import Clip, Clips, read_frame
 from dinolab.evals.contours import boundary, region, statistics
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import SUITES, Context, Evaluation, Figure, Finds
 from dinolab.evals.davis_frames import Sizes, fit, overlay, strip
 from dinolab.evals.label_images import LARGEST, LabelImage, read_labels, write_labels
 from dinolab.evals.propagation import Propagation, Rule, nearest, to_pixels
 from dinolab.evals.result import Json, Measured, Result
+from dinolab.evals.roots import find_each
 from dinolab.features import cache as kept_features
 from dinolab.features.pixels import PatchColours, PixelEncoder
 from dinolab.files import write_whole
@@ -56,10 +57,20 @@ class Found(NamedTuple):
         return [figures_of(values["J"], values["F"]) for values in self.objects.values() if values["J"]]
 
 
+WHERE = {
+    (
+        "davis",
+        "davis2017",
+        "davis-2017",
+    ): "DAVIS 2017: davis with JPEGImages, Annotations and ImageSets; from https://davischallenge.org"
+}
+
+
 class DAVIS(Evaluation):
     title = "video object segmentation"
     about = "Carries the mask of a clip's first frame to its other frames by the similarity of patches, as DINO on DAVIS 2017."
     needs = Clips
+    suites = SUITES
     FIGURES = (
         Figure("jf_mean", "J&F mean", published="davis2017.jf_mean"),
         Figure("j_mean", "J mean", published="davis2017.j_mean"),
@@ -82,6 +93,9 @@ class DAVIS(Evaluation):
         neighbourhood: float = option(12, "how far away a similar patch may be, in patches (0: anywhere)", 0, 10_000)
         topk: int = option(5, "most similar patches that labels come from", 1, 1 << 20)
         temperature: float = option(0, "divides the similarities (0: the protocol's, 0.1 or 0.2)", 0, 1e6)
+
+    def find(self, root: Path) -> Finds:
+        return find_each(root, WHERE, lambda folder: (folder / "JPEGImages").is_dir())
 
     def run(self, encoder: Any, data: Clips, options: "DAVIS.Options", context: Context) -> Result:
         sizes, circle, temperature, enlarging = PROTOCOLS[options.protocol]

@@ -6,6 +6,7 @@ N test images.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from dinolab.config import parse_size
 from dinolab.errors import UserError
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import Context, Evaluation, Figure, Finds
 from dinolab.evals.dense import DenseEncoder, Sample, TrainingSamples, check_blocks, test_samples, to_pixels
 from dinolab.evals.dense_head import Schedule, describe, train_head
 from dinolab.evals.dense_metrics import depth_errors, mean_errors
 from dinolab.evals.dense_pictures import Pictures, draw_depths
 from dinolab.evals.depth_losses import BinHead, gradient_loss, sig_loss
-from dinolab.evals.depth_maps import DepthMaps
+from dinolab.evals.depth_maps import LAYOUTS, DepthMaps
 from dinolab.evals.pairs import Size, load_all
 from dinolab.evals.result import Measured, Result
+from dinolab.evals.roots import find_each
 from dinolab.evals.state import state_file
 from dinolab.options import option
 
@@ -30,10 +32,24 @@ WARM_STEPS = 100  # in which the loss has no variance, as published
 GRADIENT_WEIGHT = 0.5
 
 
+WHERE = {
+    (
+        "nyu",
+        "nyu_depth_v2",
+        "nyud",
+    ): "NYU Depth v2: nyu with its lists of files; from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    ("kitti",): "KITTI: kitti with its lists of files; from https://www.cvlibs.net/datasets/kitti",
+    (
+        "7scenes",
+    ): "7-Scenes: 7scenes, one scene with its sequences; from https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes",
+}
+
+
 class Depth(Evaluation):
     title = "depth"
     about = "Depth in metres for every pixel, by a linear layer on frozen patches that predicts 256 bins."
     needs = DepthMaps
+    suites = ("dinov2",)
     FIGURES = (
         Figure("rmse", "RMSE", unit="m", higher_is_better=False),
         Figure("abs_rel", "relative error", higher_is_better=False),
@@ -54,6 +70,9 @@ class Depth(Evaluation):
         if options.blocks not in (1, 4):
             raise UserError(f"blocks={options.blocks}: takes 1 or 4")
         check_blocks(encoder, options.blocks)
+
+    def find(self, root: Path) -> Finds:
+        return find_each(root, WHERE, lambda folder: any(look(folder) for look in LAYOUTS))
 
     def run(self, encoder: Any, data: DepthMaps, options: "Depth.Options", context: Context) -> Result:
         size = parse_size(options.size, "size")

@@ -6,6 +6,7 @@ of class tokens, with nothing trained. M queries.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from dinolab.errors import UserError
 from dinolab.evals.answers import NOT_COUNTED, RIGHT, WRONG, Answer, Asked, Image, keep_answers
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import SUITES, Context, Evaluation, Figure, Finds
 from dinolab.evals.ranking import (
     average_precision,
     global_average_precision,
@@ -23,7 +24,8 @@ from dinolab.evals.ranking import (
     vote_by_best,
 )
 from dinolab.evals.result import Json, Measured, Result
-from dinolab.evals.retrieval_sets import LABELS, Search, SearchedImages
+from dinolab.evals.retrieval_sets import LABELS, Search, SearchedImages, find_truth
+from dinolab.evals.roots import find_each
 from dinolab.evals.scores import bootstrap_mean
 from dinolab.features.descriptors import Descriptor
 from dinolab.features.extract import FeatureSet
@@ -40,6 +42,13 @@ PRECISIONS = tuple(Figure(f"precision{k}", f"mP@{k}") for k in KS)
 RECALLS = tuple(Figure(f"recall{k}", f"recall@{k}") for k in KS)
 MET = (Figure("gap", "GAP"), Figure("gap_known", "GAP-"), Figure("accuracy", "ACC"))
 FURTHER_LEVELS = {"Easy": EASY.key, "Hard": HARD.key}
+
+
+FROM = "from http://cmp.felk.cvut.cz/revisitop"
+WHERE = {
+    ("roxford5k",): f"revisited Oxford: roxford5k with gnd_roxford5k.pkl and jpg; {FROM}",
+    ("rparis6k",): f"revisited Paris: rparis6k with gnd_rparis6k.pkl and jpg; {FROM}",
+}
 
 
 class Gallery(NamedTuple):
@@ -62,11 +71,15 @@ class Retrieval(Evaluation):
     title = "image retrieval"
     about = "Images of the same object are searched for by the features alone: revisited Oxford and Paris, or any labelled set."
     needs = SearchedImages
+    suites = SUITES
     FIGURES = (MAP, EASY, HARD, *PRECISIONS, *RECALLS, *MET)
 
     @dataclass
     class Options(SearchedImages.Options):
         multi_scale: bool = option(False, "average features at the scales 1, 1/sqrt(2) and 1/2")
+
+    def find(self, root: Path) -> Finds:
+        return find_each(root, WHERE, find_truth)
 
     def run(self, encoder: Any, data: Search, options: "Retrieval.Options", context: Context) -> Result:
         network = Descriptor(encoder, multi_scale=True) if options.multi_scale else encoder

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dinolab.data.sources.dataset import is_saved
 from dinolab.data.sources.walk import walk
@@ -61,6 +62,26 @@ def train_and_test(folder: Path) -> tuple[Path, Path] | None:
 def count_images(*folders: Path) -> int:
     """How many image files lie in some folders and below them."""
     return sum(len(walk(str(folder)).names) for folder in folders)
+
+
+def find_each(root: Path, where: Mapping[Any, str], is_whole: Callable[[Path], Any]) -> Finds:
+    """A task for each data set that an option `data` takes and that lies under the root.
+
+    Args:
+        where: for the names that a set's folder may have, the line that says where people usually get it.
+        is_whole: whether a folder holds the set in its layout.
+    """
+    tasks, missing = [], []
+    for names, source in where.items():
+        folder = below(root, names)
+        try:
+            if folder and is_whole(folder):
+                tasks.append(Task({"data": str(folder)}, count_images(folder), names[0]))
+            else:
+                missing.append(source)
+        except UserError as error:  # it is there, but not complete
+            missing.append(f"{source} ({error})")
+    return Finds(tasks, missing)
 
 
 def find_labelled(root: Path) -> Finds:

