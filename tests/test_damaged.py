@@ -15,7 +15,8 @@ import dinolab
 from dinolab.cli import main
 from dinolab.errors import UserError
 from dinolab.evals.results import write_result
-from dinolab.rundir import RunFolder, read_metrics, read_object
+from dinolab.rundir import RunFolder, read_metrics
+from dinolab.schemas import read_object
 from tests.pictures import make_folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dinolab.errors import UserError
 from dinolab.evals.earlier import result_from
 from dinolab.evals.result import Json, Result
-from dinolab.rundir import EACH, Schema, find_wrong, read_object
+from dinolab.schemas import EACH, Schema, find_wrong, read_object
 
 VERSION = 2  # of the JSON; files without a version are version 1
 TEXT = (str, NoneType)

@@ -33,7 +33,8 @@ from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.options import option
 from dinolab.precision import autocast, choose_precision
 from dinolab.progress import progress_bar
-from dinolab.rundir import CLIP, PICTURES, RESULT, read_object
+from dinolab.rundir import PICTURES, RESULT
+from dinolab.schemas import CLIP, read_object
 
 log = logging.getLogger(__name__)
 FORMAT = "davis 1"  # to be raised when the same settings give other masks or figures

@@ -90,6 +90,6 @@ def draw_depths(image: Tensor, truth: Tensor, predicted: Tensor, far: float, out
     for axes, depths in zip(panels[1:], (truth.masked_fill(~valid, float("nan")), predicted)):
         drawn = axes.imshow(depths.numpy(), cmap="viridis_r", vmin=low, vmax=high, interpolation="antialiased")
     bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", fraction=0.05, pad=0.02, aspect=60)
-    bar.set_label("depth in metres", fontsize=8)
+    bar.set_label("metres", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     save(figure, out, dpi=100)

@@ -5,7 +5,7 @@ from pathlib import Path
 from dinolab.errors import UserError
 from dinolab.evals import EVALS
 from dinolab.evals.result import Json, Measured, Result, checked
-from dinolab.rundir import read_object
+from dinolab.schemas import read_object
 
 
 def read_result(file: Path) -> Result:

@@ -16,7 +16,8 @@ from dinolab.evals.heads import Input, Trained
 from dinolab.evals.result import Json
 from dinolab.features.options import TOKENS
 from dinolab.files import beside
-from dinolab.rundir import LAYER, LAYER_FACTS, find_wrong
+from dinolab.rundir import LAYER
+from dinolab.schemas import LAYER_FACTS, find_wrong
 
 FORMAT = "dinolab layer 1"
 

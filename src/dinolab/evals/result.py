@@ -5,7 +5,7 @@ from types import NoneType
 from typing import Any
 
 from dinolab.errors import UserError
-from dinolab.rundir import EACH, INFO, Schema, find_wrong, is_a, is_number
+from dinolab.schemas import EACH, INFO, Schema, find_wrong, is_a, is_number
 
 VERSION = 2  # of the JSON; files without a version are version 1
 Json = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinolab.errors import UserError
-from dinolab.rundir import Schema, find_wrong
+from dinolab.schemas import Schema, find_wrong
 
 LARGEST = 1 << 28  # bytes of a file; the published ones have less than 1 MB
 LISTS = ("easy", "hard", "junk")

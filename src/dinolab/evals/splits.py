@@ -19,7 +19,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.features.duplicates import NEAR, find_groups
 from dinolab.files import write_whole
-from dinolab.rundir import HELD_OUT, read_object
+from dinolab.schemas import HELD_OUT, read_object
 
 log = logging.getLogger(__name__)
 SHARE = 0.2  # of the images of each class

@@ -112,7 +112,7 @@ def of_clips(frames: FeatureSet, clips: Source, total: int, joined: bool) -> Fea
 
 
 class ClipClassification(Classification):
-    title = "clips"
+    title = "video classification"
     about = "A linear layer on the features of evenly spaced frames of each clip, averaged or one after the other."
     needs = LabelledClips
     FIGURES = (ACCURACY, *FURTHER)

@@ -12,7 +12,8 @@ from dinolab.files import write_whole
 from dinolab.jobs.plan import SCALES
 from dinolab.jobs.stages import STAGES
 from dinolab.options import COLUMNS
-from dinolab.rundir import JOB, RunFolder, read_object
+from dinolab.rundir import RunFolder
+from dinolab.schemas import JOB, read_object
 
 OF_DATA = [f"data.{name}" for name in ("path", *COLUMNS)]
 OWN = (*OF_DATA, "eval.train", "eval.test", "run.dir", "method")  # options that the job sets itself

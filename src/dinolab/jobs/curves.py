@@ -22,7 +22,7 @@ from dinolab.jobs.split import SEED
 from dinolab.jobs.ways import REGRESSION, WAYS
 from dinolab.jobs.ways_job import WaysJob
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, readable, save
-from dinolab.rundir import read_object
+from dinolab.schemas import read_object
 
 SHARES = (0.1, 0.3, 1.0)  # of the labels
 

@@ -20,7 +20,8 @@ from dinolab.jobs.advice import recommend
 from dinolab.jobs.curves import read_curves
 from dinolab.jobs.ways import FINETUNING, LABELS, NEAREST, REGRESSION, WAYS, without_labels
 from dinolab.jobs.ways_job import WaysJob
-from dinolab.rundir import PREDICTIONS, RESULT, STAGE, read_object
+from dinolab.rundir import PREDICTIONS, RESULT
+from dinolab.schemas import STAGE, read_object
 
 SHARE = Figure("accuracy", "accuracy")
 

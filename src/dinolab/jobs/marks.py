@@ -11,7 +11,7 @@ from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.jobs.job import Job
 from dinolab.jobs.stage import Stage, Stages
-from dinolab.rundir import STAGE, read_object
+from dinolab.schemas import STAGE, read_object
 
 
 def do_stage(job: Job, stages: Stages, name: str, title: str) -> None:

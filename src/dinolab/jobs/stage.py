@@ -10,7 +10,8 @@ from dinolab.jobs.job import Job
 from dinolab.jobs.plan import FINETUNING
 from dinolab.machine import environment
 from dinolab.parallel import choose_device
-from dinolab.rundir import CARD, RESULT, STAGE, RunFolder, read_object
+from dinolab.rundir import RESULT, RunFolder
+from dinolab.schemas import CARD, STAGE, read_object
 from dinolab.weights.load import load
 
 

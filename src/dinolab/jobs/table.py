@@ -15,7 +15,8 @@ from dinolab.jobs.har_job import HarJob
 from dinolab.report.comparison import with_results_apart
 from dinolab.report.run import read_run
 from dinolab.report.sections.ways import WAYS
-from dinolab.rundir import COMPARISON, RunFolder, read_object
+from dinolab.rundir import COMPARISON, RunFolder
+from dinolab.schemas import read_object
 
 
 def read_table(out: Path) -> Comparison:

@@ -30,8 +30,9 @@ from dinolab.jobs.ways import (
 from dinolab.jobs.ways_job import WaysJob, uses_untrained
 from dinolab.machine import environment
 from dinolab.models.encoder import BackboneEncoder
-from dinolab.rundir import LAYER, NETWORK, RESULT, STAGE, read_object
+from dinolab.rundir import LAYER, NETWORK, RESULT
 from dinolab.runs.build import build_method
+from dinolab.schemas import STAGE, read_object
 from dinolab.weights.load import save_encoder
 
 FRAMES = 30  # photos in the video, about

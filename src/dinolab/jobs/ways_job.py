@@ -12,7 +12,8 @@ from dinolab.jobs.job import Job
 from dinolab.jobs.ways import LABELS, PRETRAINED, UNTRAINED, WAYS, recipe_for
 from dinolab.options import Config
 from dinolab.recipes import load_config
-from dinolab.rundir import JOB, STAGE, RunFolder, read_object
+from dinolab.rundir import RunFolder
+from dinolab.schemas import JOB, STAGE, read_object
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dinolab.evals.comparison import Comparison
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config
 from dinolab.report.evaluated import Evaluated, read_evaluated
-from dinolab.rundir import BENCHMARK, CARD, ENVIRONMENT, JOB, SPLIT, STAGE, Row, RunFolder, Schema, read_object
+from dinolab.rundir import Row, RunFolder
+from dinolab.schemas import BENCHMARK, CARD, ENVIRONMENT, JOB, SPLIT, STAGE, Schema, read_object
 
 Json = dict[str, Any]
 

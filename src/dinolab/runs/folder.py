@@ -14,7 +14,8 @@ from dinolab.files import beside, lock, write_whole
 from dinolab.machine import environment
 from dinolab.options import Config
 from dinolab.recipes import load_saved_config, save_config
-from dinolab.rundir import ENVIRONMENT, RunFolder, read_object
+from dinolab.rundir import RunFolder
+from dinolab.schemas import ENVIRONMENT, read_object
 from dinolab.training import checkpoint
 from dinolab.training.phases import has_highres
 

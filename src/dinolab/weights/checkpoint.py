@@ -10,7 +10,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
 from dinolab.models.lora import merged
-from dinolab.rundir import CARD, RunFolder, read_object
+from dinolab.rundir import RunFolder
+from dinolab.schemas import CARD, read_object
 from dinolab.weights.checksums import check_files
 from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 

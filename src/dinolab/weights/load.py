@@ -19,7 +19,8 @@ from dinolab.models.encoder import BackboneEncoder, Encoder
 from dinolab.models.vit import ViT, shape_of
 from dinolab.options import Model
 from dinolab.pixels import RGB, Pixels
-from dinolab.rundir import CARD, RunFolder, read_object
+from dinolab.rundir import RunFolder
+from dinolab.schemas import CARD, read_object
 from dinolab.weights.checkpoint import is_checkpoint, read_checkpoint
 from dinolab.weights.huggingface import load_huggingface
 from dinolab.weights.meta import Unseen, load_published

@@ -7,7 +7,7 @@ from dinolab.report.pictures import Picture, data_uri
 from dinolab.report.run import Run, read_json
 from dinolab.report.sections.section import Page
 from dinolab.report.tables import Cell, Table
-from dinolab.rundir import Schema
+from dinolab.schemas import Schema
 
 LINES = [[str]]
 WAYS: Schema = {
