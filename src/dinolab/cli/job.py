@@ -21,7 +21,7 @@ class Own:
     out: str = option("", "the job's folder (empty: runs/job_NAME)")
     ways: list[str] = option(
         [],
-        "ways to go, of frozen, distilled, scratch, supervised, finetuned, untrained (empty: all that can be gone here)",
+        "ways to go, of frozen, distilled, continued, scratch, supervised, finetuned, untrained (empty: all that can be gone here)",
     )
     test: str = option("", "labelled test images (empty: a fifth of each class is held out)")
     unlabelled: str = option("", "further images without labels, to train on and to classify")

@@ -47,9 +47,13 @@ def measure_curves(job: WaysJob, names: Sequence[str]) -> None:
 
     train, test = (open_source(str(side), need_labels=True) for side in (job.split.train, job.split.test))
     number = match_classes(train, test)
-    how = job.features()
+    how = job.evaluating()
     options = FeatureOptions(
-        device=str(how["device"]), precision=how["precision"], workers=how["workers"], cache=str(how["cache"])
+        size=how["size"],
+        device=str(how["device"]),
+        precision=how["precision"],
+        workers=how["workers"],
+        cache=str(how["cache"]),
     )
     compared = {row.encoder: row for row in read_comparison(job.comparison).encoders}
     found: dict[str, Any] = {}

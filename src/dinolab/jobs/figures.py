@@ -100,9 +100,9 @@ def with_labels(job: WaysJob, name: str, rows: dict[str, Row]) -> WayFigures:
 
 
 def speed_of(job: WaysJob, network: Any) -> float:
-    """Images per second of a network's forward pass, at its own size of images."""
-    how = job.features()
-    options = FeatureOptions(device=str(how["device"]), precision=how["precision"])
+    """Images per second of a network's forward pass, at the size of the evaluations."""
+    how = job.evaluating()
+    options = FeatureOptions(size=how["size"], device=str(how["device"]), precision=how["precision"])
     arguments = extraction_arguments(network, options, False)
     return float(throughput(network, arguments["size"], arguments["device"], arguments["precision"])["images_per_s"])
 

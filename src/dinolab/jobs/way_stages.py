@@ -47,7 +47,7 @@ def evaluate(job: WaysJob, names: list[str]) -> None:
     first, *others = (job.encoder(name) for name in names)
     compare(
         first, others, str(job.split.train), str(job.split.test), job.comparison.parent,
-        evaluations=[REGRESSION, NEAREST], environment=environment(), **job.features(),
+        evaluations=[REGRESSION, NEAREST], environment=environment(), **job.evaluating(),
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def plan_ways(job: WaysJob) -> None:
             job.keep_pace(name, training_pace(job.config(name)))
         elif way.kind == LABELS and not way.best:
             encoder = open_encoder(job.untrained.path)[1]
-            job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.features()))
+            job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.finetuning(encoder)))
     trained = [name for name in job.going if WAYS[name].kind != GIVEN]
     paces = {name: job.pace(name) for name in trained if not WAYS[name].best}
     job.decide(evaluations=evaluations)
@@ -141,7 +141,7 @@ def go_with_labels(job: WaysJob, name: str) -> None:
     encoder = open_encoder(start)[1]
     train, test = str(job.split.train), str(job.split.test)
     if name not in job.decided().get("paces", {}):
-        job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.features()))
+        job.keep_pace(name, finetuning_pace(encoder, train, test, FINETUNING, job.finetuning(encoder)))
     if not (epochs := int(length_of(job, name, began))):
         return
     job.decide(starts=job.decided().get("starts", {}) | {name: start})
@@ -150,7 +150,7 @@ def go_with_labels(job: WaysJob, name: str) -> None:
 
         evaluate_one(
             FINETUNING, encoder, train, test, job.result(name), epochs=epochs, called=name, environment=environment(),
-            **job.features(),
+            **job.finetuning(encoder),
         )  # fmt: skip
 
 

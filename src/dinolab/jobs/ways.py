@@ -10,6 +10,7 @@ from dinolab.weights.starter import PACKAGE, STARTER
 
 GIVEN, PRETRAINED, LABELS = "given", "pretrained", "labels"  # kinds of ways
 NEAREST, REGRESSION, FINETUNING = "knn", "logreg", "finetune"  # evaluations
+SIZE = 160  # side of the images in pixels at which networks are evaluated, and fine-tuned at most
 SMALL = "small"  # stands for the recipe that fits the number of images
 RECIPES = ((2_000, "small_1k"), (30_000, "small_10k"))  # up to so many images
 LARGEST = "small_100k"
@@ -30,28 +31,16 @@ class Way:
     starter: bool = False  # needs the starter encoder
 
 
-DISTILL = (
-    "method=distill",
-    f"teacher={STARTER}",
-    "loss.ibot=0",  # the starter's patches are coarser than the student's
-    "model.dim=192",
-    "model.depth=6",
-    "model.heads=3",
-    "views.global_size=128",
-    "views.locals=0",
-    "head.prototypes=128",
-    "optim.layer_decay=1",
-)
-
 UNTRAINED = "untrained"  # the way that the others are compared with where no network is given
 
 WAYS = {
     UNTRAINED: Way("network with initial weights", GIVEN),
     "frozen": Way("starter encoder as it is", GIVEN, encoder=STARTER, starter=True),
-    "distilled": Way("distilled from the starter", PRETRAINED, 0.40, SMALL, DISTILL, starter=True),
-    "scratch": Way("trained from scratch without labels", PRETRAINED, 0.25, SMALL),
+    "distilled": Way("distilled from the starter", PRETRAINED, 0.30, "distill_small", starter=True),
+    "continued": Way("starter trained on without labels", PRETRAINED, 0.20, "continue_starter", starter=True),
+    "scratch": Way("trained from scratch without labels", PRETRAINED, 0.20, SMALL),
     "supervised": Way("trained from scratch with labels", LABELS, 0.10),
-    "finetuned": Way("best network fine-tuned with labels", LABELS, 0.25, best=True),
+    "finetuned": Way("best network fine-tuned with labels", LABELS, 0.20, best=True),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dinolab.files import write_whole
 from dinolab.jobs.budget import LEAST_RESERVE, RESERVE, Pace
 from dinolab.jobs.job import Job
-from dinolab.jobs.ways import LABELS, PRETRAINED, UNTRAINED, WAYS, recipe_for
+from dinolab.jobs.ways import LABELS, PRETRAINED, SIZE, UNTRAINED, WAYS, recipe_for
 from dinolab.options import Config
 from dinolab.recipes import load_config
 from dinolab.rundir import RunFolder
@@ -64,6 +64,14 @@ class WaysJob(Job):
             "run.pictures=false",
         ]
         return load_config(recipe_for(way, images), [*way.words, *words])
+
+    def evaluating(self) -> dict[str, Any]:
+        """Options of evaluations with frozen features: all networks see images of one size."""
+        return self.features() | {"size": str(SIZE)}
+
+    def finetuning(self, encoder: Any) -> dict[str, Any]:
+        """Options of evaluations that train the encoder: at the size it was made for, unless that is large and so takes long."""
+        return self.features() | {"size": str(min(SIZE, encoder.image_size))}
 
     def decided(self) -> dict[str, Any]:
         """The contents of job.json."""
