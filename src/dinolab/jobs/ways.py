@@ -36,11 +36,11 @@ UNTRAINED = "untrained"  # the way that the others are compared with where no ne
 WAYS = {
     UNTRAINED: Way("network with initial weights", GIVEN),
     "frozen": Way("starter encoder as it is", GIVEN, encoder=STARTER, starter=True),
-    "distilled": Way("distilled from the starter", PRETRAINED, 0.30, "distill_small", starter=True),
-    "continued": Way("starter trained on without labels", PRETRAINED, 0.20, "continue_starter", starter=True),
-    "scratch": Way("trained from scratch without labels", PRETRAINED, 0.20, SMALL),
+    "distilled": Way("distilled from the starter", PRETRAINED, 0.28, "distill_small", starter=True),
+    "continued": Way("starter trained on without labels", PRETRAINED, 0.28, "continue_starter", starter=True),
+    "scratch": Way("trained from scratch without labels", PRETRAINED, 0.16, SMALL),
     "supervised": Way("trained from scratch with labels", LABELS, 0.10),
-    "finetuned": Way("best network fine-tuned with labels", LABELS, 0.20, best=True),
+    "finetuned": Way("best network fine-tuned with labels", LABELS, 0.18, best=True),
 }
 
 
