@@ -93,14 +93,19 @@ def figures_for(table: str, evaluated: Evaluated) -> Iterator[tuple[str, str]]:
 
 
 def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
-    with files("dinolab.report").joinpath(f"reference/{name}.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(name)
     columns = list(rows[0])
     headings = [about.headings.get(column, column.replace("_", " ")) for column in columns]
     if "data" not in columns:  # all published rows are of the same images, which are not the user's
         own = [row | {about.name: f"{row[about.name]}, on {row['data']}"} for row in own]
     cells = [[cell(row.get(column, "")) for column in columns] for row in (*own, *rows)]
     return Table(about.title, f"Source: {about.source}", headings, cells, len(own))
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a table as texts by column."""
+    with files("dinolab.report").joinpath(f"reference/{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def cell(text: str) -> Cell:
