@@ -54,6 +54,7 @@ def fish(folder, line):
         ("dinolab train base model.size=l", ["large"]),
         ("dinolab train data.path=pho", ["phones.csv", "photos"]),
         ("dinolab job har sp", ["speed"]),
+        ("dinolab grid abl", ["ablations"]),
         ("dinolab job har scale=sm", ["smoke", "small"]),
         ("dinolab embed photos precision=b", ["bf16"]),
         ("dinolab embed pho", ["phones.csv", "photos"]),

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from statistics import fmean, median
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
+from dinolab.config import flatten, to_dict
 from dinolab.evals.contract import Figure
 from dinolab.evals.evaluate import find
 from dinolab.evals.scores import bootstrap_mean, spread
@@ -23,6 +25,7 @@ from dinolab.rundir import PREDICTIONS
 from dinolab.rundir import Row as Line
 from dinolab.training.health import WINDOW
 
+LONGEST = 120  # characters of a failure
 Interval = tuple[float, float]  # 95 %, over test images
 
 
@@ -52,6 +55,7 @@ class Findings:
     peak_memory: int | None  # bytes, the largest of the runs
     cpu_seconds: float | None  # of training, mean over the runs whose every step was measured
     remarks: list[str]  # collapses, failures, runs that are missing
+    alarms: dict[str, str]  # what the alarms mean that the remarks name
 
 
 def collect(grid: Grid, tasks: Sequence[Task]) -> list[Findings]:
@@ -66,8 +70,17 @@ def collect(grid: Grid, tasks: Sequence[Task]) -> list[Findings]:
         results = {name: compare(right[name][number], right[name][0] if number else None) for name in grid.evaluations}
         for name, one in results.items():
             one.published = published_figure(find(name).main, published_row(grid, row))
-        found.append(Findings(row, results, **costs(of_row), remarks=remarks(of_row)))
+        said = (
+            [f"same options as {grid.rows[0].name}"] if number and options_of(of_row[0]) == options_of(tasks[0]) else []
+        )
+        alarms = {alarm.name: alarm.meaning for task in of_row for alarm in lasting_alarms(task)}
+        found.append(Findings(row, results, **costs(of_row), remarks=said + remarks(of_row), alarms=alarms))
     return found
+
+
+def options_of(task: Task) -> dict[str, Any]:
+    """The options of a run, without its folder."""
+    return {key: value for key, value in flatten(to_dict(task.cfg)).items() if key != "run.dir"}
 
 
 def read_right(task: Task, evaluation: str) -> dict[str, bool]:
@@ -135,7 +148,7 @@ def read_lines(task: Task) -> list[Line]:
 
 
 def remarks(tasks: Sequence[Task]) -> list[str]:
-    """Sentences on what went wrong: collapses, failures, runs that are not finished; each with its seeds, if it is not all of them."""
+    """What went wrong: collapses, failures, runs that are not finished; each with its seeds, if it is not all of them."""
     since: dict[Alarm, dict[int, int]] = {}
     failed: dict[str, list[int]] = {}
     for task in tasks:
@@ -143,14 +156,14 @@ def remarks(tasks: Sequence[Task]) -> list[str]:
             since.setdefault(alarm, {})[task.seed] = step
         record = task.read_record()
         if record.failure:
-            failed.setdefault(f"failed: {record.failure.partition('. ')[0]}", []).append(task.seed)
+            failed.setdefault(f"failed: {shorten(record.failure.partition('. ')[0], LONGEST)}", []).append(task.seed)
         elif not task.is_done():
             failed.setdefault("not finished", []).append(task.seed)
     found = []
     for alarm, steps in since.items():
         first, last = min(steps.values()), max(steps.values())
         at = f"step {first}" if first == last else f"steps {first} to {last}"
-        found.append(f"{alarm.name} since {at}{of_seeds(list(steps), tasks)}: {alarm.meaning}")
+        found.append(f"{alarm.name} since {at}{of_seeds(list(steps), tasks)}")
     return found + [f"{sentence}{of_seeds(seeds, tasks)}" for sentence, seeds in failed.items()]
 
 

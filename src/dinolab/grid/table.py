@@ -42,14 +42,14 @@ def write_tables(grid: Grid, findings: Sequence[Findings], base: str, words: Seq
         words: the user's, which all rows have.
         out: folder that exists.
     """
-    table, notes = result_table(grid, findings), result_notes(grid, findings)
-    options = options_table(grid, base, words)
+    tables = [result_table(grid, findings), costs_table(findings), options_table(grid, base, words)]
+    notes = result_notes(grid, findings)
     files = [out / f"{NAME}.{ending}" for ending in ("md", "csv", "json", "html")]
     contents = [
-        f"# {grid.title}\n\n{markdown(table)}\n" + "".join(f"- {note}\n" for note in notes) + f"\n{markdown(options)}",
+        markdown(grid.title, tables, notes),
         None,
         json.dumps(as_json(grid, findings, base, words), indent=2, default=str) + "\n",
-        page(grid, table, notes, options),
+        page(grid, tables, notes),
     ]
     for file, content in zip(files, contents):
         if content is None:
@@ -61,7 +61,7 @@ def write_tables(grid: Grid, findings: Sequence[Findings], base: str, words: Seq
 
 def result_table(grid: Grid, findings: Sequence[Findings]) -> Table:
     """A row for each variant: for each evaluation its figure, the difference to the first row, and the published figure."""
-    headings, rows = [""], [[Cell(one.row.name)] for one in findings]
+    headings, rows = ["row"], [[Cell(one.row.name)] for one in findings]
     is_published = {name: any(one.results[name].published is not None for one in findings) for name in grid.evaluations}
     for name in grid.evaluations:
         figure = find(name).main
@@ -74,16 +74,30 @@ def result_table(grid: Grid, findings: Sequence[Findings]) -> Table:
             cells += (
                 [published_cell(found.published, None if one is findings[0] else first)] if is_published[name] else []
             )
-    headings += ["images/s", "memory, GB", "CPU-seconds", "remarks"]
+    headings.append("remarks")
     for cells, one in zip(rows, findings):
-        memory = one.peak_memory / 1e9 if one.peak_memory else None
-        cells += [
-            number(one.images_per_s, ",.0f"),
-            number(memory, ".2f"),
-            number(one.cpu_seconds, ",.0f"),
-            Cell("; ".join(one.remarks)),
-        ]
+        cells.append(Cell("; ".join(one.remarks)))
     return Table("Result", "", headings, rows)
+
+
+def costs_table(findings: Sequence[Findings]) -> Table:
+    """What a run of each variant has cost."""
+    rows = []
+    for one in findings:
+        memory = one.peak_memory / 1e9 if one.peak_memory else None
+        figures = [
+            (one.steps, ",.0f"),
+            (one.images, ",.0f"),
+            (one.images_per_s, ",.0f"),
+            (memory, ".2f"),
+            (one.cpu_seconds, ",.0f"),
+        ]
+        rows.append([Cell(one.row.name), *(number(value, how) for value, how in figures)])
+    note = (
+        "Of one training, without evaluations. Images: with repetitions. Images/s: the median of a run's log. Memory: the peak of the "
+        "process, or on a GPU of its tensors there. CPU-seconds: with the processes that load the images."
+    )
+    return Table("Costs", note, ["row", "steps", "images", "images/s", "memory, GB", "CPU-seconds"], rows)
 
 
 def figure_cell(figure: Figure, found: Found) -> Cell:
@@ -133,40 +147,36 @@ def result_notes(grid: Grid, findings: Sequence[Findings]) -> list[str]:
         over_seeds if seeds > 1 else "There is one seed, so the table does not tell how much another one would differ.",
         f"The differences to {first} are paired: the same test images, the same seeds. Their intervals cover the choice of the test "
         "images, not how other seeds would differ.",
-        length(findings),
-        "images/s: the median of a run's log. Memory: the peak of the training process, or on a GPU of its tensors there. CPU-seconds: "
-        "of one training with the processes that load its images, without evaluations.",
+        unequal(findings),
     ]
     if about and any(row.published for row in grid.rows):
         notes.append(
             f"Published: {about.title} ({about.source}), measured on other images. In brackets: the difference to the published {first}."
         )
-    return list(filter(None, notes))
-
-
-def length(findings: Sequence[Findings]) -> str:
-    """A sentence on the steps and images of a run, or on rows that differ in the number of images."""
-    known = [one for one in findings if one.steps]
-    if not known or (differ := unequal(known)):
-        return differ if known else ""
-    steps = sorted({one.steps for one in known if one.steps})
-    return f"Each run trains for {' or '.join(f'{n:,}' for n in steps)} steps, on {known[0].images:,} images with repetitions."
+    meanings = {name: meaning for one in findings for name, meaning in one.alarms.items()}
+    return list(filter(None, [*notes, *(f'"{name}": {meaning}.' for name, meaning in meanings.items())]))
 
 
 def options_table(grid: Grid, base: str, words: Sequence[str]) -> Table:
     """The options of each row. Of a word that is given twice, the last one counts."""
     shared = {word.partition("=")[0]: word for word in (*grid.words, *words)}
-    rows = [("all rows", [base or "no recipe", *shared.values()]), *((row.name, row.words) for row in grid.rows)]
+    rows = [("all rows", [*filter(None, [base]), *shared.values()]), *((row.name, row.words) for row in grid.rows)]
     return Table("Options", "", ["row", "options"], [[Cell(name), Cell(shlex.join(of))] for name, of in rows])
 
 
-def markdown(table: Table) -> str:
-    lines = [
-        [text.replace("|", "\\|") for text in line]
-        for line in [table.headings, *([c.text for c in row] for row in table.rows)]
-    ]
-    rule = ["---"] * len(table.headings)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
+def markdown(title: str, tables: Sequence[Table], notes: Sequence[str]) -> str:
+    """The tables under their headings, the notes below the first."""
+    parts = [f"# {title}\n"]
+    for table in tables:
+        explained = notes if table is tables[0] else [table.note] if table.note else []
+        parts.append(f"## {table.title}\n\n{markdown_table(table)}")
+        parts += ["".join(f"- {note}\n" for note in explained)] if explained else []
+    return "\n".join(parts)
+
+
+def markdown_table(table: Table) -> str:
+    cells = [table.headings, ["---"] * len(table.headings), *([cell.text for cell in row] for row in table.rows)]
+    return "".join(f"| {' | '.join(text.replace('|', '&#124;') for text in line)} |\n" for line in cells)
 
 
 def csv_rows(findings: Sequence[Findings]) -> list[list[str]]:
@@ -188,13 +198,17 @@ def as_json(grid: Grid, findings: Sequence[Findings], base: str, words: Sequence
     return settings | {"published": grid.table, "rows": rows, "environment": environment()}
 
 
-def page(grid: Grid, table: Table, notes: Sequence[str], options: Table) -> str:
+def page(grid: Grid, tables: Sequence[Table], notes: Sequence[str]) -> str:
     """The tables as one HTML file that needs no other file and no network."""
     templates = page_environment()
-    tables = templates.get_template("parts.html").module.table  # type: ignore[attr-defined]
+    write = templates.get_template("parts.html").module.table  # type: ignore[attr-defined]
     explained = Markup("").join(Markup('<p class="quiet">{}</p>\n').format(note) for note in notes)
     sections = [
-        (PageSection("result", table.title), Markup(tables(table, words=True)) + explained),
-        (PageSection("options", options.title), Markup(tables(options, words=True))),
+        (
+            PageSection(table.title.lower(), table.title),
+            Markup(write(table, words=table is tables[-1])) + ("" if n else explained),
+        )
+        for n, table in enumerate(tables)
     ]
-    return whole_page(templates, [grid.title], f"Grid {grid.name}", sections)
+    about = f"{len(grid.rows)} variants of a training, compared with {grid.rows[0].name}"
+    return whole_page(templates, [grid.title], about, sections)

@@ -19,7 +19,7 @@ from dinolab.memory import can_measure, peak_memory
 from dinolab.options import Config
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision, name_of
-from dinolab.recipes import load_config
+from dinolab.recipes import load_config, validate
 from dinolab.rundir import CARD, RESULT, RunFolder, Schema, read_object
 from dinolab.runs.build import workers
 from dinolab.runs.folder import check_run
@@ -32,7 +32,7 @@ RECORD: Schema = {
     "steps": int,
     "cpu_seconds": float,
     "peak_memory": (int, NoneType),
-    "images": {"train": str, "test": (str, NoneType)},
+    "images": ({"train": str, "test": (str, NoneType)}, NoneType),
 }
 
 
@@ -90,9 +90,7 @@ class Task:
         return there and self.read_record().images == images(self.cfg)
 
 
-def make_tasks(
-    grid: Grid, words: Sequence[str], base: str, seeds: int, out: Path, only: Sequence[Row] | None = None
-) -> list[Task]:
+def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Path) -> list[Task]:
     """All runs, the first seed of every row before the second of any.
 
     Args:
@@ -100,7 +98,6 @@ def make_tasks(
         base: a recipe in place of the grid's.
         seeds: number of runs of each row.
         out: the grid's folder.
-        only: some of the rows.
 
     Raises:
         UserError: a row's options are wrong, or its folder holds a run with others.
@@ -111,17 +108,27 @@ def make_tasks(
     words = [*grid.words, *words, *reference_images(words)]
     tasks = []
     for number in range(seeds):
-        for row in only or grid.rows:
+        for row in grid.rows:
             try:
-                first = load_config(base or grid.base or None, [*words, *row.words])
-                seed = first.seed + number
-                folder = out / row.folder / f"seed{seed}"
-                cfg = load_config(base or grid.base or None, [*words, *row.words, f"seed={seed}", f"run.dir={folder}"])
-                check_run(RunFolder(folder), cfg, resume=False)
+                cfg = load_config(base or grid.base or None, [*words, *row.words])
+                cfg.seed += number
+                cfg.run.dir = str(out / row.folder / f"seed{cfg.seed}")
+                validate(cfg)
+                refuse_other_options(cfg, out)
             except UserError as error:
                 raise UserError(f"row {row.name!r}: {error}") from error
-            tasks.append(Task(row, seed, cfg, grid.evaluations))
+            tasks.append(Task(row, cfg.seed, cfg, grid.evaluations))
     return tasks
+
+
+def refuse_other_options(cfg: Config, out: Path) -> None:
+    """Raises UserError where the folder holds a run that began with other options."""
+    try:
+        check_run(RunFolder(Path(cfg.run.dir)), cfg, resume=False)
+    except UserError as error:
+        raise UserError(
+            f"{str(error).partition('. Give')[0]}. Give the same, or another folder than out={out}"
+        ) from error
 
 
 def reference_images(words: Sequence[str]) -> list[str]:
