@@ -54,6 +54,7 @@ def refused(words: list[str], capsys) -> str:
     return line.removeprefix("dinolab: ")
 
 
+@pytest.mark.slow
 def test_runs_beside_each_other_and_a_row_that_fails(tmp_path, photos, monkeypatch, capsys):
     file, out = write(tmp_path, ROWS.replace("  no crops", "  few crops") + FAILING), tmp_path / "out"
     words = ["grid", file, *photos, *WORDS, f"out={out}", "seeds=1", "jobs=2", "plan=no"]
