@@ -5,6 +5,12 @@
 #   sbatch --nodes 4 --gpus-per-node 8 scripts/slurm.sh dinov2_vits14 data.path=/data/images run.dir=/runs/first
 #
 # The words after the script are those of `dinolab train`. All nodes must see the folder run.dir.
+#
+# As an array it does the runs of a grid, one in each job of the array:
+#
+#   sbatch --array 1-15 --gpus-per-node 1 scripts/slurm.sh ablations data.path=/data/images out=/runs/grid
+#
+# The words are then those of `dinolab grid`, and the array has as many jobs as the grid has rows times seeds.
 #SBATCH --job-name=dinolab
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=64
@@ -28,8 +34,13 @@ trap 'again=1; stop' USR1
 trap stop TERM
 
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that the processes have to save
-srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
-    --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@" &
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    command=(python -m dinolab grid "$@" "task=$SLURM_ARRAY_TASK_ID")
+else
+    command=(torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d
+        --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@")
+fi
+srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" "${command[@]}" &
 step=$!
 
 wait "$step"

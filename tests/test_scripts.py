@@ -32,9 +32,9 @@ def cluster(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(folder: Path) -> subprocess.Popen:
+def submit(folder: Path, **more: str) -> subprocess.Popen:
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "[a-b]", "SLURM_GPUS_ON_NODE": "4"}
-    env = os.environ | slurm | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    env = os.environ | slurm | more | {"PATH": f"{folder}:{os.environ['PATH']}"}
     return subprocess.Popen(["bash", str(SCRIPT), "small_1k", "data.path=my photos"], cwd=folder, env=env)
 
 
@@ -65,3 +65,9 @@ def test_a_failure_is_not_tried_again(cluster: Path) -> None:
     (cluster / "quick").touch()
     assert submit(cluster).wait(timeout=20) == 3
     assert not (cluster / "scontrol.txt").exists()
+
+
+def test_an_array_does_the_runs_of_a_grid(cluster: Path) -> None:
+    (cluster / "quick").touch()
+    submit(cluster, SLURM_ARRAY_TASK_ID="4").wait(timeout=20)
+    assert (cluster / "srun.txt").read_text().endswith("python -m dinolab grid small_1k data.path=my photos task=4\n")

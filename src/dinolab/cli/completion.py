@@ -23,10 +23,15 @@ class Entry:
 def entry(place: Place) -> Entry:
     assert isinstance(place.at, Verb)
     words = [word for positional in place.at.positionals for word in positional.choices]
-    if any(positional.metavar == "CONFIG" for positional in place.at.positionals):
+    metavars = {positional.metavar for positional in place.at.positionals}
+    if "CONFIG" in metavars:
         from dinolab.recipes import shipped
 
         words += shipped()
+    if "GRID" in metavars:
+        from dinolab.grid.read import shipped as shipped_grids
+
+        words += shipped_grids()
     own = {name: choices(f) for name, f in place.at.own_options.items()}
     return Entry(" ".join(place.path), own, words, place.at.training)
 

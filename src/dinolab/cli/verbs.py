@@ -6,6 +6,7 @@ from dinolab.cli.data import DATA
 from dinolab.cli.evaluate import EMBED, EVAL
 from dinolab.cli.export import EXPORT
 from dinolab.cli.grammar import Family, Verb
+from dinolab.cli.grid import GRID
 from dinolab.cli.job import JOB
 from dinolab.cli.predict import PREDICT
 from dinolab.cli.report import REPORT
@@ -16,6 +17,7 @@ VERBS: dict[str, Verb | Family] = {
     "demo": DEMO,
     "train": TRAIN,
     "plan": PLAN,
+    "grid": GRID,
     "eval": EVAL,
     "predict": PREDICT,
     "embed": EMBED,

@@ -36,7 +36,12 @@ class Alarm(NamedTuple):
 
     name: str
     shown_by: Callable[[Mapping[str, float]], bool]  # given a line of the log
-    remedy: str  # what it means and what to change, in words
+    remedy: str  # what it means and what to change, in words: "MEANING. Remedy: ..."
+
+    @property
+    def meaning(self) -> str:
+        """What it means, without what to change."""
+        return self.remedy.partition(". Remedy")[0]
 
 
 class Method(nn.Module):

@@ -41,12 +41,23 @@ def render(runs: Sequence[Run], photos: bool, folder: Path) -> str:
             with left_out_if_damaged(section, page):
                 html = templates.get_template(f"sections/{section.id}.html").render(common | found)
                 sections.append((section, Markup(html)))
+    return whole_page(templates, names, about(runs[0]) if len(runs) == 1 else "", sections)
+
+
+def whole_page(templates: Environment, names: Sequence[str], about: str, sections: Sequence[tuple[Any, Markup]]) -> str:
+    """The page of sections that are rendered.
+
+    Args:
+        names: what it is about.
+        about: a line below that; may be empty.
+        sections: each with something that has the section's `id` and `title`.
+    """
     return templates.get_template("page.html").render(
-        common,
+        names=names,
+        about=about,
         generator=GENERATOR,
         version=version("dinolab"),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        about=about(runs[0]) if len(runs) == 1 else "",
         sections=sections,
     )
 

@@ -115,18 +115,13 @@ def points(figure: Figure) -> list[Point]:
     """The published values of a figure for networks whose number of parameters is published, too."""
     found = []
     for place in figure.published.split():
-        table, column = place.split(".")
+        table, column = place.partition("@")[0].split(".")
         for row in read_rows(table):
             if row.get("params_m") and row.get(column):
                 speed = row.get("images_per_s_v100")
                 parameters, about = 1e6 * float(row["params_m"]), f"{TABLES[table].title}, images/s on a V100"
                 found.append(Point(parameters, float(speed) if speed else None, float(row[column]), about))
     return found
-
-
-def read_rows(name: str) -> list[dict[str, str]]:
-    with files("dinolab.report").joinpath(f"reference/{name}.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
@@ -137,6 +132,12 @@ def read_table(name: str, about: About, own: Sequence[dict[str, str]]) -> Table:
         own = [row | {about.name: f"{row[about.name]}, on {row['data']}"} for row in own]
     cells = [[cell(row.get(column, "")) for column in columns] for row in (*own, *rows)]
     return Table(about.title, f"Source: {about.source}", headings, cells, len(own))
+
+
+def read_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a table as texts by column."""
+    with files("dinolab.report").joinpath(f"reference/{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def cell(text: str) -> Cell:

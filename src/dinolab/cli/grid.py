@@ -1,0 +1,51 @@
+"""dinolab grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dinolab.cli.grammar import Positional, Verb
+from dinolab.cli.train import run_until_stopped
+from dinolab.errors import say
+from dinolab.fields import option
+
+
+@dataclass
+class GridOptions:
+    base: str = option("", "recipe that all rows start from (empty: the grid's)")
+    seeds: int = option(3, "runs of each row, each with another seed", 1, 1000)
+    out: str = option("", "folder of the grid (empty: runs/ and the grid's name)")
+    jobs: int = option(1, "runs at the same time, each a process of its own", 1, 1000)
+    task: int = option(0, "do only the run of this number, in this process, for SLURM arrays (0: all)", 0, 1 << 20)
+    plan: str = option(
+        "first",
+        "forecast of the time: before the runs, without any run, or none",
+        choices=("first", "only", "no"),
+    )
+
+
+def run_grid(grid: str, own: GridOptions, words: Sequence[str]) -> int:
+    def work() -> None:
+        from dinolab.grid import run_grid
+
+        written = run_grid(
+            grid, words, base=own.base, seeds=own.seeds, out=own.out, jobs=own.jobs, task=own.task, plan=own.plan
+        )
+        say(*written[:1] if own.task else written)
+
+    return run_until_stopped(work)
+
+
+GRID = Verb(
+    "variants of a training side by side: every row with several seeds, in one table",
+    run_grid,
+    about="Train every row of a grid with several seeds on the same images, evaluate each run on the same test images, and compare "
+    "the rows with the first one, image by image. The same command again continues; finished runs are not repeated. Training "
+    "options are those of all rows. The table is written as Markdown, CSV, JSON and a page.",
+    positionals=(Positional("GRID", "a grid: a YAML file, or one of dinolab's own, such as ablations or methods"),),
+    options=(GridOptions,),
+    training=True,
+    examples=(
+        "grid ablations data.path=photos/train eval.test=photos/test",
+        "grid mine.yaml data.path=photos base=small_1k seeds=5 jobs=2",
+    ),
+)
