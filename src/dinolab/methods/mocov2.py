@@ -123,8 +123,10 @@ class MoCo(MomentumTeacher):
         """The keys, which the teacher makes in shuffled groups as large as the micro-batches."""
         m = len(batches)
         crops = join([views.global_crops[1:] for views in batches], 1)  # (1, B, C, S, S)
-        made = [embed(self.teacher, batches[0]._replace(global_crops=crops[:, group::m]), crops=1) for group in range(m)]
-        features, keys = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*made))  # in the order of the images again
+        groups = [batches[0]._replace(global_crops=crops[:, first::m]) for first in range(m)]
+        made = [embed(self.teacher, group, crops=1) for group in groups]
+        # in the order of the images again
+        features, keys = (torch.stack(parts, 2).flatten(1, 2) for parts in zip(*made))
         sizes = [views.global_crops.shape[1] for views in batches]
         self.entering = list(keys[0].split(sizes))
         return [Targets(*parts) for parts in zip(features.split(sizes, 1), keys.split(sizes, 1))]

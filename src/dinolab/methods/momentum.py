@@ -48,7 +48,7 @@ class MomentumTeacher(Method):
     def __init__(self, student: dict[str, nn.Module], alone: Mapping[str, nn.Module] | None = None):
         super().__init__(student)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.student.update(alone or {})  # after those of both, so that the first parts of student and teacher are pairs
+        self.student.update(alone or {})  # last, so that the first parts of student and teacher are pairs
 
     @property
     def product(self) -> Backbone:
@@ -69,8 +69,9 @@ class MomentumTeacher(Method):
     @torch.no_grad()
     def after_step(self, s: StepValues) -> None:
         """teacher <- m * teacher + (1 - m) * student, all parameters that both have in one call."""
-        theirs = list(self.teacher.parameters())
-        torch._foreach_lerp_(theirs, list(self.student.parameters())[: len(theirs)], 1 - s["momentum"])
+        theirs: list[Tensor] = [*self.teacher.parameters()]
+        ours: list[Tensor] = [*self.student.parameters()][: len(theirs)]
+        torch._foreach_lerp_(theirs, ours, 1 - s["momentum"])
 
     def teacher_features(self, views: Views) -> Features:
         """The teacher's features of the global crops; without masks."""
