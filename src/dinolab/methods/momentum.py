@@ -70,7 +70,7 @@ class MomentumTeacher(Method):
     def after_step(self, s: StepValues) -> None:
         """teacher <- m * teacher + (1 - m) * student, all parameters that both have in one call."""
         theirs: list[Tensor] = [*self.teacher.parameters()]
-        ours: list[Tensor] = [*self.student.parameters()][: len(theirs)]
+        ours: list[Tensor] = [p for p, _ in zip(self.student.parameters(), theirs)]
         torch._foreach_lerp_(theirs, ours, 1 - s["momentum"])
 
     def teacher_features(self, views: Views) -> Features:
