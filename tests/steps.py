@@ -37,6 +37,11 @@ EXACT = {  # the same for any number of processes and micro-batches
     ],
     "adapters and pull": ["method=dinov2", "loss.koleo=0", "init.weights=GIVEN", "init.lora=2", "init.pull=0.5"],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
+    "byol": ["method=byol", "views.locals=0", "head.batch_norm=false"],
+    "mocov2": ["method=mocov2", "views.locals=0", "loss.queue=20"],  # not a multiple of the batch
+    "simclr": ["method=simclr", "views.locals=0", "head.batch_norm=false"],
+    "barlow": ["method=barlow", "views.locals=0", "head.batch_norm=false", "model.init=scaled"],
+    "vicreg": ["method=vicreg", "views.locals=0", "head.batch_norm=false"],
 }
 HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "loss.koleo=0"]
 STEMS = {  # the same, where the starter encoder's package is installed
@@ -47,6 +52,9 @@ WHOLE = {  # the same for any number of processes, with the same number of micro
     "koleo": ["method=dinov2", "loss.koleo=0.5"],
     "batch norm": ["method=dinov2", "loss.koleo=0", "head.batch_norm=true", "ibot_head.batch_norm=true"],
     "activations": ["method=dinov2", "run.checkpoint_activations=true"],
+    "byol batch norm": ["method=byol", "views.locals=0"],
+    "mocov2 batch norm": ["method=mocov2", "views.locals=0", "loss.queue=16", "head.batch_norm=true"],
+    "barlow batch norm": ["method=barlow", "views.locals=0"],
 }
 COMMON = [
     f"optim.length={STEPS} steps",
@@ -56,6 +64,7 @@ COMMON = [
     "optim.warmup=0 steps",
     "masks.share=0.3",
 ]
+COMMON += ["head.out=8", "predictor.hidden=16"]
 COMMON += ["loss.freeze_prototypes=2 steps", "model.drop_path=0", "init.freeze_backbone=2 steps"]
 
 
@@ -72,7 +81,7 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
         views = [v.to(device) for v in micro]
         parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim, autocast(device, None))
         means = mean_over_parts(parts)
-        if not getattr(cfg.loss, "koleo", 0):
+        if not getattr(getattr(cfg, "loss", None), "koleo", 0):
             means.pop("koleo", None)  # it is still computed, within micro-batches
         losses.append([*means.values(), norm.item()])
     return {"losses": torch.tensor(losses)} | parallel.whole(method.state_dict())

@@ -127,7 +127,7 @@ def test_recipes_load_and_say_what_they_are(recipe: Path) -> None:
     cfg = load_config(recipe.stem)
     header = recipe.read_text().split("\n\n")[0]
     assert all(word in header for word in ("Command:", "Hardware:", "Time:", "Expected:"))
-    assert cfg.method in recipe.stem or recipe.stem.startswith(("demo", "small_", "har_", "continue_"))
+    assert cfg.method in recipe.stem or recipe.stem.startswith(("demo", "small_", "har_", "continue_", "infomin_"))
 
 
 def test_there_are_recipes() -> None:

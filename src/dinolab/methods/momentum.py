@@ -4,6 +4,7 @@ Shapes: B images, D width of a feature.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -37,11 +38,17 @@ def _momentum(ema: Ema, total: int, step: int) -> float:
 
 
 class MomentumTeacher(Method):
-    """The teacher has the student's networks. It takes no gradient, and its backbone is the run's product."""
+    """The teacher has the student's networks. It takes no gradient, and its backbone is the run's product.
 
-    def __init__(self, student: dict[str, nn.Module]):
+    Args:
+        student: networks that both have, by name.
+        alone: networks that the student has alone, such as a predictor.
+    """
+
+    def __init__(self, student: dict[str, nn.Module], alone: Mapping[str, nn.Module] | None = None):
         super().__init__(student)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.student.update(alone or {})  # last, so that the first parts of student and teacher are pairs
 
     @property
     def product(self) -> Backbone:
@@ -61,8 +68,10 @@ class MomentumTeacher(Method):
 
     @torch.no_grad()
     def after_step(self, s: StepValues) -> None:
-        """teacher <- m * teacher + (1 - m) * student, all parameters in one call."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - s["momentum"])
+        """teacher <- m * teacher + (1 - m) * student, all parameters that both have in one call."""
+        theirs: list[Tensor] = [*self.teacher.parameters()]
+        ours: list[Tensor] = [p for p, _ in zip(self.student.parameters(), theirs)]
+        torch._foreach_lerp_(theirs, ours, 1 - s["momentum"])
 
     def teacher_features(self, views: Views) -> Features:
         """The teacher's features of the global crops; without masks."""

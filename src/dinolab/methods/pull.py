@@ -19,12 +19,13 @@ class Pull:
     """Adds 1 - cosine between the student's class features of the global crops and those of the start, which stays as it is.
 
     The student's features are those that the method's loss has computed already: a hook on its backbone keeps them. So a method
-    gives the global crops to its student's backbone as the first of the crops, in the last call before its loss is complete.
+    gives the global crops, or the first of each image alone, to its student's backbone as the first of the crops, in the last call
+    before its loss is complete.
     """
 
     def __init__(self, start: Backbone, weight: float):
         self.start, self.weight = start.requires_grad_(False).eval(), weight
-        self.seen_2BD: Tensor | None = None
+        self.seen: Tensor | None = None  # (2 B, D), or (B, D) of the first global crops
 
     def watch(self, backbone: nn.Module) -> None:
         """Keep what the student's backbone computes from now on."""
@@ -32,15 +33,15 @@ class Pull:
 
     def _keep(self, backbone: nn.Module, inputs: Any, output: Any) -> None:
         if output[0].cls.requires_grad:  # not in evaluations
-            self.seen_2BD = output[0].cls
+            self.seen = output[0].cls
 
     def add(self, loss: Tensor, logs: dict[str, Tensor], views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """A micro-batch's loss and its parts, with the pull. The mean over the crops: micro-batches and ranks change nothing."""
-        crops = normalise(views.global_crops.flatten(0, 1), self.start.pixels)
+        crops = views.global_crops.flatten(0, 1)
+        assert self.seen is not None and len(crops) % len(self.seen) == 0, "the global crops come first"
         with torch.no_grad():
-            aim_2BD = self.start([crops])[0].cls
-        assert self.seen_2BD is not None and len(self.seen_2BD) == len(crops), "the global crops come first"
-        cosine = F.cosine_similarity(at_least_fp32(self.seen_2BD), at_least_fp32(aim_2BD))
-        pull, self.seen_2BD = 1 - cosine.mean(), None
+            aim = self.start([normalise(crops[: len(self.seen)], self.start.pixels)])[0].cls
+        cosine = F.cosine_similarity(at_least_fp32(self.seen), at_least_fp32(aim))
+        pull, self.seen = 1 - cosine.mean(), None
         loss = loss + self.weight * pull
         return loss, logs | {"loss": loss.detach(), "pull": pull.detach()}

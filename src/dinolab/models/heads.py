@@ -1,4 +1,4 @@
-"""The projection head of DINO and iBOT."""
+"""The projection heads: that of DINO and iBOT, and the MLP of the methods that compare two crops."""
 
 from itertools import pairwise
 
@@ -53,3 +53,18 @@ class DINOHead(nn.Module):
         if self.prototypes_norm is not None:
             prototypes = prototypes * self.prototypes_norm
         return F.normalize(y, dim=-1, eps=1e-6), prototypes
+
+
+def mlp(dim: int, hidden: int, out: int, layers: int, batch_norm: bool) -> nn.Sequential:
+    """An MLP with ReLU, (n, dim) -> (n, out): the head of the methods that compare two crops of each image.
+
+    With batch norm after each hidden layer, no layer has a bias, as in the published code of BYOL, Barlow Twins and VICReg.
+    Weights start as PyTorch's, as theirs.
+    """
+    widths = [dim] + [hidden] * (layers - 1) + [out]
+    parts: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        parts.append(nn.Linear(n_in, n_out, bias=not batch_norm))
+        if i < layers - 1:
+            parts += [nn.BatchNorm1d(n_out), nn.ReLU()] if batch_norm else [nn.ReLU()]
+    return nn.Sequential(*parts)
