@@ -36,6 +36,16 @@ EXACT = {  # the same for any number of processes and micro-batches
         "optim.clip=0.1",
     ],
     "adapters and pull": ["method=dinov2", "loss.koleo=0", "init.weights=GIVEN", "init.lora=2", "init.pull=0.5"],
+    "dino infonce": [
+        "method=dino",
+        "loss.compare=infonce",
+        "head.predictor=true",
+        "optim.name=lars",
+        "optim.trust=0.5",
+    ],
+    "swav queue": ["method=swav", "head.batch_norm=false", "loss.queue=16", "loss.queue_start=2 steps"],
+    "deepcluster": ["method=deepcluster", "head.batch_norm=false", "clusters.number=[5,7,4]"],
+    "supervised": ["method=supervised", "loss.mixup=0", "loss.cutmix=0", "optim.name=lars", "optim.trust=0.5"],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
 }
 HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "loss.koleo=0"]
@@ -66,10 +76,13 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     source = open_source(cfg.data.path)
     phase, device, method, optimizer = assemble(cfg, source)
     method.train()
+    method.prepare(batches(source, cfg, 0, STEPS, 0, needs=needs_of(cfg)))
     losses = []
     share = parallel.rank(), parallel.world()
     for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=share, needs=needs_of(cfg))):
         views = [v.to(device) for v in micro]
+        if phase.begins_epoch(step):
+            method.begin_epoch(int(phase.epoch(step)))
         parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim, autocast(device, None))
         means = mean_over_parts(parts)
         if not getattr(cfg.loss, "koleo", 0):
