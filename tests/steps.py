@@ -41,11 +41,19 @@ EXACT = {  # the same for any number of processes and micro-batches
         "loss.compare=infonce",
         "head.predictor=true",
         "optim.name=lars",
-        "optim.trust=0.5",
+        "optim.trust=0.1",
+        "optim.lr=0.3",
     ],
     "swav queue": ["method=swav", "head.batch_norm=false", "loss.queue=16", "loss.queue_start=2 steps"],
-    "deepcluster": ["method=deepcluster", "head.batch_norm=false", "clusters.number=[5,7,4]"],
-    "supervised": ["method=supervised", "loss.mixup=0", "loss.cutmix=0", "optim.name=lars", "optim.trust=0.5"],
+    "deepcluster": ["method=deepcluster", "head.batch_norm=false", "clusters.number=5"],
+    "supervised": [
+        "method=supervised",
+        "loss.mixup=0",
+        "loss.cutmix=0",
+        "optim.name=lars",
+        "optim.trust=0.1",
+        "optim.lr=0.3",
+    ],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
 }
 HYBRID = ["model.stem=starter", "model.patch_size=8", "views.global_size=32", "views.local_size=16", "loss.koleo=0"]

@@ -1,7 +1,7 @@
 """DeepCluster-v2 (arXiv 2006.09882, section B): each crop predicts the cluster that its image had at the start of the epoch.
 
 The embeddings of the last pass over the images are kept in a memory. At the start of each epoch, spherical k-means makes clusters of
-them, several times with other numbers of clusters or other starts. The centroids are the prototypes of the epoch, and are not trained.
+them, several times from other starts. The centroids are the prototypes of the epoch, and are not trained.
 
 Shapes: B images, V crops of an image, N images of the run, D width of an embedding, H clusterings, K clusters.
 """
@@ -37,9 +37,8 @@ class Head:
 
 @dataclass
 class Clusters:
-    number: list[int] = option(
-        [3000, 3000, 3000], "clusters of each clustering, K; at most as many as there are images", 2, 1 << 24
-    )
+    number: int = option(3000, "clusters of each clustering, K; at most as many as there are images", 2, 1 << 24)
+    times: int = option(3, "clusterings, each from another start, H; the loss is the mean over them", 1, 100)
     rounds: int = option(10, "rounds of k-means at the start of each epoch", 1, 1000)
 
 
@@ -62,7 +61,7 @@ class DeepCluster(Method):
         "before the first step it computes the embeddings of all images once, which this forecast does not include"
     )
     PANELS = (
-        Panel(LOSS, "loss", {"loss": "DeepCluster-v2"}, level="log_k", level_label="mean of log K"),
+        Panel(LOSS, "loss", {"loss": "DeepCluster-v2"}, level="log_k", level_label="log K"),
         Panel(HEALTH, "clusters with images", {"clusters_used": "clusters"}, zero=True, percent=True),
         Panel(HEALTH, "images in the largest cluster", {"largest_cluster": "images"}, zero=True, percent=True),
         Panel(HEALTH, "effective rank of the embeddings", {"effective_rank": "rank"}, zero=True),
@@ -92,38 +91,28 @@ class DeepCluster(Method):
         Tensor  # (2, N, D), the last embeddings of each image's global crops; zero for an image that has not been seen
     )
     clusters: Tensor  # int64 (H, N), of each image in each clustering; -1 for none
+    centroids: Tensor  # (H, K, D)
 
     def __init__(self, backbone: nn.Module, cfg: Config, images: int = 0):
         options = own_options(cfg, Options)
-        head, self.numbers = options.head, options.clusters.number
+        head, wanted = options.head, options.clusters
         made = ClusterHead(cast(int, backbone.dim), head.hidden, head.bottleneck, batch_norm=head.batch_norm)
         super().__init__({"backbone": backbone, "head": made})
-        images = images or max(self.numbers)  # enough to measure a step
+        images = images or wanted.number  # enough to measure a step
         self.register_buffer("memory", torch.zeros(2, images, head.bottleneck))
-        self.register_buffer("clusters", torch.full((len(self.numbers), images), -1))
-        for h, k in enumerate(self.numbers):
-            self.register_buffer(f"centroids_{h}", torch.zeros(k, head.bottleneck))
-        self.rounds, self.temperature, self.seed = options.clusters.rounds, options.loss.student_temperature, cfg.seed
+        self.register_buffer("clusters", torch.full((wanted.times, images), -1))
+        self.register_buffer("centroids", torch.zeros(wanted.times, wanted.number, head.bottleneck))
+        self.rounds, self.temperature, self.seed = wanted.rounds, options.loss.student_temperature, cfg.seed
+        self.log_k = math.log(wanted.number)
 
     @classmethod
     def make(cls, backbone: nn.Module, cfg: Config, source: Source | None) -> "DeepCluster":
-        images, most = len(source) if source else 0, max(own_options(cfg, Options).clusters.number)
-        if source and most > images:
+        images, k = len(source) if source else 0, own_options(cfg, Options).clusters.number
+        if source and k > images:
             raise UserError(
-                f"clusters.number: {most} clusters of {images} images of {source.name}; set it to {images} or less"
+                f"clusters.number={k}: more clusters than the {images} images of {source.name}; set it to {images} or less"
             )
         return cls(backbone, cfg, images)
-
-    @classmethod
-    def check(cls, cfg: Config) -> None:
-        if not own_options(cfg, Options).clusters.number:
-            raise UserError(
-                "clusters.number=[] makes no clusters: name a number of clusters for each clustering, such as [100,100]"
-            )
-
-    def centroids(self, h: int) -> Tensor:
-        """Those of clustering h, (K, D)."""
-        return cast(Tensor, getattr(self, f"centroids_{h}"))
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[list[Views]]) -> None:
@@ -140,10 +129,10 @@ class DeepCluster(Method):
                     advance(len(views.indices))
                 if seen >= images:
                     break
-        if self.known().numel() < max(self.numbers):
+        k, known = self.centroids.shape[1], self.known().numel()
+        if known < k:
             raise UserError(
-                f"clusters.number: {max(self.numbers)} clusters, but the whole run sees only {self.known().numel()} images; set it lower, "
-                "or a longer optim.length"
+                f"clusters.number={k}, but the whole run sees only {known} images; set it lower, or a longer optim.length"
             )
 
     def known(self) -> Tensor:
@@ -154,15 +143,15 @@ class DeepCluster(Method):
     def begin_epoch(self, epoch: int) -> None:
         """Cluster the memory. Clustering h takes the embeddings of global crop h mod 2, and starts from those of random images."""
         known = self.known()
-        for h, k in enumerate(self.numbers):
+        times, k = self.centroids.shape[:2]
+        for h in range(times):
             x = self.memory[h % 2, known]
-            rng = draws.rng(self.seed, draws.CLUSTERS, epoch * len(self.numbers) + h)
-            start = torch.from_numpy(rng.permutation(len(x))[:k]).to(x.device)
-            centroids = x[start]
+            rng = draws.rng(self.seed, draws.CLUSTERS, epoch * times + h)
+            found = x[torch.from_numpy(rng.permutation(len(x))[:k]).to(x.device)]
             for _ in range(self.rounds):
-                centroids = spherical_means(x, centroids)
-            self.centroids(h).copy_(centroids)
-            self.clusters[h, known] = nearest(x, centroids)
+                found = spherical_means(x, found)
+            self.centroids[h] = found
+            self.clusters[h, known] = nearest(x, found)
 
     def embed(self, views: Views) -> Tensor:
         """Embeddings (V, B, D) of length one, of all crops."""
@@ -173,11 +162,10 @@ class DeepCluster(Method):
     def loss(self, views: Views, targets: None, s: StepValues) -> tuple[Tensor, Logs]:
         z_VBD = self.embed(views)
         images_B = views.indices.to(z_VBD.device, non_blocking=True)
+        clusters_HB = self.clusters.index_select(1, images_B)
         each = [
-            cluster_cross_entropy(
-                z_VBD, self.centroids(h), self.clusters[h].index_select(0, images_B), self.temperature
-            )
-            for h in range(len(self.numbers))
+            cluster_cross_entropy(z_VBD, centroids_KD, clusters_B, self.temperature)
+            for centroids_KD, clusters_B in zip(self.centroids, clusters_HB)
         ]
         loss = torch.stack(each).mean()
         self.remember(z_VBD[:2].detach(), images_B)
@@ -195,10 +183,11 @@ class DeepCluster(Method):
         self.memory.index_copy_(1, images, z.index_select(1, latest).to(self.memory.dtype))
 
     def figures(self, targets: list[Any], parts: Mapping[str, float]) -> dict[str, float]:
-        sizes = [torch.bincount(row[row >= 0], minlength=k) for row, k in zip(self.clusters, self.numbers)]
+        k = self.centroids.shape[1]
+        sizes = [torch.bincount(row[row >= 0], minlength=k) for row in self.clusters]
         return {
             "clusters_used": min((n > 0).float().mean().item() for n in sizes),
             "largest_cluster": max((n.max() / n.sum()).item() for n in sizes),
             "effective_rank": effective_rank(self.memory[0, self.known()]),
-            "log_k": sum(math.log(k) for k in self.numbers) / len(self.numbers),
+            "log_k": self.log_k,
         }
