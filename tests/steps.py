@@ -64,6 +64,7 @@ STEMS = {  # the same, where the starter encoder's package is installed
 WHOLE = {  # the same for any number of processes, with the same number of micro-batches
     "koleo": ["method=dinov2", "loss.koleo=0.5"],
     "batch norm": ["method=dinov2", "loss.koleo=0", "head.batch_norm=true", "ibot_head.batch_norm=true"],
+    "swav": ["method=swav"],  # with batch norm in its head
     "activations": ["method=dinov2", "run.checkpoint_activations=true"],
 }
 COMMON = [

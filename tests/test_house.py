@@ -28,6 +28,7 @@ OTHER_MEANINGS = {
     "dinov2": {"weights/huggingface.py"},  # Hugging Face's name of an architecture
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
+    "supervised": {"jobs/job.py"},  # a stage of the reference job: a network trained with labels by fine-tuning
     "retrieval": {"report/published.py"},  # a table of published figures
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
 }  # fmt: skip

@@ -117,7 +117,8 @@ def draw_mix(loss: Loss, seed: list[int]) -> Mix | None:
         seed
     )  # a function of the images that are mixed: it needs no state that would have to resume
     cut = bool(loss.cutmix) and (not loss.mixup or rng.random() < 0.5)
-    share = float(rng.beta(*[loss.cutmix if cut else loss.mixup] * 2))
+    spread = loss.cutmix if cut else loss.mixup
+    share = float(rng.beta(spread, spread))
     if not cut:
         return Mix(share, None)
     side = (1 - share) ** 0.5
