@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from dinolab.data.types import Views
-from dinolab.losses import koleo, prototype_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.losses import koleo, prototype_cross_entropy, sinkhorn_knopp, squared_distance, update_centre
 from dinolab.methods.dinov2 import patch_weights
 from dinolab.methods.prototypes import PrototypeLoss, multi_crop_loss, prototype_targets
 
@@ -156,3 +157,13 @@ def test_koleo_of_dinov3(read: Callable[[str], Numbers]) -> None:
 def test_sinkhorn(read: Callable[[str], Numbers], temperature: float, iterations: int) -> None:
     z = read("sinkhorn")
     same(sinkhorn_knopp(z["scores"], temperature, iterations), z[f"assignment_eps{temperature}_it{iterations}"])
+
+
+def test_squared_distance_is_byols_loss(read: Callable[[str], Numbers]) -> None:
+    z = read("byol")
+    inputs = [z[f"prediction_{v}"].requires_grad_() for v in (1, 2)]
+    unit = [normalize(x, dim=1) for x in (*inputs, z["target_1"], z["target_2"])]
+    loss = squared_distance(unit[0], unit[3]) + squared_distance(unit[1], unit[2])
+    same(loss.detach(), z["loss"])
+    for v, grad in enumerate(torch.autograd.grad(loss, inputs)):
+        same(grad, z[f"grad_prediction_{v + 1}"])

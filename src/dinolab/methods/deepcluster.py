@@ -74,7 +74,7 @@ class DeepCluster(Method):
             "a lower optim.lr",
         ),
         Alarm(
-            "collapse",
+            "collapse of clusters",
             lambda line: line.get("largest_cluster", 0.0) > 0.5,
             "one cluster has more than half of the images. Remedy: a lower optim.lr, a longer optim.warmup, head.batch_norm=true, "
             "more clusters (clusters.number)",

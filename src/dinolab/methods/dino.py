@@ -46,7 +46,7 @@ class Loss(PrototypeLoss):
     compare: str = option(
         "cross_entropy",
         "how student and teacher are compared. cross_entropy, mse_softmax (squared distance): the distributions over prototypes. "
-        "mse (squared distance, as BYOL), infonce (against the batch's other images, as MoCo): the head's outputs, of length one",
+        "mse (squared distance, as BYOL), infonce (against the batch's other images): the head's outputs, of length one",
         choices=(*DISTRIBUTIONS, *OUTPUTS),
     )
 
