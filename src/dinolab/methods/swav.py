@@ -77,7 +77,7 @@ class SwAV(Method):
         Alarm(
             "flat",
             lambda line: "kl" in line and line["kl"] + line["teacher_entropy"] > 0.98 * line["log_k"],
-            "the loss stays at log K: no crop predicts the assignment of another. Remedy: a lower loss.epsilon (0.03), fewer "
+            "the loss stays at log K: no crop predicts the assignment of another. Remedy: a lower loss.epsilon (0.02), fewer "
             "head.prototypes, a longer optim.warmup, model.init=scaled",
         ),
         Alarm(
