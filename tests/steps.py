@@ -36,6 +36,24 @@ EXACT = {  # the same for any number of processes and micro-batches
         "optim.clip=0.1",
     ],
     "adapters and pull": ["method=dinov2", "loss.koleo=0", "init.weights=GIVEN", "init.lora=2", "init.pull=0.5"],
+    "dino infonce": [
+        "method=dino",
+        "loss.compare=infonce",
+        "head.predictor=true",
+        "optim.name=lars",
+        "optim.trust=0.1",
+        "optim.lr=0.3",
+    ],
+    "swav queue": ["method=swav", "head.batch_norm=false", "loss.queue=16", "loss.queue_start=2 steps"],
+    "deepcluster": ["method=deepcluster", "head.batch_norm=false", "clusters.number=5"],
+    "supervised": [
+        "method=supervised",
+        "loss.mixup=0",
+        "loss.cutmix=0",
+        "optim.name=lars",
+        "optim.trust=0.1",
+        "optim.lr=0.3",
+    ],
     "dinov2 centring": ["method=dinov2", "loss.targets=centring", "loss.koleo=0", "model.ffn=swiglu", "optim.clip=0.1"],
     "byol": ["method=byol", "views.locals=0", "head.batch_norm=false"],
     "mocov2": ["method=mocov2", "views.locals=0", "loss.queue=20"],  # not a multiple of the batch
@@ -51,6 +69,7 @@ STEMS = {  # the same, where the starter encoder's package is installed
 WHOLE = {  # the same for any number of processes, with the same number of micro-batches
     "koleo": ["method=dinov2", "loss.koleo=0.5"],
     "batch norm": ["method=dinov2", "loss.koleo=0", "head.batch_norm=true", "ibot_head.batch_norm=true"],
+    "swav": ["method=swav"],  # with batch norm in its head
     "activations": ["method=dinov2", "run.checkpoint_activations=true"],
     "byol batch norm": ["method=byol", "views.locals=0"],
     "mocov2 batch norm": ["method=mocov2", "views.locals=0", "loss.queue=16", "head.batch_norm=true"],
@@ -75,10 +94,13 @@ def run(images: Path, words: list[str]) -> dict[str, torch.Tensor]:
     source = open_source(cfg.data.path)
     phase, device, method, optimizer = assemble(cfg, source)
     method.train()
+    method.prepare(batches(source, cfg, 0, STEPS, 0, needs=needs_of(cfg)))
     losses = []
     share = parallel.rank(), parallel.world()
     for step, micro in enumerate(batches(source, cfg, 0, STEPS, 0, share=share, needs=needs_of(cfg))):
         views = [v.to(device) for v in micro]
+        if phase.begins_epoch(step):
+            method.begin_epoch(int(phase.epoch(step)))
         parts, _, norm = train_step(method, optimizer, views, phase(step), cfg.optim, autocast(device, None))
         means = mean_over_parts(parts)
         if not getattr(getattr(cfg, "loss", None), "koleo", 0):

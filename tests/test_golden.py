@@ -5,15 +5,15 @@ The student's outputs in the files are logits; identical prototypes make dinolab
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from dinolab.data.types import Views
-from dinolab.losses import koleo, prototype_cross_entropy, sinkhorn_knopp, update_centre
+from dinolab.losses import koleo, prototype_cross_entropy, sinkhorn_knopp, squared_distance, update_centre
 from dinolab.methods.dinov2 import patch_weights
 from dinolab.methods.prototypes import PrototypeLoss, multi_crop_loss, prototype_targets
 
@@ -21,11 +21,9 @@ CENTRE_MOMENTUM = 0.9  # in all of the published code
 Numbers = dict[str, Tensor]
 
 
-class Identity:
-    """A head whose features are the logits themselves."""
-
-    def compare(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, torch.eye(x.shape[-1], dtype=x.dtype)
+def logits_only(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The two factors of logits that are the features themselves."""
+    return x, torch.eye(x.shape[-1], dtype=x.dtype)
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def targets_of(logits: Tensor, centre: Tensor, temperature: Tensor) -> tuple[Ten
 def multi_crop(crops: list[Tensor], targets_2BK: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The loss at the student's temperature of 0.1, and the gradient of each group of crops."""
     inputs = [crop.clone().requires_grad_() for crop in crops]
-    loss = multi_crop_loss(cast(Any, Identity()), torch.cat(inputs), targets_2BK, 0.1)
+    loss = multi_crop_loss(logits_only(torch.cat(inputs)), targets_2BK, 0.1)
     return loss.detach(), torch.autograd.grad(loss, inputs)
 
 
@@ -94,7 +92,7 @@ def patch_loss(student: Tensor, targets_MK: Tensor, views: Views) -> tuple[Tenso
     """The loss of masked patches at the student's temperature of 0.1, and the gradient of all patches (B, N, K)."""
     assert views.masked is not None
     x = student.clone().requires_grad_()
-    compared = Identity().compare(x.flatten(0, 1)[views.masked])
+    compared = logits_only(x.flatten(0, 1)[views.masked])
     loss = prototype_cross_entropy(*compared, targets_MK, patch_weights(views).double(), 0.1)
     return loss.detach(), torch.autograd.grad(loss, x)[0]
 
@@ -159,3 +157,13 @@ def test_koleo_of_dinov3(read: Callable[[str], Numbers]) -> None:
 def test_sinkhorn(read: Callable[[str], Numbers], temperature: float, iterations: int) -> None:
     z = read("sinkhorn")
     same(sinkhorn_knopp(z["scores"], temperature, iterations), z[f"assignment_eps{temperature}_it{iterations}"])
+
+
+def test_squared_distance_is_byols_loss(read: Callable[[str], Numbers]) -> None:
+    z = read("byol")
+    inputs = [z[f"prediction_{v}"].requires_grad_() for v in (1, 2)]
+    unit = [normalize(x, dim=1) for x in (*inputs, z["target_1"], z["target_2"])]
+    loss = squared_distance(unit[0], unit[3]) + squared_distance(unit[1], unit[2])
+    same(loss.detach(), z["loss"])
+    for v, grad in enumerate(torch.autograd.grad(loss, inputs)):
+        same(grad, z[f"grad_prediction_{v + 1}"])

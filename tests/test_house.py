@@ -16,6 +16,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 # Files that may name one: its own, and the places where a person has made a choice.
 OWN_FILES = {
     "methods/__init__.py", "methods/dino.py", "methods/dinov2.py", "methods/distill.py",
+    "methods/swav.py", "methods/deepcluster.py", "methods/supervised.py",
     "evals/__init__.py", "evals/knn.py", "evals/logreg.py", "evals/linear.py", "evals/linear_dino.py", "evals/finetune.py",
     "evals/davis.py",
     "evals/retrieval.py", "evals/copies.py", "evals/copies_sets.py",
@@ -28,6 +29,7 @@ OWN_FILES = {
 OTHER_MEANINGS = {
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
+    "supervised": {"jobs/job.py"},  # a stage of the reference job: a network trained with labels by fine-tuning
     "retrieval": {"report/published.py"},  # a table of published figures
     "segmentation": {"data/sources/folder.py", "report/published.py"},  # folders of maps; a heading
     "depth": None,  # the number of blocks of a network

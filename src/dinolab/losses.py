@@ -151,3 +151,20 @@ def koleo(features: Tensor) -> Tensor:
             similarity.diagonal(rank() * n).fill_(-2)  # itself
             nearest = similarity.argmax(1)
         return -(F.pairwise_distance(x, everyone[nearest], eps=EPS) + EPS).log().mean()
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """mean_i |x_i - y_i|^2 of vectors (n, D). Of length one it is 2 - 2 cos, BYOL's loss (arXiv 2006.07733, equation 2)."""
+    return (at_least_fp32(x) - at_least_fp32(y)).square().sum(-1).mean()
+
+
+def info_nce(x: Tensor, keys: Tensor, places: Tensor, temperature: float) -> Tensor:
+    """mean_i -log softmax(x_i . keys / temperature) at places_i. MoCo, arXiv 1911.05722, equation 1.
+
+    Args:
+        x: (n, D), of length one.
+        keys: (N, D), of length one.
+        places: int64 (n,), the key that belongs to x_i; the others are its negatives.
+    """
+    with torch.autocast(x.device.type, enabled=False):  # it would round the products to half precision
+        return F.cross_entropy(at_least_fp32(x) @ at_least_fp32(keys).T / temperature, places)

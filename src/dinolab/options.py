@@ -118,6 +118,10 @@ class Head:
         False,
         "train the length of each prototype too (DINOv2, and DINO with norm_last_layer=false); false: all lengths stay 1",
     )
+    predictor: bool = option(
+        False,
+        "a further MLP of two layers between the student's head and the prototypes, which the teacher does not have",
+    )
 
 
 @dataclass
@@ -134,8 +138,13 @@ class Optim:
     warmup: str = duration("10 epochs", "linear warm-up of the learning rate")
     weight_decay: float = option(0.04, "weight decay at the start (none on biases, norms and LayerScale)", 0, 10)
     weight_decay_end: float = option(0.4, "weight decay at the end of the run (cosine)", 0, 10)
-    name: str = option("adamw", "AdamW, or SGD as is usual for ResNets", choices=("adamw", "sgd"))
-    betas: list[float] = option([0.9, 0.999], "AdamW's betas; the first is SGD's momentum", 0, 0.99999)
+    name: str = option(
+        "adamw",
+        "AdamW; SGD, as is usual for ResNets; or LARS, for large batches (arXiv 1708.03888)",
+        choices=("adamw", "sgd", "lars"),
+    )
+    betas: list[float] = option([0.9, 0.999], "AdamW's betas; the first is the momentum of SGD and LARS", 0, 0.99999)
+    trust: float = option(1e-3, "LARS's trust coefficient: a step's norm over the parameter's, at lr=1", 0, 1)
     clip: float = option(3.0, "largest norm of the gradient (0: no clipping)", 0, 1e6)
     clip_by: str = option(
         "whole",

@@ -1,4 +1,4 @@
-"""Five whole steps of DINO against Algorithm 1 of the paper, written plainly and slowly in float64."""
+"""Five whole steps of DINO and of its variants against Algorithm 1 of the paper, written plainly and slowly in float64."""
 
 import copy
 import math
@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinolab.data.types import Views
+from dinolab.errors import UserError
+from dinolab.losses import sinkhorn_knopp
 from dinolab.methods import METHODS
 from dinolab.methods.momentum import MomentumTeacher
 from dinolab.models.backbone import make_backbone
@@ -91,6 +93,22 @@ def run(cfg: Config, method: MomentumTeacher, micro: int = 1) -> list[float]:
     return losses
 
 
+def compared(cfg: Config, teacher: Tensor, student: Tensor, heat: float) -> Tensor:
+    """The loss of two crops' logits (B, K), image by image, by the definition of loss.compare; those of the teacher are centred."""
+    total, how = torch.zeros((), dtype=torch.float64), cfg.loss.compare
+    for b, (t, s) in enumerate(zip(teacher, student)):
+        p, q, unit = (t / heat).softmax(0), (s / 0.1).softmax(0), s / s.norm()
+        if how == "cross_entropy":
+            total = total - (p * q.log()).sum()
+        elif how == "mse_softmax":
+            total = total + ((p - q) ** 2).sum()
+        elif how == "mse":
+            total = total + 2 - 2 * t.dot(unit) / t.norm()
+        else:
+            total = total - torch.stack([key.dot(unit) / key.norm() / 0.1 for key in teacher]).log_softmax(0)[b]
+    return total / len(student)
+
+
 def algorithm_1(
     cfg: Config, student: torch.nn.ModuleDict
 ) -> tuple[torch.nn.ModuleDict, torch.nn.ModuleDict, Tensor, list[float]]:
@@ -112,6 +130,8 @@ def algorithm_1(
                 h = cls
                 for layer in net["head"].mlp:
                     h = layer(h)
+                if net is gs and net["head"].predictor is not None:
+                    h = net["head"].predictor(h)
                 h = h / h.norm(dim=-1, keepdim=True)
                 w = net["head"].prototypes.weight
                 rows.append(h @ (w / w.norm(dim=1, keepdim=True)).T)
@@ -121,25 +141,28 @@ def algorithm_1(
         tpt = 0.04 + heat * (0.07 - 0.04)
         t = [forward(gt, x).detach() for x in crops[:2]]
         s = [forward(gs, x) for x in crops]
+        # the logarithm of Sinkhorn-Knopp's targets has them as its softmax
+        even = (tpt * sinkhorn_knopp(torch.cat(t), tpt).log()).chunk(2)
+        aims = even if cfg.loss.targets == "sinkhorn" else [x - c for x in t]
         loss, n = torch.zeros((), dtype=torch.float64), 0
         for i in range(2):
-            p = ((t[i] - c) / tpt).softmax(1)
             for j in range(len(crops)):
                 if i != j:
-                    loss = loss - (p * (s[j] / 0.1).log_softmax(1)).sum(1).mean()
+                    loss = loss + compared(cfg, aims[i], s[j], tpt)
                     n += 1
         loss = loss / n
         gs.zero_grad()
         loss.backward()
         losses.append(loss.item())
-        c = 0.9 * c + 0.1 * torch.cat(t).mean(0)
+        if cfg.loss.targets == "centring":
+            c = 0.9 * c + 0.1 * torch.cat(t).mean(0)
 
         if step < warmup:
             lr = 0.01 * (step + 1) / warmup
         else:
             lr = 1e-6 + (0.01 - 1e-6) * (1 + math.cos(math.pi * (step - warmup) / (total - warmup - 1))) / 2
         wd = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * step / (total - 1))) / 2
-        m = 1 + (0.9 - 1) * (1 + math.cos(math.pi * step / (total - 1))) / 2
+        m = cfg.ema.end + (cfg.ema.start - cfg.ema.end) * (1 + math.cos(math.pi * step / (total - 1))) / 2
         live = {k: p for k, p in gs.named_parameters() if p.grad is not None and not (step < 1 and "prototypes" in k)}
         norm = math.sqrt(sum(float((p.grad**2).sum()) for p in live.values()))
         with torch.no_grad():
@@ -155,8 +178,12 @@ def algorithm_1(
     return gs, gt, c, losses
 
 
-def test_five_steps_equal_algorithm_1() -> None:
-    cfg = config("method=dino")
+@pytest.mark.parametrize("words", [
+    (), ("ema.start=0", "ema.end=0"), ("loss.targets=sinkhorn",), ("views.locals=0",), ("loss.targets=softmax",),
+    ("loss.compare=mse",), ("loss.compare=mse_softmax",), ("loss.compare=infonce", "loss.targets=softmax"), ("head.predictor=true",),
+], ids=" ".join)  # fmt: skip
+def test_five_steps_equal_algorithm_1(words: tuple[str, ...]) -> None:
+    cfg = config("method=dino", *words)
     method = build(cfg)
     gs, gt, c, expected = algorithm_1(cfg, method.student)
     losses = run(cfg, method)
@@ -172,6 +199,7 @@ def test_five_steps_equal_algorithm_1() -> None:
 @pytest.mark.parametrize("words", [
     ("method=dino",), ("method=dino", "loss.targets=sinkhorn", "views.locals=0"),
     ("method=dinov2", "loss.koleo=0"), ("method=dinov2", "loss.koleo=0", "loss.targets=sinkhorn"),
+    ("method=dino", "loss.compare=infonce"), ("method=dino", "loss.compare=mse", "head.predictor=true"),
 ])  # fmt: skip
 def test_micro_batches_give_the_step_of_the_whole_batch(words: tuple[str, ...]) -> None:
     """KoLeo is left out: a nearest neighbour is looked for within a micro-batch."""
@@ -180,6 +208,11 @@ def test_micro_batches_give_the_step_of_the_whole_batch(words: tuple[str, ...]) 
     assert run(cfg, whole) == pytest.approx(run(cfg, parts, micro=2), rel=1e-9)
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values()):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_outputs_have_no_sinkhorn() -> None:
+    with pytest.raises(UserError, match=r"loss\.compare=infonce compares outputs: set loss\.targets=centring"):
+        config("method=dino", "loss.targets=sinkhorn", "loss.compare=infonce")
 
 
 def test_the_teacher_takes_no_gradient_and_no_stochastic_depth() -> None:

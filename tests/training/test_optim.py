@@ -79,13 +79,24 @@ def test_clipping_scales_the_gradient(by: str) -> None:
     )
 
 
-def test_sgd_is_momentum_over_gradient_and_decay() -> None:
-    """v <- 0.9 v + (g + decay p); p <- p - lr v: as DINO's code for convolutional networks has it."""
-    words = ("optim.name=sgd", "optim.weight_decay=0.1", "optim.weight_decay_end=0.3", "optim.clip=0")
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_sgd_and_lars_are_momentum_over_gradient_and_decay(name: str) -> None:
+    """v <- 0.9 v + q (g + decay p); p <- p - lr v. SGD: q = 1, as DINO's code for convolutional networks has it.
+
+    LARS: q = trust |p| / |g + decay p|, and 1 for vectors and where a norm is 0, as in BYOL.
+    """
+    words = (
+        f"optim.name={name}",
+        "optim.weight_decay=0.1",
+        "optim.weight_decay_end=0.3",
+        "optim.clip=0",
+        "optim.trust=0.02",
+    )
     cfg = config("method=dino", "loss.freeze_prototypes=1 steps", *words)
     method, phase = build(cfg), Phase(cfg, 20)
     optimizer = make_optimizer(method.student, cfg.optim, Phase(cfg, 20).frozen)
     names = dict(method.student.named_parameters())
+    torch.nn.init.zeros_(names["backbone.mask_token"])
     assert all(torch.equal(optimizer.state[p]["momentum_buffer"], torch.zeros_like(p)) for p in names.values())
     expected = {name: p.detach().clone() for name, p in names.items()}
     velocity = {name: torch.zeros_like(p) for name, p in names.items()}
@@ -95,7 +106,9 @@ def test_sgd_is_momentum_over_gradient_and_decay() -> None:
             p.grad = torch.randn_like(p)
             if not ("prototypes" in s.frozen and "prototypes" in name):
                 decay = s["weight_decay"] if p.ndim > 1 else 0.0
-                velocity[name] = 0.9 * velocity[name] + p.grad + decay * expected[name]
+                step, size = p.grad + decay * expected[name], expected[name].norm()
+                adapted = cfg.optim.name == "lars" and p.ndim > 1 and size > 0
+                velocity[name] = 0.9 * velocity[name] + step * (0.02 * size / step.norm() if adapted else 1)
                 expected[name] = expected[name] - s["lr"] * velocity[name]
         optimizer_step(optimizer, method.student, s, cfg.optim)
     for name, p in names.items():

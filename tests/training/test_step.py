@@ -33,6 +33,10 @@ VARIANTS = [
         "loss.freeze_by=lr",
         "optim.clip_by=network",
     ],
+    ["method=dino", "loss.compare=infonce", "head.predictor=true", "optim.name=lars"],
+    ["method=swav", "loss.queue=8", "loss.queue_start=0 steps"],
+    ["method=deepcluster", "clusters.number=5"],
+    ["method=supervised"],
 ]
 
 

@@ -6,7 +6,7 @@ the highest word of its counter. So no draw depends on the process that makes it
 
 import numpy as np
 
-SAMPLE, EPOCH, MASKS, SPLIT, SUBSET, STEP, SHOTS, RESAMPLE, COPIES = range(9)  # the streams
+SAMPLE, EPOCH, MASKS, SPLIT, SUBSET, STEP, SHOTS, RESAMPLE, COPIES, CLUSTERS = range(10)  # the streams
 
 
 def rng(seed: int, stream: int, number: int) -> np.random.Generator:

@@ -4,7 +4,7 @@ Adding a method is one file with a subclass of `Method`, and a line in METHODS. 
 momentum teacher share are in momentum.py, those that methods with prototypes share in prototypes.py. A method may use both, one or
 none of them.
 
-Shapes: B images, D width of a feature; m runs over the micro-batches of a step.
+Shapes: B images, L local crops, D width of a feature; m runs over the micro-batches of a step.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from dinolab.data.types import Needs, Source, Views
 from dinolab.methods.pull import Pull
 from dinolab.methods.schedules import Freeze, Phase, Schedule
 from dinolab.models.backbone import Backbone
+from dinolab.models.encoder import Features, normalise
 from dinolab.options import Config
 from dinolab.panels import LOSS, Panel
 
@@ -66,6 +67,17 @@ class Method(nn.Module):
     def __init__(self, student: dict[str, nn.Module]):
         super().__init__()
         self.student = nn.ModuleDict(student)
+
+    @classmethod
+    def make(cls, backbone: nn.Module, cfg: Config, source: Source | None) -> "Method":
+        """The method of a run. Override it where networks or buffers depend on the images, such as on the number of classes.
+
+        Args:
+            source: the images of the run; None where a step is only measured.
+
+        Raises UserError where the method cannot learn from these images.
+        """
+        return cls(backbone, cfg)  # type: ignore[arg-type, call-arg]
 
     @classmethod
     def check(cls, cfg: Config) -> None:
@@ -121,6 +133,17 @@ class Method(nn.Module):
     def loss(self, views: Views, targets: Any, s: StepValues) -> tuple[Tensor, Logs]:
         """A micro-batch's loss, which is averaged over micro-batches and processes, and its parts for the log."""
         raise NotImplementedError
+
+    def student_features(self, views: Views) -> tuple[Features, Tensor]:
+        """The student's features of the global crops, masked if there are masks, and the class tokens of all crops ((2 + L) B, D)."""
+        crops = [views.global_crops, views.local_crops] if len(views.local_crops) else [views.global_crops]
+        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
+        features = self.student["backbone"]([self.pixels(x) for x in crops], masks[: len(crops)])
+        return features[0], torch.cat([f.cls for f in features])
+
+    def pixels(self, crops: Tensor) -> Tensor:
+        """uint8 crops (V, B, C, S, S) as the backbone's input (V * B, C, S, S)."""
+        return normalise(crops.flatten(0, 1), self.product.pixels)
 
     @torch.no_grad()
     def after_step(self, s: StepValues) -> None:

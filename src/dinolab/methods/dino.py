@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.data.types import Views
-from dinolab.fields import section
+from dinolab.errors import UserError
+from dinolab.fields import option, section
+from dinolab.losses import at_least_fp32, info_nce, squared_distance
 from dinolab.methods import momentum, prototypes
 from dinolab.methods.base import Alarm, Logs, StepValues, join, own_options
 from dinolab.methods.figures import feature_figures, target_figures
@@ -22,6 +25,8 @@ from dinolab.methods.prototypes import (
     Targets,
     continue_schedules,
     frozen_prototypes,
+    mean_over_pairs,
+    move_centre,
     multi_crop_loss,
     prototype_targets,
     temperature_schedule,
@@ -31,16 +36,39 @@ from dinolab.models.encoder import Features
 from dinolab.models.heads import DINOHead
 from dinolab.options import Config, Head
 from dinolab.panels import LOSS, Panel
+from dinolab.parallel import gather_over_ranks, rank, world
+
+DISTRIBUTIONS, OUTPUTS = ("cross_entropy", "mse_softmax"), ("mse", "infonce")  # what a loss compares
+
+
+@dataclass
+class Loss(PrototypeLoss):
+    compare: str = option(
+        "cross_entropy",
+        "how student and teacher are compared. cross_entropy, mse_softmax (squared distance): the distributions over prototypes. "
+        "mse (squared distance, as BYOL), infonce (against the batch's other images): the head's outputs, of length one",
+        choices=(*DISTRIBUTIONS, *OUTPUTS),
+    )
 
 
 @dataclass
 class Options:
     head: Head = section(Head, "projection head and prototypes of the class token")
-    loss: PrototypeLoss = section(PrototypeLoss, "targets, temperatures and prototypes")
+    loss: Loss = section(Loss, "targets, comparison, temperatures and prototypes")
     ema: Ema = section(Ema, "momentum of the teacher")
 
 
+@dataclass
+class Outputs(Targets):
+    """With loss.compare=mse and infonce, where `cls_2BK` are the teacher's outputs of length one."""
+
+    everyone_2NK: Tensor | None = None  # those of all images of the step, with infonce
+    places_B: Tensor | None = None  # int64, where the micro-batch's images stand among them
+
+
 class DINO(MomentumTeacher):
+    """DINO, and with the options `loss.targets`, `loss.compare`, `head.predictor` and `ema` the variants of its table 7."""
+
     TITLE = "DINO"
     Options: ClassVar[type] = Options
     PANELS = (
@@ -57,6 +85,9 @@ class DINO(MomentumTeacher):
         options: Any = own_options(cfg, self.Options)
         super().__init__({"backbone": backbone, **self.make_heads(cast(int, backbone.dim), options)})
         self.loss_options: Any = options.loss  # a PrototypeLoss, or a subclass with more
+        self.compare: str = getattr(
+            options.loss, "compare", DISTRIBUTIONS[0]
+        )  # which methods built on DINO always take
         self.log_k = math.log(options.head.prototypes)
         self.register_buffer("centre", torch.zeros(options.head.prototypes))
 
@@ -64,6 +95,15 @@ class DINO(MomentumTeacher):
     def make_heads(dim: int, options: Any) -> dict[str, nn.Module]:
         """The heads by name, for features of width `dim`."""
         return {"head": DINOHead(dim, options.head)}
+
+    @classmethod
+    def check(cls, cfg: Config) -> None:
+        loss = own_options(cfg, Options).loss
+        if loss.compare in OUTPUTS and loss.targets == "sinkhorn":
+            raise UserError(
+                f"loss.targets=sinkhorn makes distributions, and loss.compare={loss.compare} compares outputs: "
+                "set loss.targets=centring, or softmax for outputs without centring"
+            )
 
     @classmethod
     def schedules(cls, cfg: Config, phase: Phase) -> dict[str, Schedule]:
@@ -83,13 +123,28 @@ class DINO(MomentumTeacher):
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:
         features = [self.teacher_features(views) for views in batches]
-        return self.class_targets(self.teacher["head"], features, s)
+        if self.compare in DISTRIBUTIONS:
+            return self.class_targets(self.teacher["head"], features, s)
+        return self.output_targets(self.teacher["head"], features)
 
     def class_targets(self, head: nn.Module, features: list[Features], s: StepValues) -> list[Targets]:
         """Each micro-batch's targets for the class tokens of its global crops."""
         cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
         cls_2BK = prototype_targets(head(join(cls, 1)), self.centre, self.loss_options, s)
         return [Targets(t, x) for t, x in zip(cls_2BK.split([x.shape[1] for x in cls], dim=1), cls)]
+
+    def output_targets(self, head: nn.Module, features: list[Features]) -> list[Targets]:
+        """Likewise, the teacher's outputs: less the centre with targets=centring, then of length one."""
+        cls = [f.cls.unflatten(0, (2, -1)) for f in features]
+        logits_2BK = at_least_fp32(head(join(cls, 1)))
+        parts = F.normalize(logits_2BK - self.centre, dim=-1).split([x.shape[1] for x in cls], dim=1)
+        move_centre(self.centre, logits_2BK, self.loss_options)
+        if self.compare != "infonce":
+            return [Outputs(t, x) for t, x in zip(parts, cls)]
+        everyone = gather_over_ranks(join(list(parts), 1).transpose(0, 1).contiguous()).transpose(0, 1)
+        places = torch.arange(everyone.shape[1], device=everyone.device).chunk(world())[rank()]
+        own = places.split([x.shape[1] for x in cls])
+        return [Outputs(t, x, everyone_2NK=everyone, places_B=n) for t, x, n in zip(parts, cls, own)]
 
     def loss(self, views: Views, targets: Targets, s: StepValues) -> tuple[Tensor, Logs]:
         _, cls_VD = self.student_features(views)
@@ -98,12 +153,26 @@ class DINO(MomentumTeacher):
 
     def class_loss(self, cls_VD: Tensor, targets: Targets) -> Tensor:
         """DINO's loss of the student's class tokens of all crops, ((2 + L) B, D)."""
-        head = cast(DINOHead, self.student["head"])
-        return multi_crop_loss(head, cls_VD, targets.cls_2BK, self.loss_options.student_temperature)
+        compared = cast(DINOHead, self.student["head"]).compare(cls_VD)
+        temperature, aims_2BK = self.loss_options.student_temperature, targets.cls_2BK
+        if self.compare == "cross_entropy":
+            return multi_crop_loss(compared, aims_2BK, temperature)
+        outputs_VBK = at_least_fp32(F.linear(*compared)).unflatten(0, (-1, aims_2BK.shape[1]))
+        if self.compare == "mse_softmax":
+            p_VBK = (outputs_VBK / temperature).softmax(-1)
+            return mean_over_pairs(p_VBK, lambda p_BK, i: squared_distance(p_BK, aims_2BK[i]))
+        outputs_VBK = F.normalize(outputs_VBK, dim=-1)
+        if self.compare == "mse":
+            return mean_over_pairs(outputs_VBK, lambda x_BK, i: squared_distance(x_BK, aims_2BK[i]))
+        assert isinstance(targets, Outputs) and targets.everyone_2NK is not None and targets.places_B is not None
+        keys_2NK, places_B = targets.everyone_2NK, targets.places_B
+        return mean_over_pairs(outputs_VBK, lambda x_BK, i: info_nce(x_BK, keys_2NK[i], places_B, temperature))
 
     def figures(self, targets: list[Targets], parts: Mapping[str, float]) -> dict[str, float]:
-        found = target_figures([t.cls_2BK for t in targets])
         features = [t.features_2BD for t in targets if t.features_2BD is not None]
-        found |= feature_figures(features) if features else {}
-        found |= {"kl": parts["dino"] - found["teacher_entropy"], "log_k": self.log_k}
+        found = feature_figures(features) if features else {}
+        if self.compare in DISTRIBUTIONS:
+            found |= target_figures([t.cls_2BK for t in targets]) | {"log_k": self.log_k}
+        if self.compare == "cross_entropy":
+            found |= {"kl": parts["dino"] - found["teacher_entropy"]}
         return found | ({"centre_norm": self.centre.norm().item()} if self.loss_options.targets == "centring" else {})

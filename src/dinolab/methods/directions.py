@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
-from dinolab.losses import CHUNK, at_least_fp32
+from dinolab.losses import at_least_fp32
+from dinolab.losses_clusters import spherical_means
 from dinolab.options import option
 from dinolab.parallel import rank
 from dinolab.progress import track
@@ -70,14 +71,8 @@ class Prototypes(Centred):
         self.centre(x_nD)
         x = self.directed(x_nD)
         found = x[torch.randperm(n, generator=draw)[:k].to(x.device)]
-        numbers = torch.arange(k, device=x.device)[:, None]
         for _ in track(range(ROUNDS), f"clusters for {option}", ROUNDS, rank() == 0):
-            sums = torch.zeros_like(found)
-            for part in x.split(max(1, CHUNK // k)):
-                members_Kn = (part @ found.T).argmax(1) == numbers
-                sums += members_Kn.to(x.dtype) @ part  # index_add_ would on a GPU give each rank sums of its own
-            empty = ~sums.any(1, keepdim=True)
-            found = torch.where(empty, found, F.normalize(sums, dim=1))
+            found = spherical_means(x, found)
         self.directions.copy_(found)
 
 

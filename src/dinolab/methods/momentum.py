@@ -17,7 +17,7 @@ from dinolab.fields import option
 from dinolab.methods.base import Method, StepValues
 from dinolab.methods.schedules import Phase, Schedule, cosine
 from dinolab.models.backbone import Backbone
-from dinolab.models.encoder import Features, normalise
+from dinolab.models.encoder import Features
 from dinolab.panels import SCHEDULES, Panel
 
 PANEL = Panel(SCHEDULES, "teacher's EMA momentum", {"momentum": "momentum"})
@@ -76,14 +76,3 @@ class MomentumTeacher(Method):
     def teacher_features(self, views: Views) -> Features:
         """The teacher's features of the global crops; without masks."""
         return self.teacher["backbone"]([self.pixels(views.global_crops)])[0]
-
-    def student_features(self, views: Views) -> tuple[Features, Tensor]:
-        """The student's features of the global crops, masked if there are masks, and the class tokens of all crops ((2 + L) B, D)."""
-        crops = [views.global_crops, views.local_crops] if len(views.local_crops) else [views.global_crops]
-        masks = [views.masks.flatten(0, 1) if views.masks is not None else None, None]
-        features = self.student["backbone"]([self.pixels(x) for x in crops], masks[: len(crops)])
-        return features[0], torch.cat([f.cls for f in features])
-
-    def pixels(self, crops: Tensor) -> Tensor:
-        """uint8 crops (V, B, C, S, S) as the backbone's input (V * B, C, S, S)."""
-        return normalise(crops.flatten(0, 1), self.product.pixels)

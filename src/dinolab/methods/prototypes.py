@@ -4,6 +4,7 @@ Shapes: B images, L local crops, V = 2 + L crops of an image, D width of a featu
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,13 +15,16 @@ from dinolab.fields import duration, option
 from dinolab.losses import centred_softmax, prototype_cross_entropy, sinkhorn_knopp, update_centre
 from dinolab.methods.base import Alarm, StepValues
 from dinolab.methods.schedules import Freeze, Phase, Schedule, ramp
-from dinolab.models.heads import DINOHead
 from dinolab.panels import HEALTH, SCHEDULES, Panel
 
 
 @dataclass
 class PrototypeLoss:
-    targets: str = option("centring", "what keeps teacher outputs from collapsing", choices=("centring", "sinkhorn"))
+    targets: str = option(
+        "centring",
+        "what keeps teacher outputs from collapsing; softmax: nothing but the teacher's lower temperature",
+        choices=("centring", "sinkhorn", "softmax"),
+    )
     student_temperature: float = option(0.1, "temperature of the student's softmax", 1e-3, 10)
     teacher_temperature: float = option(0.07, "temperature of the teacher's softmax after its warm-up", 1e-3, 10)
     teacher_temperature_start: float = option(0.04, "temperature of the teacher's softmax at the start", 1e-3, 10)
@@ -69,28 +73,44 @@ def continue_schedules(loss: PrototypeLoss) -> None:
 def prototype_targets(logits: Tensor, centre: Tensor, loss: PrototypeLoss, s: StepValues) -> Tensor:
     """Distributions (..., K) from the teacher's logits (..., K) of the whole step.
 
-    With centring, the centre (K,) is updated in place.
+    With centring, the centre (K,) is updated in place; without, it stays at zero.
     """
     if loss.targets == "sinkhorn":
         flat = sinkhorn_knopp(logits.flatten(0, -2), s["teacher_temperature"], loss.sinkhorn_iterations)
         return flat.view(logits.shape)
     targets = centred_softmax(logits, centre, s["teacher_temperature"])
-    centre.copy_(update_centre(centre, logits, loss.centre_momentum))
+    move_centre(centre, logits, loss)
     return targets
 
 
-def multi_crop_loss(head: DINOHead, cls_VD: Tensor, targets_2BK: Tensor, temperature: float) -> Tensor:
+def move_centre(centre: Tensor, logits: Tensor, loss: PrototypeLoss) -> None:
+    """Update the centre (K,), in place, by the teacher's logits (..., K); only with centring."""
+    if loss.targets == "centring":
+        centre.copy_(update_centre(centre, logits, loss.centre_momentum))
+
+
+def multi_crop_loss(compared_VD: tuple[Tensor, Tensor], targets_2BK: Tensor, temperature: float) -> Tensor:
     """Mean cross-entropy over all pairs of a teacher's global crop and another crop of the student. DINO, equation 3.
 
     A global crop is compared with the other one's target, a local crop with the sum of both, in one call.
+
+    Args:
+        compared_VD: the two factors of the student's logits: of all crops (V B, D), and of the prototypes (K, D).
     """
-    b, device = targets_2BK.shape[1], cls_VD.device
-    crops = len(cls_VD) // b
+    x_VD, device = compared_VD[0], targets_2BK.device
+    b = targets_2BK.shape[1]
+    crops = len(x_VD) // b
     compared_with = torch.cat([targets_2BK.flip(0).flatten(0, 1), targets_2BK.sum(0)])
     rows = torch.cat([torch.arange(2 * b, device=device), torch.arange(2 * b, 3 * b, device=device).repeat(crops - 2)])
     pairs = 2 + 2 * (crops - 2)
-    weights = torch.full((len(cls_VD),), 1 / (b * pairs), dtype=compared_with.dtype, device=device)
-    return prototype_cross_entropy(*head.compare(cls_VD), compared_with, weights, temperature, rows)
+    weights = torch.full((len(x_VD),), 1 / (b * pairs), dtype=compared_with.dtype, device=device)
+    return prototype_cross_entropy(*compared_VD, compared_with, weights, temperature, rows)
+
+
+def mean_over_pairs(outputs_VBK: Tensor, compare: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The mean over the same pairs of `compare(the student's output (B, K), the number of the teacher's global crop)`."""
+    pairs = [(v, i) for i in range(2) for v in range(len(outputs_VBK)) if v != i]
+    return torch.stack([compare(outputs_VBK[v], i) for v, i in pairs]).mean()
 
 
 PANELS = (

@@ -31,7 +31,7 @@ from dinolab.models.convnet import ConvNet
 from dinolab.models.lora import add_adapters, merged
 from dinolab.models.vit import ViT
 from dinolab.options import Config
-from dinolab.pixels import RGB, Pixels
+from dinolab.pixels import RGB
 from dinolab.precision import choose_precision, name_of
 from dinolab.training.optim import make_optimizer
 from dinolab.training.phases import Phase
@@ -86,24 +86,29 @@ def assemble(cfg: Config, source: Source) -> tuple[Phase, torch.device, Method, 
     """The first phase of a run, and what is trained in it, as they are before the first step."""
     phase = Phase(cfg, len(source))
     device = parallel.choose_device(cfg.run.device)
-    method = build_method(cfg, device, source.pixels)
+    method = build_method(cfg, device, source)
     return phase, device, method, make_optimizer(method.student, cfg.optim, phase.frozen)
 
 
 def build_method(
-    cfg: Config, device: torch.device, pixels: Pixels = RGB, fresh: bool = True, state: dict[str, Tensor] | None = None
+    cfg: Config,
+    device: torch.device,
+    source: Source | None = None,
+    fresh: bool = True,
+    state: dict[str, Tensor] | None = None,
 ) -> Method:
     """The method, ready for training: on its device, and sharded where there are several processes.
 
     Args:
-        pixels: the images that the backbone takes.
+        source: the images of the run; None where a step is only measured, on RGB images.
         fresh: start with `init.weights`, if they are given, else with the pretrained weights of `model.stem`.
         state: tensors, not sharded, to start with instead.
     """
     torch.manual_seed(cfg.seed)
+    pixels = source.pixels if source else RGB
     backbone = make_backbone(cfg.model, cfg.views.global_size, choose_backend(cfg.run.attention, device), pixels)
     start = prepare_start(backbone, cfg, fresh)
-    method: Method = METHODS[cfg.method](backbone, cfg)  # type: ignore[arg-type, call-arg]
+    method = METHODS[cfg.method].make(backbone, cfg, source)
     if state is not None:
         method.load_state_dict(state)
     try:

@@ -1,6 +1,7 @@
 """A step's inputs without data: images of noise, and scheduled values of the middle of a run."""
 
 import tempfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +28,8 @@ def random_batch(cfg: Config, device: torch.device) -> list[Views]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for n in range(8):
-            cv2.imwrite(f"{folder}/{n}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
+            label = Path(folder, str(n % 2))  # for methods that need labels
+            label.mkdir(exist_ok=True)
+            cv2.imwrite(f"{label}/{n}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
         batch = next(batches(open_source(folder), cfg, 0, 1, workers=0, needs=needs_of(cfg)))
     return [part.to(device) for part in batch]

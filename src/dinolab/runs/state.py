@@ -32,7 +32,7 @@ class State:
 def begin(phase: Phase, source: Source, device: torch.device) -> State:
     """A new run."""
     cfg = phase.cfg
-    method = build_method(cfg, device, source.pixels)
+    method = build_method(cfg, device, source)
     method.see_images(source, workers(cfg, device))
     method.prepare(batches(source, cfg, 0, phase.last, workers(cfg, device), needs=needs_of(cfg)))
     longer = ", ".join(f"{option}={text}" for option, text in phase.longer.items())
@@ -49,7 +49,7 @@ def restore(places: list[Path], phases: list[Phase], source: Source, device: tor
     for place in reversed(places):
         step = checkpoint.step_of(place)
         phase = next(phase for phase in phases if step <= phase.last)
-        method = build_method(phase.cfg, device, source.pixels, fresh=False)
+        method = build_method(phase.cfg, device, source, fresh=False)
         state = State(phase, method, make_optimizer(method.student, phase.cfg.optim, phase.frozen), step)
         try:
             state.broken = set(checkpoint.load(place, method, state.optimizer))
@@ -70,7 +70,7 @@ def enter(state: State, phase: Phase, source: Source, device: torch.device) -> N
     weights = parallel.whole(state.method.state_dict())
     cfg = phase.cfg
     weights = resized(weights, cfg.model, cfg.views.global_size)
-    state.method = build_method(cfg, device, state.method.product.pixels, fresh=False, state=weights)
+    state.method = build_method(cfg, device, source, fresh=False, state=weights)
     state.method.see_images(source, workers(cfg, device))
     state.optimizer = make_optimizer(state.method.student, cfg.optim, phase.frozen)
     state.phase = phase

@@ -1,4 +1,4 @@
-"""AdamW, or SGD, with the parameter groups of DINO and DINOv2."""
+"""AdamW, SGD or LARS, with the parameter groups of DINO and DINOv2."""
 
 import math
 import re
@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 
 from dinolab.options import Optim
+from dinolab.training.lars import LARS
 from dinolab.training.phases import StepValues
 
 # parameters below the first block share a learning rate
@@ -39,12 +40,16 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
         {"params": params, "lr_factor": lr, "decay_factor": decay, "part": part}
         for (lr, decay, part), params in groups.items()
     ]
-    if cfg.name == "sgd":
+    if cfg.name != "adamw":
         sharded = isinstance(next(student.parameters()), DTensor)  # which have no fused step
-        sgd = torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
+        with_momentum = (
+            LARS(described, cfg.betas[0], cfg.trust)
+            if cfg.name == "lars"
+            else torch.optim.SGD(described, momentum=cfg.betas[0], fused=not sharded)
+        )
         for p in trained(student).values():
-            sgd.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-        return sgd
+            with_momentum.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+        return with_momentum
     optimizer = torch.optim.AdamW(described, betas=(cfg.betas[0], cfg.betas[1]), fused=True)
     for p in trained(student).values():
         optimizer.state[p] = {
