@@ -28,6 +28,7 @@ OTHER_MEANINGS = {
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
     "retrieval": {"report/published.py"},  # a table of published figures
+    "curated": None,
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None,  # common words: checked as locations, not here
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import os
 
 from dinolab.data.addresses import absolute, is_remote
 from dinolab.data.sources.csv_file import CSV
+from dinolab.data.sources.curated import CURATED
 from dinolab.data.sources.dataset import DATASET
 from dinolab.data.sources.folder import FOLDER
 from dinolab.data.sources.kind import Kind
@@ -14,6 +15,7 @@ from dinolab.errors import UserError
 KINDS: dict[str, Kind] = {  # the first that claims a path gets it; its name is also the prefix that chooses it
     "text": TEXT,
     "csv": CSV,
+    "curated": CURATED,
     "dataset": DATASET,
     "shards": SHARDS,
     "folder": FOLDER,
