@@ -1,6 +1,7 @@
 """The stages of curation on a small heap: what each keeps, what it costs to repeat, and what it refuses."""
 
 import csv
+import json
 import shutil
 
 import cv2
@@ -13,6 +14,7 @@ from dinolab.curation.decisions import lineage
 from dinolab.curation.store import Store
 from dinolab.data.sources import open_source
 from tests.curation.conftest import CHANGES, curate, picture
+from tests.pictures import TINY, fit_words
 
 
 def decisions(out):
@@ -78,7 +80,7 @@ def test_curated_images_bring_in_their_neighbours_and_a_sample_is_drawn(heap, tm
     assert 6 <= len(names_in(out)) <= 12
     assert curate("sample", out, "size=5", "levels=2") == 0
     assert len(names_in(out)) == 5
-    chain = lineage(out)
+    chain = lineage(open_source(str(out)))
     assert [one.get("stage", "embed") for one in chain] == ["embed", "dedup", "retrieve", "sample"]
     assert [one["parent"] for one in chain[1:]] == [one["sha256"] for one in chain[:-1]]
     capsys.readouterr()
@@ -202,12 +204,17 @@ def test_a_chain_that_is_too_long_is_cut(heap, tmp_path, caplog):
     assert len(names_in(out)) > 1
 
 
-def test_training_takes_a_curated_set(heap, tmp_path):
-    out = tmp_path / "set"
+def test_a_run_says_how_its_images_were_chosen(heap, tmp_path):
+    out, run = tmp_path / "set", tmp_path / "run"
     curate("embed", out, f"data={heap}")
     curate("dedup", out)
-    assert (
-        cli.main(["embed", "pixels", f"data={out}", f"out={tmp_path}/f.npz", "device=cpu", "workers=0", "cache=none"])
-        == 0
-    )
-    assert len(np.load(tmp_path / "f.npz")["cls"]) == 25
+    words = fit_words([*TINY, "method=dino", "eval.every=0 steps", "optim.length=1 steps", "optim.warmup=0 steps"])
+    assert cli.main(["train", *words, f"data.path={out}", f"run.dir={run}"]) == 0
+    chain = lineage(open_source(str(out)))
+    assert json.loads((run / "environment.json").read_text())["curation"] == chain
+    assert json.loads((run / "model.json").read_text())["info"]["curation"] == chain
+    assert json.loads((run / "environment.json").read_text())["images"] == 25
+    assert cli.main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert chain[-1]["sha256"] in page
+    assert chain[0]["encoder"]["sha256"] in page

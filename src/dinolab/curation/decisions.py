@@ -12,23 +12,24 @@ Each stage sees the images that the stages before it have left in. N images.
 import csv
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dinolab.curation.store import Store, fingerprint, write_manifest
-from dinolab.data.sources.curated import DECISIONS, MANIFEST
+from dinolab.data.sources.curated import CURATED, DECISIONS, MANIFEST
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
+from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.files import beside
-from dinolab.rundir import Schema, read_object
+from dinolab.rundir import CURATION, read_object
 
 log = logging.getLogger(__name__)
 STAGES = ("dedup", "retrieve", "sample")  # in the order in which they follow each other
-COLUMNS = ("kept", "reason", "of", "similarity")
-STAGE: Schema = {"stage": str, "options": {}, "figures": {}, "parent": str, "dinolab": str}
+COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,17 @@ def last_manifest(folder: Path, stage: str = "") -> Path:
     return folder / (f"{done[-1]}.json" if done else MANIFEST)
 
 
-def lineage(folder: Path) -> list[dict[str, Any]]:
-    """The manifests of a curated set, that of the embedding first, each with its "sha256"."""
+def lineage(source: Source) -> list[dict[str, Any]]:
+    """How the images of a curated set were chosen; empty for any other source.
+
+    Returns:
+        The manifests of the set, that of the embedding first, each with its "sha256".
+    """
+    folder = Path(source.name.removeprefix("curated:")).expanduser()
+    if not CURATED.claims(str(folder)):
+        return []
     files = [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
-    return [{**read_object(file), "sha256": fingerprint(file)} for file in files]
+    return [{**read_object(file, CURATION), "sha256": fingerprint(file)} for file in files]
 
 
 def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -88,15 +96,17 @@ def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str,
     pa, folder = arrow(), store.folder
     undo(folder, [one for one in finished(folder) if STAGES.index(one) > STAGES.index(stage)])
     (folder / f"{stage}.json").unlink(missing_ok=True)
-    columns = {name: pa.array(getattr(verdicts, name), from_pandas=False) for name in COLUMNS}
-    columns |= {name: columns[name].cast("string") for name in ("reason", "of")}
+    columns = {
+        name: pa.array(getattr(verdicts, name), getattr(pa, kind)(), from_pandas=False)
+        for name, kind in COLUMNS.items()
+    }
     write_table(folder / f"{stage}.parquet", pa.table(columns))
     content = {
         "stage": stage,
         "options": options,
         "figures": figures,
         "parent": fingerprint(last_manifest(folder, stage)),
-        "dinolab": store.manifest["dinolab"],
+        "dinolab": version("dinolab"),
     }
     write_manifest(folder / f"{stage}.json", content)
     write_decisions(store)
@@ -173,7 +183,9 @@ def explain(store: Store, image: str) -> list[str]:
         parts = [verdicts.reason[row] or ("in" if kept else "out")]
         parts += [describe(verdicts.of[row])] if verdicts.of[row] else []
         parts += [f"(cosine {verdicts.similarity[row]:.3f})"] if not np.isnan(verdicts.similarity[row]) else []
-        lines.append(f"{stage}: {'in' if kept else 'out'}: {' '.join(parts)}")
+        lines.append(f"{stage}: {' '.join([*([] if kept else ['out:']), *parts])}")
+        copies = int((~verdicts.kept & (verdicts.of == store.rows["location"][row])).sum())
+        lines += [f"{stage}: {copies} copies of it are out"] if copies else []
         if not kept:
             break
     return [f"{names[row]}: {'in' if kept else 'out'}", *lines]

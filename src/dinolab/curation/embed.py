@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinolab.curation.decisions import finished, last_manifest, undo, write_decisions
+from dinolab.curation.decisions import finished, lineage, undo, write_decisions
 from dinolab.curation.options import Viewed
-from dinolab.curation.store import SCHEMA, Shard, Store, fingerprint, write_array, write_manifest
+from dinolab.curation.store import Shard, Store, write_array, write_manifest
 from dinolab.data.addresses import is_remote
 from dinolab.data.headers import settings as decoding
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
-from dinolab.data.sources.kinds import KINDS
 from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
@@ -30,7 +29,7 @@ from dinolab.features.options import FeatureOptions
 from dinolab.features.views import View
 from dinolab.files import lock
 from dinolab.models.encoder import refuse_infinite
-from dinolab.rundir import read_object
+from dinolab.rundir import CURATION, read_object
 
 log = logging.getLogger(__name__)
 IMAGES = 4096  # of a shard
@@ -126,7 +125,7 @@ def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str,
         manifest = {"dinolab": version("dinolab"), **facts, "parent": parent_of(source), "sources": []}
         write_manifest(file, manifest)
         return manifest
-    manifest = read_object(file, SCHEMA)
+    manifest = read_object(file, CURATION)
     before = manifest.get("encoder", {})
     if before.get("sha256") != facts["encoder"]["sha256"]:
         raise UserError(
@@ -154,9 +153,8 @@ def refuse_names(source: Source) -> None:
 
 def parent_of(source: Source) -> str:
     """The SHA-256 of the last manifest of a curated set that the images come from; empty if they come from none."""
-    folder = Path(source.name.removeprefix("curated:")).expanduser()
-    is_curated = KINDS["curated"].claims(str(folder))
-    return fingerprint(last_manifest(folder)) if is_curated else ""
+    chain = lineage(source)
+    return chain[-1]["sha256"] if chain else ""
 
 
 def drop_outdated(folder: Path, name: str, current: dict[str, str]) -> set[str]:
@@ -168,7 +166,7 @@ def drop_outdated(folder: Path, name: str, current: dict[str, str]) -> set[str]:
     """
     known: set[str] = set()
     for shard in Store(folder).shards():
-        rows = shard.rows(("location", "source", "stamp")).to_pydict()
+        rows = shard.rows("location", "source", "stamp").to_pydict()
         gone = shard.gone(len(rows["location"])).copy()
         before = gone.sum()
         for row, (location, source, stamp) in enumerate(zip(rows["location"], rows["source"], rows["stamp"])):

@@ -24,7 +24,7 @@ from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.errors import UserError
 from dinolab.files import beside, write_whole
-from dinolab.rundir import Schema, read_object
+from dinolab.rundir import CURATION, read_object
 
 COLUMNS = {  # of a shard's rows: name, type in pyarrow
     "location": "string",  # see dinolab.data.locations
@@ -38,17 +38,6 @@ COLUMNS = {  # of a shard's rows: name, type in pyarrow
     "width": "int32",
     "bytes": "int64",  # of the file
     "hash": "uint64",  # pHash, see dinolab.features.duplicates
-}
-SCHEMA: Schema = {
-    "dinolab": str,
-    "encoder": {"name": str, "sha256": str},
-    "preprocessing": str,
-    "width": int,
-    "parent": str,
-    "images": int,
-    "unreadable": int,
-    "sources": [str],
-    "rows": str,
 }
 EMBED_AGAIN = (
     "remove the files of this shard, and give `dinolab curate embed` again: it embeds the images that are missing"
@@ -82,9 +71,9 @@ class Shard:
         facts = {"vectors_crc32": str(zlib.crc32(self.vectors_file.read_bytes()))}
         write_table(self.rows_file, pa.table(fields).replace_schema_metadata(facts))
 
-    def rows(self, columns: tuple[str, ...] = tuple(COLUMNS)) -> Any:
-        """A pyarrow.Table of all its rows, with those that are gone. Raises UserError where the file is damaged."""
-        return read_table(self.rows_file, columns, EMBED_AGAIN)
+    def rows(self, *names: str) -> Any:
+        """A pyarrow.Table of all its rows, with those that are gone; without names, of all COLUMNS. Raises UserError if damaged."""
+        return read_table(self.rows_file, {name: COLUMNS[name] for name in names or COLUMNS}, EMBED_AGAIN)
 
     def gone(self, count: int) -> np.ndarray:
         """Which of its `count` rows are gone, bool (N,)."""
@@ -93,7 +82,7 @@ class Shard:
     def vectors(self) -> np.ndarray:
         """The embeddings, float16 (N, D), memory-mapped. Raises UserError where the file is not as it was written."""
         found = read_array(self.vectors_file)
-        facts = self.rows(("location",)).schema.metadata or {}
+        facts = self.rows("location").schema.metadata or {}
         if str(zlib.crc32(self.vectors_file.read_bytes())).encode() != facts.get(b"vectors_crc32"):
             raise UserError(f"{self.vectors_file}: damaged (its checksum has changed); {EMBED_AGAIN}")
         return found
@@ -121,7 +110,7 @@ class Store:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """What it was made by."""
-        return read_object(self.folder / MANIFEST, SCHEMA)
+        return read_object(self.folder / MANIFEST, CURATION)
 
     def shards(self) -> list[Shard]:
         return [Shard(file) for file in sorted((self.folder / "shards").glob("*.parquet"))]

@@ -13,6 +13,7 @@ from dinolab.errors import UserError
 
 MANIFEST = "curation.json"  # what the images were embedded by
 DECISIONS = "decisions.parquet"  # a row for each image: its location, label, and whether it is in
+COLUMNS = {"location": "string", "label": "string", "kept": "bool_"}
 AGAIN = "give the last `dinolab curate` command again"
 
 
@@ -29,10 +30,12 @@ class Curated(Kind):
         return [file]
 
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
-        table = read_table(Path(files[0]), ("location", "label", "kept"), AGAIN)
+        table = read_table(Path(files[0]), COLUMNS, AGAIN)
         rows = table.filter(table["kept"]).to_pydict()
         if not rows["location"]:
             raise UserError(f"{request.named}: no image is in this set; `dinolab curate explain` says why")
+        if None in rows["location"]:
+            raise UserError(f"{files[0]}: damaged (an image without a location); {AGAIN}")
         labelled = all(rows["label"])
         return Listing(
             rows["location"],
