@@ -17,6 +17,7 @@ from dinolab.curation.graph import search
 from dinolab.curation.options import DedupOptions
 from dinolab.curation.references import References, open_references
 from dinolab.curation.store import Store
+from dinolab.curation.whitening import Spread, learn_spread
 from dinolab.features.duplicates import group
 from dinolab.parallel import choose_device
 
@@ -41,13 +42,15 @@ def dedup(store: Store, options: DedupOptions, progress: bool = False) -> dict[s
     copies.join(same, BYTES)
     if options.hash_bits >= 0:
         copies.join(group(store.rows["hash"][copies.standing], options.hash_bits), HASH)
-    vectors = store.vectors(copies.standing)
     rng = np.random.default_rng(options.seed)
+    vectors = store.vectors(copies.standing)
+    spread = learn_spread(vectors, rng, device) if options.space == "whitened" else None
+    vectors = spread.apply(vectors) if spread else vectors
     found = search(vectors, None, options.neighbours, rng, device, options.probes, progress)
     copies.join(components(found, options.threshold, options.most, "near-copies"), NEAR, vectors, options.threshold)
     figures: dict[str, Any] = {"images": len(rows), "recall": found.recall}
     if references:
-        figures["recall_against"] = drop_leaks(copies, references, options, device, progress)
+        figures["recall_against"] = drop_leaks(copies, references, spread, options, device, progress)
     figures |= {name: int((copies.verdicts.reason == reason).sum()) for name, reason in FIGURES.items()}
     figures["kept"] = int(copies.verdicts.kept.sum())
     write_stage(store, STAGE, copies.verdicts, to_dict(options), figures)
@@ -104,12 +107,19 @@ class Copies:
 
 
 def drop_leaks(
-    copies: Copies, references: References, options: DedupOptions, device: torch.device, progress: bool
+    copies: Copies,
+    references: References,
+    spread: Spread | None,
+    options: DedupOptions,
+    device: torch.device,
+    progress: bool,
 ) -> float:
     """Leave out every image of a component that touches a test image, and the copies of these; returns the recall of the search."""
     store, standing, verdicts = copies.store, copies.standing, copies.verdicts
     rng = np.random.default_rng(options.seed)
     vectors, tests = store.vectors(standing), references.store.vectors(references.rows)
+    if spread:
+        vectors, tests = spread.apply(vectors), spread.apply(tests)
     found = search(torch.cat([vectors, tests]), None, options.neighbours, rng, device, options.probes, progress)
     parts = components(found, options.threshold_against, options.most, "images and test images")
     parts = join_equal(parts, store, standing, references, options.hash_bits)

@@ -9,6 +9,7 @@ from dinolab.fields import option
 from dinolab.options import Columns
 
 T = TypeVar("T")
+SPACES = ("whitened", "raw")
 KEEP = ("largest", "first", "newest")
 
 
@@ -54,6 +55,7 @@ class Copied:
     threshold: float = option(0.6, "cosine similarity above which two images are near-copies", -1, 1)
     against: list[str] = option([], "test images, as data.path takes them; whatever is near them goes")
     threshold_against: float = option(0.45, "cosine similarity above which an image is near a test image", -1, 1)
+    space: str = option("whitened", "embeddings that are compared: spread evenly, or as they are", choices=SPACES)
     keep: str = option("largest", "which one of a group of copies is kept", choices=KEEP)
 
 
