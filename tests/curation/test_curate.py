@@ -120,7 +120,7 @@ def test_only_what_changed_is_embedded_again(heap, tmp_path, monkeypatch):
     curate("embed", out, f"data={heap}")
     curate("dedup", out)
     before = contents(out)
-    embedded = []
+    embedded, drop_outdated = [], embed.drop_outdated
     usual = embed.Embedder.embed
     monkeypatch.setattr(
         embed.Embedder,
@@ -130,6 +130,12 @@ def test_only_what_changed_is_embedded_again(heap, tmp_path, monkeypatch):
     curate("embed", out, f"data={heap}")
     assert embedded == []
     assert contents(out) == before  # the stage that followed still holds
+    monkeypatch.setattr(embed, "drop_outdated", interrupt)
+    assert curate("embed", out, f"data={heap}") == 130
+    assert curate("dedup", out) == 2  # rows and decisions might not belong together
+    monkeypatch.setattr(embed, "drop_outdated", drop_outdated)
+    curate("embed", out, f"data={heap}")
+    assert contents(out) == before
     cv2.imwrite(str(heap / "new.png"), picture(77))
     cv2.imwrite(str(heap / "09.png"), picture(78, side=80))
     (heap / "10.png").unlink()
@@ -170,6 +176,10 @@ def test_one_line_for_what_cannot_be_done(heap, tmp_path, capsys, damage, verb, 
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def cut(file):

@@ -13,7 +13,7 @@ import torch
 
 from dinolab.curation.decisions import finished, lineage, undo, write_decisions
 from dinolab.curation.options import Viewed
-from dinolab.curation.store import Shard, Store, write_array, write_manifest
+from dinolab.curation.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.data.addresses import is_remote
 from dinolab.data.headers import settings as decoding
 from dinolab.data.locations import split
@@ -119,13 +119,17 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
 
 
 def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str, Any]:
-    """The manifest of a store that is being written. Raises UserError where the store is of another encoder or preprocessing."""
+    """The manifest as it was before, or a new one; in the folder it is marked as unfinished.
+
+    Raises UserError where the store is of another encoder or preprocessing.
+    """
     file, facts = folder / MANIFEST, embedder.facts()
     if not file.is_file():
         manifest = {"dinolab": version("dinolab"), **facts, "parent": parent_of(source), "sources": []}
-        write_manifest(file, manifest)
+        write_manifest(file, {**manifest, UNFINISHED: True})
         return manifest
     manifest = read_object(file, CURATION)
+    manifest.pop(UNFINISHED, None)
     before = manifest.get("encoder", {})
     if before.get("sha256") != facts["encoder"]["sha256"]:
         raise UserError(
@@ -137,6 +141,7 @@ def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str,
             f"{folder}: its images were embedded at {manifest.get('preprocessing')}, and not at {facts['preprocessing']}; "
             "give the same size and precision, or write to another folder"
         )
+    write_manifest(file, {**manifest, UNFINISHED: True})
     return manifest
 
 
@@ -220,8 +225,8 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
     counts = {"width": width, "images": len(store), "unreadable": len(lost), "sources": names}
     changed = {**manifest, **counts, "rows": content_of(store)}
     if changed != manifest:
-        write_manifest(folder / MANIFEST, changed)
         undo(folder, finished(folder))
+    write_manifest(folder / MANIFEST, changed)
     if len(lost):
         named = some([f"{store.rows['problem'][row]}" for row in lost], NAMED)
         log.warning("%s of %s images cannot be read and are out: %s", f"{len(lost):,}", f"{len(store):,}", named)

@@ -39,6 +39,7 @@ COLUMNS = {  # of a shard's rows: name, type in pyarrow
     "bytes": "int64",  # of the file
     "hash": "uint64",  # pHash, see dinolab.features.duplicates
 }
+UNFINISHED = "unfinished"  # key of a manifest while images are being embedded
 EMBED_AGAIN = (
     "remove the files of this shard, and give `dinolab curate embed` again: it embeds the images that are missing"
 )
@@ -150,7 +151,7 @@ def open_store(folder: str | Path) -> Store:
     store = Store(Path(folder))
     if not (store.folder / MANIFEST).is_file():
         raise UserError(f"{folder}: no embeddings there; begin with `dinolab curate embed {folder} data=DIR`")
-    if "rows" not in store.manifest:
+    if UNFINISHED in store.manifest:
         raise UserError(f"{folder}: embedding was interrupted; give the same `dinolab curate embed` again")
     return store
 

@@ -36,7 +36,8 @@ class Spread(NamedTuple):
 def learn_spread(embeddings: Tensor, rng: np.random.Generator, device: torch.device | str) -> Spread:
     """Learn from a sample of embeddings (N, D).
 
-    Each direction of variance v is divided by sqrt(v + r), where r is 1/40 of the whole variance. Without r, the small differences between copies would count as much as large ones between other images.
+    Each direction of variance v is divided by sqrt(v + r), where r is 1/40 of the whole variance. Without r, the small differences
+    between copies would count as much as large ones between other images.
     """
     drawn = np.sort(rng.choice(len(embeddings), min(len(embeddings), SAMPLED), replace=False))
     x = F.normalize(embeddings[torch.from_numpy(drawn)].to(device).float(), dim=1)
