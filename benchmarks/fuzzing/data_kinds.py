@@ -14,6 +14,8 @@ from PIL import Image
 
 from dinolab.data.decode import BrokenImage, decode, jpeg_size, read_image
 from dinolab.data.sources import open_source
+from dinolab.data.sources.curated import DECISIONS, MANIFEST
+from dinolab.data.tables import arrow, write_table
 from dinolab.errors import UserError
 from dinolab.evals.depth_maps import Depths
 from dinolab.evals.label_images import read_labels
@@ -124,6 +126,18 @@ def read_dataset(folder: Path, name: str) -> None:
     list_and_read(folder, name.split("/", maxsplit=1)[0])
 
 
+def make_curated(folder: Path) -> None:
+    (folder / "set").mkdir()
+    cv2.imwrite(str(folder / "a.png"), noise())
+    (folder / "set" / MANIFEST).write_text("{}")
+    columns = {"location": [str(folder / "a.png")] * 3, "label": ["cat", "dog", "dog"], "kept": [True, False, True]}
+    write_table(folder / "set" / DECISIONS, arrow().table(columns))
+
+
+def read_curated(folder: Path, name: str) -> None:
+    list_and_read(folder, "set")
+
+
 def make_lists(folder: Path) -> None:
     for n in range(4):
         (folder / f"{n}.png").write_bytes(picture_bytes())
@@ -227,6 +241,7 @@ KINDS = {
     "tar": Kind(make_shard, {"*.tar": in_tar}, list_and_read),
     "dataset": Kind(make_dataset, {"*.parquet": raw, "saved/*.arrow": raw, "saved/*.json": in_json}, read_dataset),
     "cifar": Kind(make_cifar, {"*": raw}, read_cifar),
+    "curated": Kind(make_curated, {"set/*.parquet": raw}, read_curated),
     "lists": Kind(make_lists, {"*.csv": text, "*.txt": text}, list_and_read),
     "listing": Kind(make_listing, {"listing.json.gz": in_gzip}, read_listing),
     "truth": Kind(make_truths, {"*.json": in_json, "*.pkl": in_pickle}, read_ground_truth),

@@ -13,7 +13,13 @@ Schema = dict[str, Any]
 of these. Keys may be missing, and those that are not in it may hold anything."""
 EACH = "*"  # in a schema, in place of all keys that it does not name
 
+CURATION: Schema = {  # manifest of a curated set, or of a stage of it
+    **dict.fromkeys(("dinolab", "preprocessing", "parent", "rows", "stage", "sha256"), str),
+    **dict.fromkeys(("width", "images", "unreadable"), int),
+    **{"encoder": {"name": str, "sha256": str}, "sources": [str], "options": {}, "figures": {}},
+}
 INFO: Schema = {  # where weights come from
+    "curation": [CURATION],
     "method": str,
     "step": int,
     "images": int,
@@ -24,7 +30,7 @@ INFO: Schema = {  # where weights come from
     },
 }
 CARD: Schema = {"format": str, "image_size": int, "pixels": {}, "model": {}, "info": INFO}  # model.json
-ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}}  # environment.json
+ENVIRONMENT: Schema = {"images": int, "names_crc32": int, "data": str, "packages": {EACH: str}, "curation": [CURATION]}
 PACE: Schema = {"epoch": float, "fixed": float}
 JOB: Schema = {  # job.json
     **dict.fromkeys(("job", "title", "scale", "command"), str),

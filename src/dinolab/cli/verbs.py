@@ -2,6 +2,7 @@
 
 from dinolab.cli.bench import BENCH
 from dinolab.cli.completion import COMPLETION
+from dinolab.cli.curate import CURATE
 from dinolab.cli.data import DATA
 from dinolab.cli.evaluate import EMBED, EVAL
 from dinolab.cli.export import EXPORT
@@ -25,6 +26,7 @@ VERBS: dict[str, Verb | Family] = {
     "report": REPORT,
     "export": EXPORT,
     "data": DATA,
+    "curate": CURATE,
     "bench": BENCH,
     "job": JOB,
     "completion": COMPLETION,

@@ -27,16 +27,22 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 def key(encoder: nn.Module, source: Source, settings: str) -> str:
     """Hash of the encoder (weights and structure), the images (locations, sizes, dates), the settings, and how images are decoded."""
     digest = hashlib.blake2b(f"{FORMAT}\n{settings}\n{decoding()}\n".encode(), digest_size=20)
-    for line in structure(encoder):
-        digest.update(line.encode())
-    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(raw_bytes(tensor))
+    for part in parts_of(encoder):
+        digest.update(part)
     digest.update("\n".join(source.paths).encode(errors="surrogateescape"))
     with ThreadPoolExecutor(REQUESTS) as pool:
         for text in pool.map(stamp_if_there, source.files()):
             digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def parts_of(encoder: nn.Module) -> Iterator[Any]:
+    """Bytes that tell encoders apart: their structure, then the name, type, shape and values of every tensor."""
+    for line in structure(encoder):
+        yield line.encode()
+    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+        yield raw_bytes(tensor)
 
 
 def structure(encoder: nn.Module) -> Iterator[str]:

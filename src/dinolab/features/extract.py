@@ -6,6 +6,7 @@ N images, D width of a class token. With several processes each computes its sha
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,11 @@ NAMED = 5  # broken images that the warning names; the rest are counted
 FLUSH = 4096  # rows that stay on the device before they are copied: each copy waits for it
 DIGEST = 16  # bytes
 
-# position in the source, uint8 (3, H, W) or None, digest of the file, why there is no image
+# position in the source, uint8 (3, H, W) or None, what is noted of the file, why there is no image
 Item = tuple[int, Tensor | None, bytes, str]
+Note = Callable[
+    [bytes, np.ndarray], bytes
+]  # (a file's content, its image uint8 (H, W, 3)) -> as many bytes for every file
 Groups = list[tuple[list[int], Tensor]]  # images of one size, uint8 (n, 3, H, W), with their rows in the batch
 
 
@@ -72,6 +76,11 @@ class FeatureSet:
         parts = [self.patches] if tokens == "patches" else parts
         parts = parts if index is None else [part[index] for part in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def digest(data: bytes, image: np.ndarray) -> bytes:
+    """BLAKE2b of a file's content, 16 bytes."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
 def joined(sets: list[FeatureSet]) -> FeatureSet:
@@ -163,6 +172,7 @@ class Views:
     workers: int
     precision: str
     progress: bool
+    note: Note = digest  # what is kept of every file, under the name "digests"
 
     def all_features(self, blocks: int, patches: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a FeatureSet by name, without the labels, and notes: what the cache keeps. Raises UserError without any."""
@@ -187,7 +197,7 @@ class Views:
         broken: list[str] = []
         on_cuda = self.device.type == "cuda"
         loader = make_loader(
-            Images(self.source.paths, self.view, range(first, stop)),
+            Images(self.source.paths, self.view, range(first, stop), self.note),
             self.workers if first < stop else 0,
             batch_size=self.batch_size,
             collate_fn=collate,
@@ -209,7 +219,7 @@ class Views:
             return {}, broken
         *tokens, mean = (matrix[: len(kept)] for matrix in rows.matrices)
         named = {f"block{i:02d}": matrix for i, matrix in enumerate(tokens)}
-        contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy())
+        contents = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(len(kept), -1).copy())
         return {**named, "patches": mean, "kept": torch.tensor(kept), "digests": contents}, broken
 
     def compute(self, groups: Groups, blocks: int, patches: bool) -> list[Tensor]:
@@ -255,8 +265,8 @@ class Rows:
 class Images(Dataset[Item]):
     """Views of the images at some positions of a list of paths."""
 
-    def __init__(self, paths: list[str], view: View, positions: range) -> None:
-        self.paths, self.view, self.positions = paths, view, positions
+    def __init__(self, paths: list[str], view: View, positions: range, note: Note = digest) -> None:
+        self.paths, self.view, self.positions, self.note = paths, view, positions, note
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -266,15 +276,15 @@ class Images(Dataset[Item]):
         path = self.paths[position]
         try:
             data = read_file(path)
-            digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
-            image = self.view(position, decode(data, path), digest)
+            image = decode(data, path)
+            view = self.view(position, image, digest(data, image))
+            return position, torch.as_tensor(view), self.note(data, image), ""
         except BrokenImage as error:
             return position, None, b"", str(error)
-        return position, torch.as_tensor(image), digest, ""
 
 
 def collate(items: list[Item]) -> tuple[list[int], Groups, list[bytes], list[str]]:
-    """Positions of the readable images, those images by their sizes, their digests, and what is wrong with the others."""
+    """Positions of the readable images, those images by their sizes, what is noted of each, and what is wrong with the others."""
     good = [(position, image, digest) for position, image, digest, _ in items if image is not None]
     by_size: dict[torch.Size, list[int]] = {}
     for row, (_, image, _) in enumerate(good):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from dinolab.config import flatten, to_dict
+from dinolab.curation.decisions import lineage
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.files import beside, lock, write_whole
@@ -73,6 +74,7 @@ def describe_run(folder: RunFolder, cfg: Config, source: Source, resumed: bool) 
     """Write config.yaml and environment.json; refuses to go on with other images than the run began with."""
     path = folder.environment
     facts = {"images": len(source), "names_crc32": source.checksum(), "data": source.name, **environment()}
+    facts |= {"curation": chain} if (chain := lineage(source)) else {}
     if resumed:
         try:
             began = read_object(path, ENVIRONMENT)

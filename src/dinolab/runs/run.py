@@ -9,6 +9,7 @@ import torch
 
 from dinolab import parallel
 from dinolab.config import to_dict
+from dinolab.curation.decisions import lineage
 from dinolab.data.storage import describe as location
 from dinolab.data.types import Source
 from dinolab.errors import UserError, masked
@@ -47,6 +48,8 @@ class Run:
         cfg, steps = self.whole_cfg, self.phases[-1].last
         self.alarms = Alarms(METHODS[cfg.method].ALARMS, patience=max(20 * cfg.run.log_every, steps // 10))
         kept = self.phases[0].steps(cfg.run.keep_every, "run.keep_every")
+        chain = lineage(self.source)
+        self.curation: dict[str, Any] = {"curation": chain} if chain else {}
         self.checkpoints = checkpoint.Checkpoints(self.folder.checkpoints, cfg.run.keep, kept)
 
     @property
@@ -107,7 +110,7 @@ class Run:
     def info(self, step: int) -> dict[str, Any]:
         """What a model card says about where the weights of this step come from."""
         config = masked(to_dict(self.whole_cfg))
-        return {"method": self.cfg.method, "step": step, "images": len(self.source), "config": config}
+        return {"method": self.cfg.method, "step": step, "images": len(self.source), "config": config} | self.curation
 
     def evaluate(self, step: int) -> None:
         """k-NN accuracy on the labelled images, into the log; the weights of the best one are kept.

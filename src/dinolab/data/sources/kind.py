@@ -58,9 +58,12 @@ class Listing:
     unlabelled: str = ""  # why there are no labels
     root: str = ""  # an absolute path if each image is a file of its own
     folders: dict[str, int] = field(default_factory=dict)  # time of modification (ns) of the folders that were listed
+    located: bool = False  # whether the names are whole locations, of images in other sources
 
     def locations(self, kind: str) -> list[str]:
         """The location of each image, given the name of the source's kind."""
+        if self.located:
+            return self.names
         if self.root:
             return [os.path.join(self.root, name) for name in self.names]
         return [join(kind, name) for name in self.names]

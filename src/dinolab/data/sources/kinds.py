@@ -6,6 +6,7 @@ from dinolab.data.addresses import absolute, is_remote
 from dinolab.data.sources.cifar import CIFAR
 from dinolab.data.sources.clips import CLIPS
 from dinolab.data.sources.csv_file import CSV
+from dinolab.data.sources.curated import CURATED
 from dinolab.data.sources.dataset import DATASET
 from dinolab.data.sources.folder import FOLDER
 from dinolab.data.sources.kind import Kind
@@ -17,6 +18,7 @@ KINDS: dict[str, Kind] = {  # the first that claims a path gets it; its name is 
     "text": TEXT,
     "csv": CSV,
     "cifar": CIFAR,
+    "curated": CURATED,
     "dataset": DATASET,
     "clips": CLIPS,
     "shards": SHARDS,

@@ -87,6 +87,7 @@ def is_whole(listing: Listing) -> bool:
         and isinstance(listing.unlabelled, str)
         and isinstance(listing.root, str)
         and isinstance(listing.folders, dict)
+        and isinstance(listing.located, bool)
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinolab.config import as_word
 from dinolab.data.sources import subset
 from dinolab.data.types import Source
 from dinolab.models.backbone import make_backbone
@@ -69,11 +70,25 @@ def trained_on(run: Run, source: Source | None) -> dict[str, str]:
     facts["images from"] = str(run.environment.get("data", cfg.data.path if cfg else ""))
     if "names_crc32" in run.environment:
         facts["checksum of their names (CRC-32)"] = f"{run.environment['names_crc32']:08x}"
-    facts |= split_of(run.split)
+    facts |= curated(run.environment.get("curation", [])) | split_of(run.split)
     if cfg and cfg.eval.train:
         facts["k-NN while training"] = f"reference images: {cfg.eval.train}; test images: {cfg.eval.test}"
     facts |= {f"{name} (SHA-256)": digest for name, digest in run.hashes.items()}
     return {key: value for key, value in facts.items() if value}
+
+
+def curated(chain: list[Json]) -> dict[str, str]:
+    """How a curated set was made: a row for each stage, with the SHA-256 of its manifest; empty for other sources."""
+    facts = {}
+    for one in chain:
+        encoder, stage = one.get("encoder"), one.get("stage", "embed")
+        words = [
+            f"{key}={as_word(value)}" for key, value in {**one.get("options", {}), **one.get("figures", {})}.items()
+        ]
+        if encoder:
+            words = [f"encoder={encoder.get('name')} (SHA-256 {encoder.get('sha256')})", one.get("preprocessing", "")]
+        facts[f"curated by: {stage}"] = ", ".join(words) + f"; manifest {one.get('sha256', '')}"
+    return facts
 
 
 def split_of(split: Json) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dinolab.report.run import Run
 from dinolab.report.sections.section import Page
 from dinolab.report.tables import side_by_side
 
-ELSEWHERE = ("packages", "images", "names_crc32", "data", "time")  # keys that are shown in another place
+ELSEWHERE = ("packages", "images", "names_crc32", "data", "curation", "time")  # keys that are shown in another place
 
 
 def build(page: Page) -> dict[str, Any]:

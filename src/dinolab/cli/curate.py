@@ -1,0 +1,153 @@
+"""dinolab curate embed, dedup, retrieve, sample, all and explain."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dinolab.cli.grammar import Family, Positional, Verb
+from dinolab.errors import say
+
+OUT = Positional("OUT", "folder of the curated set")
+
+
+def options_of(name: str) -> tuple[type, ...]:
+    from dinolab.curation import options
+
+    return (getattr(options, name),)
+
+
+def run_embed(out: str, own: Any) -> int:
+    from dinolab.curation.embed import embed_store, make_embedder
+    from dinolab.data.sources import open_source
+    from dinolab.features.inputs import open_encoder
+
+    source = open_source(own.data, own, need_labels="label_column" in own.chosen(), option="data")
+    embedder = make_embedder(*open_encoder(own.encoder), own, sys.stderr.isatty())
+    store = embed_store(Path(out), source, embedder)
+    facts = store.manifest
+    say(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
+    return 0
+
+
+def run_dedup(out: str, own: Any) -> int:
+    from dinolab.curation.dedup import dedup
+    from dinolab.curation.store import open_store
+
+    found = dedup(open_store(out), own, sys.stderr.isatty())
+    near = found["near"] + found["chain"]
+    say(
+        f"{out}: {found['kept']:,} of {found['images']:,} images are in",
+        f"out: {found['bytes']:,} of the same bytes, {found['hash']:,} by perceptual hash, {near:,} near-copies",
+    )
+    if own.against:
+        say(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
+    say(f"recall of the search for neighbours: {found['recall']:.4f}")
+    return 0
+
+
+def run_retrieve(out: str, own: Any) -> int:
+    from dinolab.curation.retrieve import retrieve
+    from dinolab.curation.store import open_store
+
+    found = retrieve(open_store(out), own, sys.stderr.isatty())
+    say(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
+    if own.by == "neighbours":
+        again = f"{found['found_again']:,} times a neighbour was found again by another curated image"
+        say(f"{again}; recall of the search: {found['recall']:.4f}")
+    else:
+        say(f"{found['taken']:,} of {found['clusters']:,} clusters hold {own.at_least} curated images or more")
+    return 0
+
+
+def run_sample(out: str, own: Any) -> int:
+    from dinolab.curation.sample import sample
+    from dinolab.curation.store import open_store
+
+    found = sample(open_store(out), own)
+    levels = ", ".join(f"{count:,}" for count in found["clusters"])
+    say(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
+    return 0
+
+
+def run_all(out: str, own: Any) -> int:
+    from dinolab.curation.options import DedupOptions, EmbedOptions, RetrieveOptions
+
+    stages = ((run_embed, EmbedOptions), (run_dedup, DedupOptions), (run_retrieve, RetrieveOptions))
+    return max(run(out, own.part(schema)) for run, schema in stages)
+
+
+def run_explain(out: str, image: str) -> int:
+    from dinolab.curation.decisions import explain
+    from dinolab.curation.store import open_store
+
+    say(*explain(open_store(out), image))
+    return 0
+
+
+def members() -> dict[str, Verb | Family]:
+    return {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "all": ALL, "explain": EXPLAIN}
+
+
+EMBED = Verb(
+    "embed images once, for all that follows",
+    run_embed,
+    about="Write embeddings of images, and facts about them, into a folder. A second call embeds only images that were added or "
+    "changed; another data= adds to the set.",
+    positionals=(OUT,),
+    options=partial(options_of, "EmbedOptions"),
+    examples=("curate embed sets/heap data=heap encoder=starter",),
+)
+
+DEDUP = Verb(
+    "keep one of each group of copies, and nothing near test images",
+    run_dedup,
+    about="Find copies by their bytes, their perceptual hashes and their embeddings. No file is deleted: the set says what is in.",
+    positionals=(OUT,),
+    options=partial(options_of, "DedupOptions"),
+    examples=("curate dedup sets/heap threshold=0.6 against=test",),
+)
+
+RETRIEVE = Verb(
+    "keep the images that are like curated ones",
+    run_retrieve,
+    about="Keep the nearest images of each curated image, or images of the clusters into which curated images fall.",
+    positionals=(OUT,),
+    options=partial(options_of, "RetrieveOptions"),
+    examples=("curate retrieve sets/heap curated=photos per_image=4",),
+)
+
+SAMPLE = Verb(
+    "draw a balanced sample, from a hierarchy of clusters",
+    run_sample,
+    about="Draw images so that rare kinds count as much as frequent ones, by hierarchical k-means (arXiv 2405.15613).",
+    positionals=(OUT,),
+    options=partial(options_of, "SampleOptions"),
+    examples=("curate sample sets/heap size=100000",),
+)
+
+ALL = Verb(
+    "embed, dedup and retrieve, with their main options",
+    run_all,
+    about="The pipeline of DINOv2 (arXiv 2304.07193, figure 3): embed, dedup, retrieve. The verbs of these names have all options.",
+    positionals=(OUT,),
+    options=partial(options_of, "AllOptions"),
+    examples=("curate all sets/heap data=heap curated=photos against=test",),
+)
+
+EXPLAIN = Verb(
+    "why an image is in or out",
+    run_explain,
+    about="Print what each stage has decided about an image, and because of which other image.",
+    positionals=(OUT, Positional("IMAGE", "its path, or the end of it, as decisions.csv has it")),
+    examples=("curate explain sets/heap cats/17.jpg",),
+)
+
+CURATE = Family(
+    "make a training set from a heap of images",
+    members,
+    "stage",
+    about="Make a training set from a heap of images. No file is deleted: the set says which images are in. `dinolab train CONFIG "
+    "data.path=OUT` trains on them.",
+    examples=("curate all sets/heap data=heap curated=photos against=test", "train small_10k data.path=sets/heap"),
+)

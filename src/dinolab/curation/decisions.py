@@ -1,0 +1,191 @@
+"""What each stage decides about each image, kept in a file of the stage, and what follows from all stages together.
+
+    OUT/STAGE.json         the stage's manifest: its options, its figures, and the SHA-256 of the manifest before it
+    OUT/STAGE.parquet      a row for each image of the store, in its order, see Verdicts
+    OUT/decisions.parquet  a row for each image: whether it is in, and the stage and reason that decided
+    OUT/decisions.csv      the same for people
+    OUT/in.txt             the images that are in, one on each line
+
+Each stage sees the images that the stages before it have left in. N images.
+"""
+
+import csv
+import logging
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinolab.curation.store import Store, fingerprint, write_manifest
+from dinolab.data.sources.curated import CURATED, DECISIONS, MANIFEST
+from dinolab.data.storage import describe
+from dinolab.data.tables import arrow, read_table, write_table
+from dinolab.data.types import Source
+from dinolab.errors import UserError
+from dinolab.files import beside
+from dinolab.schemas import CURATION, read_object
+
+log = logging.getLogger(__name__)
+STAGES = ("dedup", "retrieve", "sample")  # in the order in which they follow each other
+COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """A stage's decisions."""
+
+    kept: np.ndarray  # bool (N,); False for images that stages before have left out
+    reason: np.ndarray  # object (N,), texts; empty for images that stages before have left out
+    of: (
+        np.ndarray
+    )  # object (N,), location of the image that decided, such as the one of which it is a copy; empty without one
+    similarity: np.ndarray  # float32 (N,), cosine similarity with that image; not a number without one
+
+
+def undecided(images: int) -> Verdicts:
+    """Verdicts to be filled in: nothing is kept, and there are no reasons."""
+    empty = np.full(images, "", object)
+    return Verdicts(np.zeros(images, bool), empty, empty.copy(), np.full(images, np.nan, np.float32))
+
+
+def read_verdicts(folder: Path, stage: str) -> Verdicts:
+    table = read_table(folder / f"{stage}.parquet", COLUMNS, f"give `dinolab curate {stage}` again")
+    return Verdicts(*(table[name].to_numpy(zero_copy_only=False) for name in COLUMNS))
+
+
+def finished(folder: Path) -> list[str]:
+    """The stages that have been done, in their order."""
+    return [stage for stage in STAGES if (folder / f"{stage}.json").is_file()]
+
+
+def before(store: Store, stage: str) -> np.ndarray:
+    """Rows of the images that a stage chooses among, int64: those that the stages before it have left in.
+
+    Raises UserError where none are left.
+    """
+    earlier = [one for one in finished(store.folder) if STAGES.index(one) < STAGES.index(stage)]
+    rows = np.flatnonzero(read_verdicts(store.folder, earlier[-1]).kept) if earlier else store.readable
+    if not len(rows):
+        raise UserError(f"{store.folder}: {earlier[-1]} has left no images in; give it other thresholds")
+    return rows
+
+
+def last_manifest(folder: Path, stage: str = "") -> Path:
+    """The manifest of the last stage, or of the one before `stage`."""
+    done = [one for one in finished(folder) if not stage or STAGES.index(one) < STAGES.index(stage)]
+    return folder / (f"{done[-1]}.json" if done else MANIFEST)
+
+
+def lineage(source: Source) -> list[dict[str, Any]]:
+    """How the images of a curated set were chosen; empty for any other source.
+
+    Returns:
+        The manifests of the set, that of the embedding first, each with its "sha256".
+    """
+    folder = Path(source.name.removeprefix("curated:")).expanduser()
+    if not CURATED.claims(str(folder)):
+        return []
+    files = [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
+    return [{**read_object(file, CURATION), "sha256": fingerprint(file)} for file in files]
+
+
+def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Write a stage's files, and the decisions that follow. Stages after it no longer hold: they are undone, with a warning."""
+    pa, folder = arrow(), store.folder
+    undo(folder, [one for one in finished(folder) if STAGES.index(one) > STAGES.index(stage)])
+    (folder / f"{stage}.json").unlink(missing_ok=True)
+    columns = {
+        name: pa.array(getattr(verdicts, name), getattr(pa, kind)(), from_pandas=False)
+        for name, kind in COLUMNS.items()
+    }
+    write_table(folder / f"{stage}.parquet", pa.table(columns))
+    content = {
+        "stage": stage,
+        "options": options,
+        "figures": figures,
+        "parent": fingerprint(last_manifest(folder, stage)),
+        "dinolab": version("dinolab"),
+    }
+    write_manifest(folder / f"{stage}.json", content)
+    write_decisions(store)
+
+
+def undo(folder: Path, stages: list[str]) -> None:
+    """Remove the files of stages that no longer hold, and the decisions, until they are written again."""
+    (folder / DECISIONS).unlink(missing_ok=True)
+    for stage in stages:
+        (folder / f"{stage}.json").unlink()
+        (folder / f"{stage}.parquet").unlink(missing_ok=True)
+    if stages:
+        log.warning("%s: what %s chose from has changed; do that again", folder, " and ".join(stages))
+
+
+def write_decisions(store: Store) -> None:
+    """Write what all stages together have decided."""
+    pa, rows = arrow(), store.rows
+    kept = np.zeros(len(store), bool)
+    kept[store.readable] = True
+    reason, of = rows["problem"].copy(), np.full(len(store), "", object)
+    by = np.where(kept, "", "embed").astype(object)
+    similarity = np.full(len(store), np.nan, np.float32)
+    for stage in finished(store.folder):
+        found = read_verdicts(store.folder, stage)
+        new = kept & ((found.reason != "") | ~found.kept)
+        by[new] = stage
+        for ours, theirs in ((reason, found.reason), (of, found.of), (similarity, found.similarity)):
+            ours[new] = theirs[new]
+        kept &= found.kept
+    columns = {"location": rows["location"], "label": rows["label"], "source": rows["source"], "kept": kept}
+    columns |= {"stage": by, "reason": reason, "of": of, "similarity": similarity}
+    table = pa.table({name: pa.array(values, from_pandas=False) for name, values in columns.items()})
+    names = [describe(location) for location in rows["location"]]
+    write_table(store.folder / DECISIONS, table)
+    with beside(store.folder / "decisions.csv") as place, place.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["filename", "label", "decision", "stage", "reason", "of", "similarity"])
+        for row, name in enumerate(names):
+            other = describe(of[row]) if of[row] else ""
+            near = "" if np.isnan(similarity[row]) else f"{similarity[row]:.4f}"
+            writer.writerow([name, rows["label"][row], "in" if kept[row] else "out", by[row], reason[row], other, near])
+    with beside(store.folder / "in.txt") as place:
+        place.write_text("".join(f"{names[row]}\n" for row in np.flatnonzero(kept)), encoding="utf-8")
+
+
+def explain(store: Store, image: str) -> list[str]:
+    """Why an image is in or out: a sentence for each stage.
+
+    Args:
+        image: its path, or the end of it, as decisions.csv has it.
+
+    Raises:
+        UserError: there is no such image, or there are several.
+    """
+    wanted = image.rstrip("/")
+    names = [describe(location) for location in store.rows["location"]]
+    found = [row for row, name in enumerate(names) if name == wanted or name.endswith(f"/{wanted}")]
+    exact = [row for row in found if names[row] == wanted]
+    if len(found) != 1 and len(exact) != 1:
+        which = (
+            f"{len(found)} images are called so; give more of the path" if found else "no image of the set is called so"
+        )
+        raise UserError(f"{image}: {which}")
+    row = (exact or found)[0]
+    facts = {name: store.rows[name][row] for name in ("source", "problem", "height", "width", "bytes")}
+    if facts["problem"]:
+        return [f"{names[row]}: out", f"embed: cannot be read ({facts['problem']})"]
+    lines = [f"embed: from {facts['source']}, {facts['width']} x {facts['height']} pixels, {facts['bytes']:,} bytes"]
+    kept = True
+    for stage in finished(store.folder):
+        verdicts = read_verdicts(store.folder, stage)
+        kept = bool(verdicts.kept[row])
+        parts = [verdicts.reason[row] or ("in" if kept else "out")]
+        parts += [describe(verdicts.of[row])] if verdicts.of[row] else []
+        parts += [f"(cosine {verdicts.similarity[row]:.3f})"] if not np.isnan(verdicts.similarity[row]) else []
+        lines.append(f"{stage}: {' '.join([*([] if kept else ['out:']), *parts])}")
+        copies = int((~verdicts.kept & (verdicts.of == store.rows["location"][row])).sum())
+        lines += [f"{stage}: {copies} copies of it are out"] if copies else []
+        if not kept:
+            break
+    return [f"{names[row]}: {'in' if kept else 'out'}", *lines]

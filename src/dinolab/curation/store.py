@@ -1,0 +1,165 @@
+"""The store of a curated set: embeddings and facts of images in shards, and what they were made by.
+
+    OUT/curation.json           the manifest
+    OUT/shards/000000.npy       embeddings as the encoder gives them, float16 (N, D); zeros for an image that cannot be read
+    OUT/shards/000000.parquet   a row for each of them, see COLUMNS
+    OUT/shards/000000.gone.npy  bool (N,): rows whose image was changed or removed since; only if there are any
+
+Shards never change. Each is written whole or not at all, the rows last: a shard without rows is not there. N images, D features.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinolab.data.sources.curated import MANIFEST
+from dinolab.data.tables import arrow, read_table, write_table
+from dinolab.errors import UserError
+from dinolab.files import beside, write_whole
+from dinolab.schemas import CURATION, read_object
+
+COLUMNS = {  # of a shard's rows: name, type in pyarrow
+    "location": "string",  # see dinolab.data.locations
+    "source": "string",  # as the user named it
+    "label": "string",  # of the image in its source; empty without labels
+    "stamp": "string",  # changes when the file does
+    "date": "int64",  # time of modification in seconds since 1970; 0 if unknown
+    "problem": "string",  # why the image cannot be read; empty if it can
+    "digest": "binary",  # BLAKE2b of the file's content, 16 bytes
+    "height": "int32",  # in pixels
+    "width": "int32",
+    "bytes": "int64",  # of the file
+    "hash": "uint64",  # pHash, see dinolab.features.duplicates
+}
+UNFINISHED = "unfinished"  # key of a manifest while images are being embedded
+EMBED_AGAIN = (
+    "remove the files of this shard, and give `dinolab curate embed` again: it embeds the images that are missing"
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A pair of files in a store's folder `shards`."""
+
+    rows_file: Path
+
+    @property
+    def vectors_file(self) -> Path:
+        return self.rows_file.with_suffix(".npy")
+
+    @property
+    def gone_file(self) -> Path:
+        return self.rows_file.with_suffix(".gone.npy")
+
+    def write(self, vectors: np.ndarray, columns: dict[str, Any]) -> None:
+        """Write both files.
+
+        Args:
+            vectors: float16 (N, D).
+            columns: lists or arrays of N values, by the names in COLUMNS.
+        """
+        pa = arrow()
+        write_array(self.vectors_file, vectors)
+        fields = {name: pa.array(columns[name], getattr(pa, kind)()) for name, kind in COLUMNS.items()}
+        facts = {"vectors_crc32": str(zlib.crc32(self.vectors_file.read_bytes()))}
+        write_table(self.rows_file, pa.table(fields).replace_schema_metadata(facts))
+
+    def rows(self, *names: str) -> Any:
+        """A pyarrow.Table of all its rows, with those that are gone; without names, of all COLUMNS. Raises UserError if damaged."""
+        return read_table(self.rows_file, {name: COLUMNS[name] for name in names or COLUMNS}, EMBED_AGAIN)
+
+    def gone(self, count: int) -> np.ndarray:
+        """Which of its `count` rows are gone, bool (N,)."""
+        return read_array(self.gone_file) if self.gone_file.is_file() else np.zeros(count, bool)
+
+    def vectors(self) -> np.ndarray:
+        """The embeddings, float16 (N, D), memory-mapped. Raises UserError where the file is not as it was written."""
+        found = read_array(self.vectors_file)
+        facts = self.rows("location").schema.metadata or {}
+        if str(zlib.crc32(self.vectors_file.read_bytes())).encode() != facts.get(b"vectors_crc32"):
+            raise UserError(f"{self.vectors_file}: damaged (its checksum has changed); {EMBED_AGAIN}")
+        return found
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    with beside(file) as place, place.open("wb") as opened:
+        np.save(opened, array)
+
+
+def read_array(file: Path) -> np.ndarray:
+    """An array that is mapped into memory. Raises UserError where the file is missing or cut short."""
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); {EMBED_AGAIN}") from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store that has been embedded to its end. Rows that are gone do not count. N images, D features."""
+
+    folder: Path
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made by."""
+        return read_object(self.folder / MANIFEST, CURATION)
+
+    def shards(self) -> list[Shard]:
+        return [Shard(file) for file in sorted((self.folder / "shards").glob("*.parquet"))]
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The columns of all images, arrays (N,) by the names in COLUMNS."""
+        pa = arrow()
+        tables = []
+        for shard in self.shards():
+            table = shard.rows()
+            tables.append(table.filter(pa.array(~shard.gone(len(table)))))
+        whole = pa.concat_tables(tables)
+        return {name: whole[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
+
+    def vectors(self, rows: np.ndarray) -> Tensor:
+        """The embeddings of these rows, int64 (n,), as float16 (n, D)."""
+        parts = []
+        for shard in self.shards():
+            found = shard.vectors()
+            parts.append(found[~shard.gone(len(found))])
+        width = max(part.shape[1] for part in parts)  # 0 in a shard of which nothing can be read
+        whole = np.concatenate([part if part.shape[1] else np.zeros((len(part), width), np.float16) for part in parts])
+        return torch.from_numpy(whole if len(rows) == len(whole) else whole[rows])
+
+    @cached_property
+    def readable(self) -> np.ndarray:
+        """Rows of the images that could be read, int64, in rising order."""
+        return np.flatnonzero(self.rows["problem"] == "")
+
+    def __len__(self) -> int:
+        return len(self.rows["location"])
+
+
+def open_store(folder: str | Path) -> Store:
+    """The store in a folder. Raises UserError where there is none, or embedding was interrupted."""
+    store = Store(Path(folder))
+    if not (store.folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: no embeddings there; begin with `dinolab curate embed {folder} data=DIR`")
+    if UNFINISHED in store.manifest:
+        raise UserError(f"{folder}: embedding was interrupted; give the same `dinolab curate embed` again")
+    return store
+
+
+def fingerprint(file: Path) -> str:
+    """The SHA-256 of a manifest, by which what follows from it names its parent."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def write_manifest(file: Path, content: dict[str, Any]) -> None:
+    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,230 @@
+"""The stages of curation on a small heap: what each keeps, what it costs to repeat, and what it refuses."""
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from dinolab import cli
+from dinolab.curation import embed
+from dinolab.curation.decisions import lineage
+from dinolab.curation.store import Store
+from dinolab.data.sources import open_source
+from tests.curation.conftest import CHANGES, curate, picture
+from tests.pictures import TINY, fit_words
+
+
+def decisions(out):
+    """The rows of decisions.csv by the name of the file."""
+    with (out / "decisions.csv").open() as file:
+        return {row["filename"].rsplit("/", 1)[1]: row for row in csv.DictReader(file)}
+
+
+def names_in(out):
+    return {path.rsplit("/", 1)[1] for path in open_source(str(out)).paths}
+
+
+def contents(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_copies_go_and_the_largest_stays(heap, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert curate("embed", out, f"data={heap}") == 0
+    assert "31 images, 3072 features each, 1 cannot be read" in capsys.readouterr().out
+    assert names_in(out) == {path.name for path in heap.iterdir()} - {"broken.jpg"}
+    assert curate("dedup", out, "threshold=0.6") == 0
+    assert "24 of 30" not in capsys.readouterr().out  # the mirrored copy is another image to raw pixels
+    found = decisions(out)
+    gone = {name for name, row in found.items() if row["decision"] == "out"}
+    assert gone == {*(f"{seed:02d}_{name}" for seed, name in enumerate(CHANGES)), "00_same.png", "broken.jpg"}
+    assert found["00.png"]["decision"] == "in"  # of the same size as its copy: the first
+    assert found["00_same.png"]["reason"] == "same bytes as"
+    assert found["03_cropped.png"]["reason"].startswith("near-copy")
+    assert float(found["03_cropped.png"]["similarity"]) > 0.6
+    assert found["03_cropped.png"]["of"].endswith("/03.png")
+    assert "not an image" in found["broken.jpg"]["reason"]
+    assert curate("explain", out, "03_cropped.png") == 0
+    assert "dedup: out: near-copy of" in capsys.readouterr().out
+    assert curate("explain", out, "nothing.png") == 2
+    assert {path.name for path in heap.iterdir()} == set(found)  # nothing is deleted
+
+
+def test_whatever_touches_a_test_image_goes(heap, tmp_path, capsys):
+    test, out = tmp_path / "test", tmp_path / "set"
+    test.mkdir()
+    cv2.imwrite(str(test / "a.jpg"), picture(2))
+    cv2.imwrite(str(test / "b.png"), picture(99))
+    curate("embed", out, f"data={heap}")
+    assert curate("dedup", out, f"against={test}") == 0
+    found = decisions(out)
+    assert found["02.png"]["reason"] == "near the test image"
+    assert found["02.png"]["of"].endswith("/a.jpg")
+    assert found["02_bright.png"]["reason"].startswith("copy of an image")
+    assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed != 2} | {"05_mirrored.png"}
+
+
+def test_curated_images_bring_in_their_neighbours_and_a_sample_is_drawn(heap, tmp_path, capsys, caplog):
+    curated, out = tmp_path / "curated", tmp_path / "set"
+    curated.mkdir()
+    for seed in (7, 8):
+        noise = np.random.default_rng(seed).normal(0, 20, (64, 64, 3))
+        cv2.imwrite(str(curated / f"{seed}.png"), (picture(seed) + noise).clip(0, 255))
+    assert curate("all", out, f"data={heap}", f"curated={curated}", "per_image=1") == 0
+    assert names_in(out) == {"07.png", "08.png"}
+    assert decisions(out)["07.png"]["reason"] == "number 1 of the nearest of the curated image"
+    curate("retrieve", out, f"curated={curated}", "per_image=6")
+    assert 6 <= len(names_in(out)) <= 12
+    assert curate("sample", out, "size=5", "levels=2") == 0
+    assert len(names_in(out)) == 5
+    chain = lineage(open_source(str(out)))
+    assert [one.get("stage", "embed") for one in chain] == ["embed", "dedup", "retrieve", "sample"]
+    assert [one["parent"] for one in chain[1:]] == [one["sha256"] for one in chain[:-1]]
+    capsys.readouterr()
+    assert curate("sample", out, "size=500") == 2
+    assert "are left to draw from" in capsys.readouterr().err
+    assert (
+        curate("retrieve", out, f"curated={curated}", "by=clusters", "clusters=4", "at_least=1", "per_cluster=2") == 0
+    )
+    assert "what sample chose from has changed" in caplog.text
+    assert 1 <= len(names_in(out)) <= 4
+    assert not (out / "sample.json").exists()
+
+
+def test_resumed_embedding_gives_the_same_files(heap, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "IMAGES", 8)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    curate("embed", whole, f"data={heap}")
+    write, left = embed.Shard.write, [2]
+
+    def stop(self, vectors, columns):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(self, vectors, columns)
+
+    monkeypatch.setattr(embed.Shard, "write", stop)
+    assert curate("embed", broken, f"data={heap}") == 130
+    assert curate("dedup", broken) == 2  # it is not whole yet
+    monkeypatch.setattr(embed.Shard, "write", write)
+    assert curate("embed", broken, f"data={heap}") == 0
+    assert contents(broken) == contents(whole)
+    assert len(contents(whole)) == 2 * 4 + 5  # manifest, decisions twice, list, lock
+
+
+def test_only_what_changed_is_embedded_again(heap, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    curate("embed", out, f"data={heap}")
+    curate("dedup", out)
+    before = contents(out)
+    embedded, drop_outdated = [], embed.drop_outdated
+    usual = embed.Embedder.embed
+    monkeypatch.setattr(
+        embed.Embedder,
+        "embed",
+        lambda self, source, *range: embedded.extend(source.paths) or usual(self, source, *range),
+    )
+    curate("embed", out, f"data={heap}")
+    assert embedded == []
+    assert contents(out) == before  # the stage that followed still holds
+    monkeypatch.setattr(embed, "drop_outdated", interrupt)
+    assert curate("embed", out, f"data={heap}") == 130
+    assert curate("dedup", out) == 2  # rows and decisions might not belong together
+    monkeypatch.setattr(embed, "drop_outdated", drop_outdated)
+    curate("embed", out, f"data={heap}")
+    assert contents(out) == before
+    cv2.imwrite(str(heap / "new.png"), picture(77))
+    cv2.imwrite(str(heap / "09.png"), picture(78, side=80))
+    (heap / "10.png").unlink()
+    curate("embed", out, f"data={heap}")
+    assert sorted(path.rsplit("/", 1)[1] for path in embedded) == ["09.png", "new.png"]
+    assert not (out / "dedup.json").exists()
+    rows = Store(out).rows
+    sizes = {path.rsplit("/", 1)[1]: width for path, width in zip(rows["location"], rows["width"])}
+    assert sizes["09.png"] == 80
+    assert len(sizes) == len(rows["location"]) == 31
+    other = shutil.copytree(heap, tmp_path / "other")
+    curate("embed", out, f"data={other}")
+    assert len(Store(out)) == 62
+
+
+@pytest.mark.parametrize(
+    ("damage", "verb", "message"),
+    [
+        (lambda out: cut(out / "shards/000000.npy"), ["dedup"], "shards/000000.npy: missing or damaged"),
+        (lambda out: cut(out / "shards/000000.parquet"), ["dedup"], "shards/000000.parquet: missing or damaged"),
+        (lambda out: flip(out / "shards/000000.npy"), ["dedup"], "its checksum has changed"),
+        (lambda out: (out / "curation.json").unlink(), ["dedup"], "no embeddings there"),
+        (lambda out: swap(out / "curation.json"), ["embed", "data={heap}"], "the weights of encoder=pixels are others"),
+        (lambda out: swap(out / "curation.json"), ["dedup", "against={heap}"], "have changed since its images were"),
+        (lambda out: None, ["embed", "data={heap}", "size=64"], "and not at 64 x 64"),
+        (lambda out: None, ["retrieve", "curated={empty}"], "no images"),
+        (lambda out: None, ["dedup", "threshold=2"], "threshold=2.0: out of range"),
+    ],
+)
+def test_one_line_for_what_cannot_be_done(heap, tmp_path, capsys, damage, verb, message):
+    out, empty = tmp_path / "set", tmp_path / "empty"
+    empty.mkdir()
+    curate("embed", out, f"data={heap}")
+    damage(out)
+    capsys.readouterr()
+    words = [word.format(heap=heap, empty=empty) for word in verb]
+    assert curate(words[0], out, *words[1:]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(data)
+
+
+def swap(file):
+    text = file.read_text()
+    at = text.index('"sha256": "') + len('"sha256": "')
+    file.write_text(f"{text[:at]}{'0' * 8}{text[at + 8 :]}")
+
+
+def test_a_chain_that_is_too_long_is_cut(heap, tmp_path, caplog):
+    chain, out = tmp_path / "chain", tmp_path / "set"
+    chain.mkdir()
+    for step in range(12):  # from one image to another, each like the next
+        cv2.imwrite(
+            str(chain / f"{step:02d}.png"), cv2.addWeighted(picture(0), 1 - step / 11, picture(1), step / 11, 0)
+        )
+    curate("embed", out, f"data={chain}")
+    curate("dedup", out, "hash_bits=-1", "threshold=0.8")
+    assert len(names_in(out)) == 1
+    assert "joined by a chain of near-copies with" in {row["reason"] for row in decisions(out).values()}
+    curate("dedup", out, "hash_bits=-1", "threshold=0.8", "most=5")
+    assert "12 images hang together in 1 chains" in caplog.text
+    assert len(names_in(out)) > 1
+
+
+def test_a_run_says_how_its_images_were_chosen(heap, tmp_path):
+    out, run = tmp_path / "set", tmp_path / "run"
+    curate("embed", out, f"data={heap}")
+    curate("dedup", out)
+    words = fit_words([*TINY, "method=dino", "eval.every=0 steps", "optim.length=1 steps", "optim.warmup=0 steps"])
+    assert cli.main(["train", *words, f"data.path={out}", f"run.dir={run}"]) == 0
+    chain = lineage(open_source(str(out)))
+    assert json.loads((run / "environment.json").read_text())["curation"] == chain
+    assert json.loads((run / "model.json").read_text())["info"]["curation"] == chain
+    assert json.loads((run / "environment.json").read_text())["images"] == 25
+    assert cli.main(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert chain[-1]["sha256"] in page
+    assert chain[0]["encoder"]["sha256"] in page

@@ -1,0 +1,52 @@
+"""The search in lists against the search among all rows, and the whitening that goes before it."""
+
+import numpy as np
+import pytest
+import torch
+
+from dinolab.curation import graph
+from dinolab.curation.whitening import learn_spread
+from dinolab.features.neighbours import nearest
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """900 rows around 30 centres, in half precision; beyond the number up to which all are compared."""
+    monkeypatch.setattr(graph, "EXACT", 100)
+    centres = torch.randn(30, 16)
+    return (centres[torch.arange(900) % 30] + 0.2 * torch.randn(900, 16)).half()
+
+
+def test_all_lists_give_the_exact_neighbours(rows):
+    found = graph.search(rows, None, 5, np.random.default_rng(0), probes=30)
+    values, where = nearest(rows, rows, 6)
+    torch.testing.assert_close(found.similarities, values[:, 1:], rtol=0, atol=1e-5)
+    assert (found.indices == where[:, 1:]).float().mean() > 0.99  # others are as near, up to rounding
+    assert not (found.indices == torch.arange(900)[:, None]).any()
+    assert found.recall == 1
+    some = graph.search(rows, rows[:50] * 2, 5, np.random.default_rng(0), probes=30)
+    torch.testing.assert_close(some.similarities, values[:50, :5], rtol=0, atol=1e-5)
+
+
+def test_the_recall_says_how_many_a_few_lists_find(rows, monkeypatch):
+    monkeypatch.setattr(graph, "MEASURED", 900)
+    rows = torch.randn_like(rows)  # without clusters, many neighbours are in other lists
+    few = graph.search(rows, None, 25, np.random.default_rng(0), probes=2)
+    truth = nearest(rows, rows, 26)[0][:, -1:]
+    assert few.recall == pytest.approx(float((few.similarities >= truth - graph.TOLERANCE).double().mean()))
+    assert 0.2 < few.recall < 1
+    one = graph.search(rows, None, 25, np.random.default_rng(0), probes=1)
+    assert one.recall < few.recall
+    assert torch.equal(graph.search(rows, None, 25, np.random.default_rng(0), probes=2).indices, few.indices)
+
+
+def test_whitening_takes_away_what_all_have_in_common():
+    rows = torch.randn(200, 8) * torch.tensor([4.0, *[1.0] * 7]) + 5
+    pair = torch.cat([rows, rows[:1] + 0.02])
+    before = torch.nn.functional.normalize(pair, dim=1)
+    assert (before @ before.T).mean() > 0.7
+    after = learn_spread(pair, np.random.default_rng(0), "cpu").apply(pair).float()
+    similarities = after @ after.T
+    assert abs(float(similarities.mean())) < 0.05
+    assert similarities[0, -1] > 0.99
+    assert after.var(0).max() / after.var(0).min() < before.var(0).max() / before.var(0).min()
