@@ -45,9 +45,6 @@ class Result:
     seed: int = 0
     other: dict[str, float] = field(default_factory=dict)  # the main figure under other settings, for example "k = 10"
     per_class: dict[str, Json] = field(default_factory=dict)  # class: {"accuracy": share, "images": number}
-    parts: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # figures of parts of the test data, such as classes or clips: {part: {key of a figure: value}}
     leaks: list[list[str]] = field(default_factory=list)  # [test image, training image] with the same bytes
     seeds: Json | None = None  # {"seed": [...], "value": [...], "mean", "std"} where several were run
     environment: Json | None = None  # machine and versions
@@ -57,6 +54,9 @@ class Result:
     tests: list["Result"] = field(
         default_factory=list
     )  # of further test sets; what they share with this one is left out
+    parts: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # figures of parts of the test data, such as classes or clips: {part: {key of a figure: value}}
 
     @property
     def main(self) -> Measured | None:
