@@ -50,7 +50,7 @@ def notes(comparison: Comparison) -> list[str]:
     if "suite" in comparison.data:
         where = f"Suite {comparison.data['suite']}, data sets under {comparison.data['train']}"
         first = f"{where}; in brackets the 95 % interval over test images."
-        return [first, *of_encoders(comparison), *(f"Missing: {one}." for one in comparison.data.get("missing", []))]
+        return [first, *of_encoders(comparison)]
     test = comparison.data["test"] or "a fifth of them, held out"
     first = f"Trained on {comparison.data['train']}, tested on {test}; in brackets the 95 % interval over test images."
     if comparison.settings["seeds"] > 1:
@@ -87,11 +87,12 @@ def epochs_of(comparison: Comparison, evaluation: str) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The table and its notes."""
+    """The table and its notes, and the data sets that a suite did not find."""
     headings, *lines = ([cell.replace("|", "\\|") for cell in line] for line in cells(comparison))
     rule = ["---", *["---:"] * (len(headings) - 1)]
     rows = "\n".join(f"| {' | '.join(line)} |" for line in (headings, rule, *lines))
-    return "\n".join([rows, "", *(f"- {note}" for note in notes(comparison))]) + "\n"
+    missing = [f"Missing: {one}." for one in comparison.data.get("missing", [])]
+    return "\n".join([rows, "", *(f"- {note}" for note in (*notes(comparison), *missing))]) + "\n"
 
 
 def table(comparison: Comparison) -> Table:

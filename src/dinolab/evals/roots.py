@@ -76,7 +76,7 @@ def find_each(root: Path, where: Mapping[Any, str], is_whole: Callable[[Path], A
         folder = below(root, names)
         try:
             if folder and is_whole(folder):
-                tasks.append(Task({"data": str(folder)}, count_images(folder), names[0]))
+                tasks.append(Task({"data": str(folder)}, count_images(folder), names[0] if len(where) > 1 else ""))
             else:
                 missing.append(source)
         except UserError as error:  # it is there, but not complete
