@@ -106,7 +106,6 @@ def test_options_of_vits_are_refused() -> None:
         (["model.heads=3", "optim.patch_embed_lr=0.9"], r"^model\.heads=3, optim\.patch_embed_lr=0\.9: for vision"),
         (["run.compile=true"], r"^run\.compile=True: for vision"),
         (["method=dinov2"], r"no mask token: .* loss\.ibot=0"),
-        (["method=distill", "teacher=x"], r"method=distill"),
     ):
         with pytest.raises(UserError, match=said):
             load_config(None, ["method=dino", "model.size=resnet50", *words])
