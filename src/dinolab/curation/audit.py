@@ -7,6 +7,8 @@ the images themselves. N images, k neighbours of each.
 from collections import Counter
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinolab.curation.decisions import before
@@ -32,6 +34,7 @@ from dinolab.errors import UserError
 from dinolab.parallel import choose_device
 
 TO_DEVIATION = 1.4826  # of a median absolute deviation: the standard deviation of normally distributed values
+ROWS = 256  # images whose neighbours' embeddings are gathered at once
 
 
 def audit(store: Store, options: AuditOptions, progress: bool = False) -> Audit:
@@ -50,7 +53,7 @@ def audit(store: Store, options: AuditOptions, progress: bool = False) -> Audit:
     near = look.search(rows, rows)
     found[COPY] = look.pairs(rows, rows, near, options.threshold, within=True)
     found[LEAK] = leaks(look)
-    found[OUTLIER] = outliers(rows, near, options)
+    found[OUTLIER] = outliers(look, near)
     found[LABEL] = doubtful_labels(look, near)
     source = store.rows["source"]
     between = Counter((source[one.other], source[one.row]) for one in found[LEAK])
@@ -65,9 +68,9 @@ class Neighbourhood:
         self.store, self.rows, self.options, self.progress = store, rows, options, progress
         self.device = choose_device(options.search_device, "search_device=")
         self.rng = np.random.default_rng(options.seed)
-        vectors = store.vectors(rows)
-        is_raw = options.space == "raw"
-        self.vectors = vectors if is_raw else learn_spread(vectors, self.rng, self.device).apply(vectors)
+        self.plain = self.vectors = store.vectors(rows)
+        if options.space == "whitened":
+            self.vectors = learn_spread(self.plain, self.rng, self.device).apply(self.plain)
 
     def of(self, rows: np.ndarray) -> Tensor:
         """The embeddings of some of the rows."""
@@ -131,17 +134,24 @@ def leaks(look: Neighbourhood) -> list[Finding]:
     return sorted(found.values(), key=lambda one: (-one.score, one.row))
 
 
-def outliers(rows: np.ndarray, near: Neighbours, options: AuditOptions) -> list[Finding]:
-    """Images whose mean distance to their neighbours lies far above the median."""
-    similarities = near.similarities.numpy()
-    distance = 1 - np.where(np.isfinite(similarities), similarities, -1).mean(1)
+def outliers(look: Neighbourhood, near: Neighbours) -> list[Finding]:
+    """Images whose mean distance to their neighbours lies far above the median.
+
+    Distances are those of the embeddings as they are: in whitened ones nearly all images are about equally far from each other.
+    """
+    parts = zip(*(part.split(ROWS) for part in (look.plain, near.indices, near.similarities)))
+    similar = []
+    for own, others, found in parts:
+        cosine = F.cosine_similarity(own[:, None].float(), look.plain[others].float(), dim=2)
+        similar.append(cosine.masked_fill(found.isinf(), torch.nan).nanmean(1))
+    distance = 1 - torch.cat(similar).nan_to_num(-1).double().numpy()
     median = np.median(distance)
     deviation = max(TO_DEVIATION * float(np.median(np.abs(distance - median))), 1e-6)
     beyond = (distance - median) / deviation
     worst = np.argsort(-distance, kind="stable")
     return [
-        Finding(int(rows[i]), float(distance[i]), f"{beyond[i]:.1f} standard deviations beyond the usual distance")
-        for i in worst[beyond[worst] > options.outlier]
+        Finding(int(look.rows[i]), float(distance[i]), f"{beyond[i]:.1f} standard deviations beyond the usual distance")
+        for i in worst[beyond[worst] > look.options.outlier]
     ]
 
 

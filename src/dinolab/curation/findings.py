@@ -24,14 +24,14 @@ class Kind(NamedTuple):
 COPY = Kind(
     "near-copy",
     "Near-copies",
-    "Pairs of images of one source that show the same. The score is their cosine similarity. "
+    "Pairs of images of one source that show the same. The score is their cosine similarity. The command "
     "dinolab curate dedup keeps one of each group.",
 )
 LEAK = Kind(
     "leak",
     "Leaks between sources",
     "Pairs of images of different sources that show the same, such as a test image among the training images. The score is their "
-    "cosine similarity. dinolab curate dedup with against= leaves out what is near a test set.",
+    "cosine similarity. The command dinolab curate dedup with against= leaves out what is near a test set.",
 )
 OUTLIER = Kind(
     "outlier",

@@ -119,7 +119,7 @@ class AuditOptions(Searched):
     outlier: float = option(
         3.5, "standard deviations beyond the usual distance from which on an image is an outlier", 0
     )
-    blurred: float = option(0.05, "share of the set's median sharpness below which an image is blurred", 0, 1)
+    blurred: float = option(0.1, "share of the set's median sharpness below which an image is blurred", 0, 1)
     contrast: float = option(8.0, "standard deviation of pixel values below which an image is nearly empty", 0, 128)
     tiny: int = option(64, "pixels of the shorter side below which an image is tiny", 0)
     label_share: float = option(
