@@ -1,4 +1,4 @@
-"""dinolab curate embed, dedup, retrieve, sample, all and explain."""
+"""dinolab curate embed, dedup, retrieve, sample, all, explain and audit."""
 
 import sys
 from functools import partial
@@ -85,8 +85,30 @@ def run_explain(out: str, image: str) -> int:
     return 0
 
 
+def run_audit(out: str, own: Any) -> int:
+    from dinolab.curation.audit import audit
+    from dinolab.curation.findings import LEAK, LISTED, write_findings
+    from dinolab.curation.store import open_store
+    from dinolab.files import write_whole
+    from dinolab.report.audited import PAGE, audit_page
+
+    found = audit(open_store(out), own, sys.stderr.isatty())
+    folder = Path(out) / "audit"
+    folder.mkdir(exist_ok=True)
+    write_findings(found, folder / LISTED)
+    write_whole(folder / PAGE, audit_page(found, own.shown).encode(errors="replace"))
+    say(f"{out}: {found.images:,} images audited; recall of the search for neighbours: {found.recall:.4f}")
+    for kind, one in found.found.items():
+        say(f"{len(one):>8,}  {kind.title.lower()}")
+        if kind == LEAK:
+            say(*(f"{count:>12,}  between {a} and {b}" for (a, b), count in found.leaks.items()))
+    say(f"the worst of each kind, with pictures: {folder / PAGE}", f"all of them: {folder / LISTED}")
+    return 0
+
+
 def members() -> dict[str, Verb | Family]:
-    return {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "all": ALL, "explain": EXPLAIN}
+    stages = {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "all": ALL}
+    return {**stages, "explain": EXPLAIN, "audit": AUDIT}
 
 
 EMBED = Verb(
@@ -141,6 +163,16 @@ EXPLAIN = Verb(
     about="Print what each stage has decided about an image, and because of which other image.",
     positionals=(OUT, Positional("IMAGE", "its path, or the end of it, as decisions.csv has it")),
     examples=("curate explain sets/heap cats/17.jpg",),
+)
+
+AUDIT = Verb(
+    "find what should be looked at: copies, leaks, outliers, doubtful labels",
+    run_audit,
+    about="Find near-copies, leaks between sources, outliers, blurred, nearly empty and tiny images, and doubtful labels among the "
+    "images that are in. Writes OUT/audit/findings.csv, and a page with pictures. Nothing is left out or deleted.",
+    positionals=(OUT,),
+    options=partial(options_of, "AuditOptions"),
+    examples=("curate audit sets/heap shown=50",),
 )
 
 CURATE = Family(

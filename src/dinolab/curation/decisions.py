@@ -60,12 +60,12 @@ def finished(folder: Path) -> list[str]:
     return [stage for stage in STAGES if (folder / f"{stage}.json").is_file()]
 
 
-def before(store: Store, stage: str) -> np.ndarray:
-    """Rows of the images that a stage chooses among, int64: those that the stages before it have left in.
+def before(store: Store, stage: str = "") -> np.ndarray:
+    """Rows of the images that a stage chooses among, int64: those that the stages before it have left in; by default, all stages.
 
     Raises UserError where none are left.
     """
-    earlier = [one for one in finished(store.folder) if STAGES.index(one) < STAGES.index(stage)]
+    earlier = [one for one in finished(store.folder) if not stage or STAGES.index(one) < STAGES.index(stage)]
     rows = np.flatnonzero(read_verdicts(store.folder, earlier[-1]).kept) if earlier else store.readable
     if not len(rows):
         raise UserError(f"{store.folder}: {earlier[-1]} has left no images in; give it other thresholds")

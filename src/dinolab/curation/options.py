@@ -107,6 +107,27 @@ class SampleOptions:
 
 
 @dataclass
+class AuditOptions(Searched):
+    """What counts as a finding, and how many findings the page shows."""
+
+    shown: int = option(24, "findings of each kind that the page shows, the worst ones first", 1, 1000)
+    neighbours: int = option(10, "nearest images that each image is compared with", 1, 1024)
+    space: str = option("whitened", "embeddings that are compared: spread evenly, or as they are", choices=SPACES)
+    threshold: float = option(0.6, "cosine similarity above which two images of a source are near-copies", -1, 1)
+    threshold_leak: float = option(0.45, "the same for two images of different sources", -1, 1)
+    hash_bits: int = option(6, "bits of 64 in which the perceptual hashes of copies may differ (-1: no hashes)", -1, 16)
+    outlier: float = option(
+        3.5, "standard deviations beyond the usual distance from which on an image is an outlier", 0
+    )
+    blurred: float = option(0.1, "share of the set's median sharpness below which an image is blurred", 0, 1)
+    contrast: float = option(8.0, "standard deviation of pixel values below which an image is nearly empty", 0, 128)
+    tiny: int = option(64, "pixels of the shorter side below which an image is tiny", 0)
+    label_share: float = option(
+        0.7, "share of the neighbours with one other label from which on a label is doubtful", 0, 1
+    )
+
+
+@dataclass
 class AllOptions(Embedded, Copied, Retrieved, Searched, Loaded):
     """The main options of embed, dedup and retrieve."""
 
