@@ -29,7 +29,7 @@ OWN_FILES = {
 OTHER_MEANINGS = {
     "knn": {"runs/run.py", "runs/accuracy.py", "training/log.py", "panels.py", "demo.py", "export/card.py", "report/sections/glance.py"},
     "linear": {"options.py", "training/phases.py"},
-    "supervised": {"jobs/job.py"},  # a stage of the reference job: a network trained with labels by fine-tuning
+    "supervised": {"jobs/har_job.py"},  # a stage of the reference job: a network trained with labels by fine-tuning
     "retrieval": {"report/published.py"},  # a table of published figures
     "segmentation": {"data/sources/folder.py", "report/published.py"},  # folders of maps; a heading
     "depth": None,  # the number of blocks of a network

@@ -112,7 +112,7 @@ def until_stopped(work: Callable[[], object]) -> int:
 OWN = Verb(
     "your labelled images: several ways to a network, compared within a budget of time",
     run_own,
-    about="Make networks for your images in several ways, each as long as the budget allows: a ready-made encoder as it is, a small network "
+    about="Make networks for your images in several ways, each as the budget allows: a ready-made encoder as it is, a small network "
     "distilled from it, training from scratch without and with labels, fine-tuning. All are tested on the same images. The job writes a "
     "table with intervals, a recommendation in words, learning curves, a report, a video, and the recommended network. The same command "
     "again continues where it stopped. `dinolab job har` is for Human Action Recognition as it is downloaded.",
