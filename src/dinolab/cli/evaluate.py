@@ -38,6 +38,7 @@ def evaluations() -> dict[str, Verb | Family]:
 
 def describe(name: str, evaluation: Any) -> Verb:
     needed = [f"{key}=DIR" for key, f in options(evaluation.Options) if f.metadata.get("required")]
+    needed = needed or ["data=DIR"]  # either data= or train= is needed
     return Verb(
         evaluation.title,
         partial(run_eval, name),

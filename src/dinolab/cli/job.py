@@ -21,7 +21,7 @@ class Own:
     out: str = option("", "the job's folder (empty: runs/job_NAME)")
     ways: list[str] = option(
         [],
-        "ways to go, of frozen, distilled, continued, scratch, supervised, finetuned, untrained (empty: all that can be gone here)",
+        "ways to compare: frozen, distilled, continued, scratch, supervised, finetuned, untrained (empty: all that are possible here)",
     )
     test: str = option("", "labelled test images (empty: a fifth of each class is held out)")
     unlabelled: str = option("", "further images without labels, to train on and to classify")
@@ -46,7 +46,7 @@ class Har:
         "full: ViT-S/8 at 224 pixels on a GPU",
         choices=("smoke", "small", "full"),
     )
-    budget: str = option("", "time in which to go the ways of `dinolab job DATA`, in place of a scale's stages")
+    budget: str = option("", "time in which to compare the ways of `dinolab job DATA`, in place of a scale's stages")
     official: str = option("", "file of DINOv2 weights as published, evaluated beside the run")
     clip: str = option("", "video or folder of images for the demo video (empty: test images of all classes)")
 
@@ -112,7 +112,7 @@ def until_stopped(work: Callable[[], object]) -> int:
 OWN = Verb(
     "your labelled images: several ways to a network, compared within a budget of time",
     run_own,
-    about="Go several ways to a network for your images, each as long as the budget allows: a ready-made encoder as it is, a small network "
+    about="Make networks for your images in several ways, each as the budget allows: a ready-made encoder as it is, a small network "
     "distilled from it, training from scratch without and with labels, fine-tuning. All are tested on the same images. The job writes a "
     "table with intervals, a recommendation in words, learning curves, a report, a video, and the recommended network. The same command "
     "again continues where it stopped. `dinolab job har` is for Human Action Recognition as it is downloaded.",
