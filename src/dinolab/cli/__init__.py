@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"dinolab {version('dinolab')}")
             return 0
         if not words or wants_help(words):
-            print(help_text(ROOT, words or ["--help"]))
+            print(help_text(ROOT, words or ["--help"]), flush=True)
             return 0
         place = find(ROOT, words)
         if isinstance(place.at, Family):
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{place.at.noun.upper()} is missing, one of {members}: {usage(place)}")
         known = list(place.at.own_options)
         return place.at.run(*parse(place))
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         text = lacking(error) or (str(error) if isinstance(error, UserError | OSError) else "")
         if not text:

@@ -133,7 +133,7 @@ def run_embed(encoder: str, own: Any) -> int:
 
 
 EVAL = Family(
-    "how good an encoder's features are on labelled images",
+    "how good an encoder's features are",
     evaluations,
     "evaluation",
     examples=("eval knn runs/photos train=labelled",),

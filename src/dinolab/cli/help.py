@@ -217,7 +217,7 @@ def describe(f: dataclasses.Field) -> str:
     text = ("needed: " if f.metadata.get("required") else "") + f.metadata["help"]
     low, high = f.metadata.get("low"), f.metadata.get("high")
     is_limited = low is not None and high is not None and high < HUGE
-    limits = ", ".join(f.metadata.get("choices") or ()) or (range_in_words(f) if is_limited else "")
+    limits = ", ".join(filter(None, f.metadata.get("choices") or ())) or (range_in_words(f) if is_limited else "")
     if not limits:
         return text
     return f"{text[:-1]}; {limits})" if text.endswith(")") else f"{text} ({limits})"
