@@ -14,7 +14,7 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.label_images import size_of
-from dinolab.options import option
+from dinolab.fields import option
 
 log = logging.getLogger(__name__)
 FRAMES, MASKS = ("JPEGImages", "images", "frames"), ("Annotations", "masks")  # names of folders

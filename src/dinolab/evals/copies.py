@@ -29,7 +29,7 @@ from dinolab.features.extract import FeatureSet
 from dinolab.features.neighbours import nearest
 from dinolab.features.views import View
 from dinolab.features.whitening import learn_whitening
-from dinolab.options import option
+from dinolab.fields import option
 
 log = logging.getLogger(__name__)
 BEST = 20  # answers that count

@@ -14,7 +14,8 @@ from dinolab.errors import UserError, some
 from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.copies_made import KINDS, MadeCopies
 from dinolab.features.views import Change
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 STRONG, ALL = "strong", "all"  # names of blocks
 COPYDAYS, IMAGES = "Copydays", 157  # a folder with so many originals is Copydays itself

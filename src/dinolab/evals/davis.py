@@ -28,9 +28,9 @@ from dinolab.evals.result import Json, Measured, Result
 from dinolab.evals.roots import find_each
 from dinolab.features import cache as kept_features
 from dinolab.features.pixels import PatchColours, PixelEncoder
+from dinolab.fields import option
 from dinolab.files import write_whole
 from dinolab.models.encoder import evaluating, refuse_infinite
-from dinolab.options import option
 from dinolab.precision import autocast, choose_precision
 from dinolab.progress import progress_bar
 from dinolab.rundir import PICTURES, RESULT

@@ -26,23 +26,15 @@ from dinolab.evals.pairs import Size, load_all
 from dinolab.evals.result import Measured, Result
 from dinolab.evals.roots import find_each
 from dinolab.evals.state import state_file
-from dinolab.options import option
+from dinolab.fields import option
 
 WARM_STEPS = 100  # in which the loss has no variance, as published
 GRADIENT_WEIGHT = 0.5
-
-
 WHERE = {
-    (
-        "nyu",
-        "nyu_depth_v2",
-        "nyud",
-    ): "NYU Depth v2: nyu with its lists of files; from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    ("nyu", "nyu_depth_v2", "nyud"): "NYU Depth v2: nyu with its lists of files; from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
     ("kitti",): "KITTI: kitti with its lists of files; from https://www.cvlibs.net/datasets/kitti",
-    (
-        "7scenes",
-    ): "7-Scenes: 7scenes, one scene with its sequences; from https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes",
-}
+    ("7scenes",): "7-Scenes: 7scenes, one scene with its sequences; from https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes",
+}  # fmt: skip
 
 
 class Depth(Evaluation):

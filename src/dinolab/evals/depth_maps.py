@@ -20,7 +20,7 @@ from dinolab.evals.pairs import (
     open_pairs,
     read_values,
 )
-from dinolab.options import option
+from dinolab.fields import option
 
 KNOWN = "NYU Depth v2, KITTI, 7-Scenes"
 MILLIMETRES = 1000.0  # units of a map in a metre

@@ -12,7 +12,7 @@ import numpy as np
 from dinolab.errors import UserError
 from dinolab.evals.contract import Context, Given
 from dinolab.evals.pairs import Pair, PairOptions, PairSet, as_set, facts, matched, names_of, open_pairs, read_values
-from dinolab.options import option
+from dinolab.fields import option
 
 IGNORED = -1  # the class of pixels that do not count
 VOID = (255,)  # values of such pixels, where nothing else is known

@@ -21,7 +21,7 @@ from dinolab.data.quiet import quiet
 from dinolab.data.types import Source
 from dinolab.errors import UserError, reason
 from dinolab.evals.contract import Context, EvaluationOptions
-from dinolab.options import option
+from dinolab.fields import option
 from dinolab.progress import track
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")

@@ -31,7 +31,7 @@ from dinolab.features.descriptors import Descriptor
 from dinolab.features.extract import FeatureSet
 from dinolab.features.neighbours import nearest
 from dinolab.features.views import View
-from dinolab.options import option
+from dinolab.fields import option
 
 KS = (1, 5, 10)
 SHOWN = 10  # best answers that are kept of each query

@@ -14,7 +14,8 @@ from dinolab.errors import UserError, some
 from dinolab.evals.contract import Context, EvaluationOptions, Given
 from dinolab.evals.retrieval_truth import Truth, read_truth
 from dinolab.features.views import Boxes, clipped
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 NAMED = 3  # missing images that a message names
 LEVELS = {  # of revisited Oxford and Paris: lists of right answers, and lists that do not count

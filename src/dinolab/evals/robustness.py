@@ -42,7 +42,7 @@ from dinolab.evals.scores import find_leaks, match_classes, most_likely, over_se
 from dinolab.features.extract import FeatureSet
 from dinolab.features.options import TOKENS
 from dinolab.features.views import View
-from dinolab.options import option
+from dinolab.fields import option
 from dinolab.plotting import new_figure, save
 from dinolab.progress import track
 from dinolab.rundir import PICTURES

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def train_and_test(folder: Path) -> tuple[Path, Path] | None:
     return (train, test) if train and test else None
 
 
+@cache  # several evaluations forecast their time on the same large sets
 def count_images(*folders: Path) -> int:
     """How many image files lie in some folders and below them."""
     return sum(len(walk(str(folder)).names) for folder in folders)

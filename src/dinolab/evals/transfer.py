@@ -24,7 +24,8 @@ from dinolab.evals.roots import count_images, opened, plain
 from dinolab.evals.scores import match_classes, most_likely
 from dinolab.evals.transfer_sets import ACCURACY, KNOWN, MAP, PER_CLASS, Found, Sides, find_sets
 from dinolab.features.options import TOKENS
-from dinolab.options import Columns, option
+from dinolab.fields import option
+from dinolab.options import Columns
 
 Share = Callable[[np.ndarray], float]  # the figure of the test images at some rows, int (m,)
 MEAN = Figure("mean", "mean over the sets")

@@ -26,7 +26,7 @@ from dinolab.evals.roots import below, train_and_test
 from dinolab.evals.scores import match_classes
 from dinolab.features.extract import DIGEST, FeatureSet
 from dinolab.features.options import TOKENS
-from dinolab.options import option
+from dinolab.fields import option
 
 HEADS: dict[str, Any] = {"logreg": LogisticRegression(), "linear": LinearHeads()}
 JOINS = ("average", "concatenate")

@@ -41,9 +41,15 @@ def recommend(
     sentences = [f"Take {taken.name} ({taken.title}): {in_words(taken.accuracy)}{cost(taken, rows[0])}."]
     others = [one for one in as_good if one is not taken]
     if others:
-        listed = ", ".join(f"{one.name} ({in_words(one.accuracy)})" for one in others)
+        compared = [
+            one for one in as_good if one is not best
+        ]  # with the best one, which may not be the one that is taken
+        listed = ", ".join(f"{one.name} ({in_words(one.accuracy)})" for one in compared)
         why = "takes less time for an image" if is_faster(taken, others) else "took less processor time to make"
-        sentences.append(f"No difference can be shown between it and {listed} on these test images; it {why}.")
+        sentences.append(
+            f"No difference can be shown between the most accurate way, {best.name} ({in_words(best.accuracy)}), and {listed} on these "
+            f"test images; {taken.name} {why}."
+        )
     sentences += [worse(one, best, apart[one.name], curves) for one in rows if one not in as_good]
     return taken, sentences
 

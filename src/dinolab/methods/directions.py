@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinolab.errors import UserError
+from dinolab.fields import option
 from dinolab.losses import at_least_fp32
 from dinolab.losses_clusters import spherical_means
-from dinolab.options import option
 from dinolab.parallel import rank
 from dinolab.progress import track
 

@@ -187,9 +187,8 @@ class Distillation(dinov2.DINOv2):
     def after_step(self, s: StepValues) -> None:
         """The EMA, which sees no images here, also takes over the student's statistics of batch norm."""
         super().after_step(s)
-        ours, theirs = (network["backbone"].buffers() for network in (self.student, self.teacher))
-        for mine, its in zip(ours, theirs):
-            its.copy_(mine)
+        if theirs := list(self.teacher["backbone"].buffers()):
+            torch._foreach_copy_(theirs, list(self.student["backbone"].buffers()))
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:

@@ -19,10 +19,10 @@ from dinolab.data.views import eval_margin, eval_view
 from dinolab.errors import UserError
 from dinolab.features.extract import extract
 from dinolab.features.options import FOLDER
+from dinolab.fields import option
 from dinolab.losses import at_least_fp32
 from dinolab.methods.frozen import Seen, grid
 from dinolab.models.encoder import Encoder, Features
-from dinolab.options import option
 
 
 @dataclass

@@ -40,7 +40,8 @@ def add_adapters(vit: ViT, rank: int) -> None:
             if type(child) is nn.Linear:
                 setattr(module, name, LoRALinear(child, rank))
     for name, p in vit.named_parameters():
-        p.requires_grad_(any(word in name for word in TRAINED))
+        if not name.startswith("patch_embed.stem."):  # which optim.stem_lr decides about
+            p.requires_grad_(any(word in name for word in TRAINED))
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
