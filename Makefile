@@ -11,7 +11,7 @@ SCALE ?= full
 PIECE ?=
 DEVICE ?= auto
 
-.PHONY: demo har gpu-check test test-fast check format clean
+.PHONY: demo har gpu-check test test-fast check docs format clean
 
 # train on small built-in images, about four minutes on 2 CPU cores
 demo: $(READY)
@@ -40,6 +40,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# the docs site, into site/; any warning or broken link is an error
+docs: $(READY)
+	$(BIN)/python -m scripts.docs
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -48,7 +52,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("dinolab needs Python 3.11 or later; name one: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $(READY)
 
 clean:

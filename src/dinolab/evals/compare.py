@@ -92,8 +92,8 @@ def compare(
     Args:
         encoder: what `dinolab.load` takes, or "pixels", or a network, which is named by its class.
         against: others; also "untrained", the architecture of `encoder` with initial weights.
-        train, test: labelled images, see `evaluate`; without `test` a part of `train` is held out. With `suite` and `root` among the
-            options, both are left out.
+        train: labelled images, see `evaluate`. With `suite` and `root` among the options, leave out `train` and `test`.
+        test: labelled images; without them a part of `train` is held out.
         out: folder for all.json, table.md, accuracy.png and scaling.png, and for what `evaluate` writes, in
             ENCODER/EVALUATION; None writes nothing.
         options: evaluations, a list of names, and what all evaluations share: size, precision, device, workers, cache, seed, seeds;

@@ -36,10 +36,11 @@ def evaluate(
     Args:
         name: an evaluation: "knn", "logreg", ...; `dinolab eval --help` lists them.
         encoder: what `dinolab.load` takes, or "pixels", or a network.
-        train, test: images, as `data.path` takes them, or opened sources. Evaluations of labelled images hold out a fifth of each
-            class of `train` without `test`, near-duplicates together; that split is kept beside the data, for the next time. A test
-            set without labels gets predictions and no figures. `test` may be a list of several sets: the first one gives the
-            Result, and each other one a Result in its list `tests`. For evaluations of pixels each is a pair of folders, [images, maps].
+        train: images, as `data.path` takes them, or an opened source. Evaluations of labelled images hold out a fifth of each
+            class of `train` without `test`, near-duplicates together; that split is kept beside the data, for the next time. For
+            evaluations of pixels it is a pair of folders, [images, maps].
+        test: the same. A test set without labels gets predictions and no figures. `test` may be a list of several sets: the first
+            one gives the Result, and each other one a Result in its list `tests`.
         out: folder for result.json and the evaluation's other files; None writes nothing.
         progress: show progress bars.
         environment: facts about machine and versions, for result.json.
