@@ -11,6 +11,7 @@ dinolab.embed(model, "DIR")["cls"]
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from dinolab.errors import UserError
@@ -40,4 +41,6 @@ HOMES = {
 def __getattr__(name: str) -> Any:  # torch is imported when it is needed, so that --help answers at once
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
+    if name == "__version__":
+        return version("dinolab")
     raise AttributeError(f"module 'dinolab' has no attribute {name!r}")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
+import dinolab
 from dinolab.cli.grammar import Family, find, parse, usage
 from dinolab.cli.help import help_text, wants_help
 from dinolab.cli.verbs import ROOT
@@ -44,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known: Sequence[str] = ()
     try:
         if words[:1] == ["--version"]:
-            from importlib.metadata import version
-
-            print(f"dinolab {version('dinolab')}")
+            print(f"dinolab {dinolab.__version__}")
             return 0
         if not words or wants_help(words):
             print(help_text(ROOT, words or ["--help"]), flush=True)
