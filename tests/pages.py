@@ -4,6 +4,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -84,6 +86,27 @@ def variants(line: str) -> Iterator[str]:
             yield from variants(line[: found.start()] + word + line[found.end() :])
     else:
         yield line
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    """The links of a page to files that are not there, or to headings that a Markdown file does not have."""
+    for token in MarkdownIt().parse(page.read_text()):
+        for child in token.children or []:
+            address = str(child.attrGet("href") or child.attrGet("src") or "")
+            name, _, anchor = address.partition("#")
+            file = page.parent / name if name else page
+            if ":" in address or not address:
+                continue
+            if not file.is_file() or (anchor and anchor not in headings(file)):
+                yield address
+
+
+@cache
+def headings(page: Path) -> set[str]:
+    """The anchors that code hosts give to the headings of a page."""
+    tokens = MarkdownIt().parse(page.read_text())
+    titles = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def split(line: str) -> list[str]:

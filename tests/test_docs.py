@@ -19,7 +19,7 @@ from dinolab.cli.verbs import ROOT as VERBS
 from dinolab.errors import UserError
 from dinolab.recipes import load_config, shipped
 from dinolab.runs import train as training
-from tests.pages import PAGES, ROOT, blocks, dinolab_words, python_blocks, shell_lines
+from tests.pages import PAGES, ROOT, blocks, broken_links, dinolab_words, python_blocks, shell_lines
 from tests.pictures import TINY, fit_words, make_folder
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -99,6 +99,11 @@ def missing(line: str) -> list[str]:
 def test_mistakes_in_pages_are_found(line: str, expected: str) -> None:
     found = [error for words in dinolab_words(line) for error in mistakes(words)] + missing(line)
     assert (expected in found[0]) if expected else not found
+
+
+@pytest.mark.parametrize("page", **BY_PAGE)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert not [*broken_links(page)]
 
 
 @pytest.mark.parametrize("page", **BY_PAGE)
