@@ -146,7 +146,7 @@ def test_python_runs(page: Path, trained: Path, tmp_path: Path, monkeypatch: pyt
 
     def short(config: str | None = None, *words: str, resume: bool = False) -> Path:
         """The training of a block with a tiny network, for a few steps."""
-        run = next((word.removeprefix("run.dir=") for word in words if word.startswith("run.dir=")), "runs/mine")
+        run = next((word.removeprefix("run.dir=") for word in words if word.startswith("run.dir=")), f"runs/{config}")
         shutil.rmtree(run, ignore_errors=True)
         return whole(config, *fit_words([*words, *TINY, f"run.dir={run}"]), resume=resume)
 
