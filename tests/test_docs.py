@@ -91,6 +91,7 @@ def missing(line: str) -> list[str]:
         ("dinolab eval knn RUN train=DIR [k=N] [tokens=cls|all]", "tokens=all"),
         ("dinolab train small_1k data.path=x optim.lrr=3 # a comment", "optim.lrr"),
         ("torchrun --nproc-per-node 2 -m dinolab trian small_1k", "did you mean train"),
+        ("sbatch --nodes 4 scripts/slurm.sh small_1l data.path=x", "small_1k"),
         ("make dmeo", "no target dmeo"),
         ("pip install 'dinolab[vidoe]'", "no extra vidoe"),
         ("dinolab train small_1k data.path=x > log.txt", ""),

@@ -67,7 +67,10 @@ def problems(site: Path, start: str = "index.html", apart: tuple[str, ...] = ("4
         new = {target(name, link)[0] for link in pages[name].links if is_internal(link)} & pages.keys() - reached
         reached |= new
         todo += new
-    return found + [f"{name}: no page links to it" for name in sorted(pages.keys() - reached - set(apart))]
+    return found + [
+        f"{name}: no page links to it; add it to nav in zensical.toml"
+        for name in sorted(pages.keys() - reached - set(apart))
+    ]
 
 
 def is_internal(address: str) -> bool:
