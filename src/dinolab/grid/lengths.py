@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.errors import UserError
+from dinolab.evals.evaluate import make_folder
 from dinolab.files import write_whole
 from dinolab.grid.read import Grid, Row
 from dinolab.plan import Plan, plan
@@ -30,7 +31,7 @@ def with_lengths(
         words: `key=value` of the user, which all rows have.
         base: a recipe in place of the grid's.
         each: the time of a run without its evaluations at the end, such as 6min.
-        folder: of the grid; it exists.
+        folder: of the grid.
         may_time: whether rows may be timed. If not, their steps must be kept already.
         say: called with a line before each row that is timed, and with the reason where one cannot be.
 
@@ -38,6 +39,7 @@ def with_lengths(
         UserError: `each` is no time, or another one than that of the runs that are there; rows that must be timed, but may not.
     """
     seconds, file = parse_time(each, "each"), folder / FILE
+    make_folder(folder)
     kept: dict[str, Any] = read_object(file, LENGTHS) if file.is_file() else {"each": each, "steps": {}}
     if kept["each"] != each:
         raise UserError(f"each={each}: the runs in {folder} have each={kept['each']}. Give the same, or another out=")

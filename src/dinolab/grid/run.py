@@ -62,7 +62,6 @@ def run_grid(
     grid = read_grid(file)
     folder = Path(out or Path("runs") / grid.name)
     if each:
-        make_folder(folder)
         grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
     tasks = make_tasks(grid, words, base, seeds, folder)
     if task > len(tasks):
