@@ -242,6 +242,7 @@ def test_rows_train_equally_long(tmp_path, photos, monkeypatch, capsys):
     def plan(cfg, steps):
         if cfg.init.weights:
             raise UserError("no such file")
+        assert cfg.eval.train == cfg.data.path  # where only test images are named
         return SimpleNamespace(
             seconds_per_step=0.5 if cfg.views.locals else 0.25,
             evaluations=4, evaluation_seconds=2.0, checkpoints=1, checkpoint_seconds=2.0,

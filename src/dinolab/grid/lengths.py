@@ -10,9 +10,9 @@ from dinolab.errors import UserError
 from dinolab.evals.evaluate import make_folder
 from dinolab.files import write_whole
 from dinolab.grid.read import Grid, Row
+from dinolab.grid.task import row_config
 from dinolab.plan import Plan, plan
 from dinolab.plan.text import parse_time
-from dinolab.recipes import load_config
 from dinolab.schemas import EACH, Schema, read_object
 
 FILE = "lengths.json"
@@ -50,7 +50,7 @@ def with_lengths(
         )
     for row in missing:
         try:
-            cfg = load_config(base or grid.base or None, [*grid.words, *words, *row.words, f"optim.length={ROUGH}"])
+            cfg = row_config(grid, replace(row, words=(*row.words, f"optim.length={ROUGH}")), words, base)
             say(f"each={each}: timing {STEPS} steps of {row.name}")
             kept["steps"][row.name] = steps_in(seconds, plan(cfg, STEPS))
             write_whole(file, (json.dumps(kept, indent=2) + "\n").encode())
