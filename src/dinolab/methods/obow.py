@@ -61,7 +61,7 @@ class Words:
     )
     sharpness: float = option(
         15.0,
-        "how sharply features are assigned to words, the paper's 1/delta_base; 1/(mean distance) is its unit",
+        "how sharply features are assigned to words, the paper's 1/delta_base; divided by the mean squared distance to the nearest",
         1e-3,
         1000,
     )
