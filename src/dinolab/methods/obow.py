@@ -54,10 +54,7 @@ class Head:
 class Words:
     number: int = option(8192, "visual words in the vocabulary, K", 2, 1 << 24)
     levels: int = option(
-        1,
-        "feature maps with a vocabulary; 1: the last; 2: also that of the stage before, which only ResNets have",
-        1,
-        2,
+        1, "feature maps with a vocabulary; 1: the last; 2: that of the stage before it, too (ResNets alone)", 1, 2
     )
     sharpness: float = option(
         15.0,
@@ -203,11 +200,13 @@ class OBoW(MomentumTeacher):
 
     @classmethod
     def check(cls, cfg: Config) -> None:
-        words, batch = own_options(cfg, Options).words, cfg.optim.batch_size
+        words, batch, least = own_options(cfg, Options).words, cfg.optim.batch_size, cfg.model.patch_size
         if words.number < batch:
             raise UserError(
                 f"words.number={words.number} is smaller than optim.batch_size={batch}: each image of a batch adds a word"
             )
+        if 0 < words.view_size < least and not cfg.model.convolutional:
+            raise UserError(f"words.view_size={words.view_size} is smaller than model.patch_size={least}")
         if words.levels == 2 and not cfg.model.size.startswith("resnet"):
             raise UserError(
                 f"words.levels=2: model.size={cfg.model.size} has no stage before the last, only a ResNet has; set it to 1"
