@@ -46,6 +46,7 @@ EXACT = {  # the same for any number of processes and micro-batches
     ],
     "swav queue": ["method=swav", "head.batch_norm=false", "loss.queue=16", "loss.queue_start=2 steps"],
     "deepcluster": ["method=deepcluster", "head.batch_norm=false", "clusters.number=5"],
+    "obow": ["method=obow", "words.number=20", "words.view_size=20"],  # words: not a multiple of the batch
     "supervised": [
         "method=supervised",
         "loss.mixup=0",

@@ -137,9 +137,13 @@ def test_there_are_recipes() -> None:
 
 
 def test_a_method_has_its_own_options_and_no_other() -> None:
-    with pytest.raises(UserError, match=r"loss\.koleo=1: method=dino has no such option; dinov2 and distill have it"):
+    with pytest.raises(
+        UserError, match=r"loss\.koleo=1: method=dino has no such option; it belongs to dinov2, distill$"
+    ):
         load_config(None, ["method=dino", "loss.koleo=1"])
-    with pytest.raises(UserError, match=r"teacher=runs/large: method=dinov2 has no such option; distill have it"):
+    with pytest.raises(
+        UserError, match=r"teacher=runs/large: method=dinov2 has no such option; it belongs to distill$"
+    ):
         load_config(None, ["teacher=runs/large"])
     with pytest.raises(UserError, match=r"method=dyno: one of dinov2, dino"):
         load_config(None, ["method=dyno"])

@@ -1,6 +1,7 @@
-"""Clusters of features and losses with them, stateless: spherical k-means (DeepCluster-v2), and a queue's part in SwAV's targets.
+"""Clusters of features and losses with them, stateless: spherical k-means (DeepCluster-v2), a queue's part in SwAV's targets, and
+OBoW's bags of visual words.
 
-Shapes: n features of width D, K clusters or prototypes.
+Shapes: n features of width D, K clusters, prototypes or words.
 """
 
 import torch
@@ -59,3 +60,32 @@ def assignments_with_queue(scores: Tensor, queue: Tensor | None, epsilon: float,
         return sinkhorn_knopp(scores, epsilon, iterations)
     share = queue.tensor_split(world())[rank()]
     return sinkhorn_knopp(torch.cat([share, scores]), epsilon, iterations)[len(share) :]
+
+
+def bags_of_words(x: Tensor, words: Tensor, sharpness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """OBoW's bags of visual words (arXiv 2012.11552), without gradient, as its published code makes them.
+
+    Each place of an image is assigned to the words by softmax(-sharpness |x - word|^2). The image's bag has the largest share of each
+    word at any place, divided by their sum.
+
+    Args:
+        x: features (B, N, D) of the N places of each image.
+        words: (K, D).
+        sharpness: the inverse temperature, ().
+
+    Returns:
+        The bags (B, K), and for each place the squared distance (B, N) and the number, int64 (B, N), of its nearest word.
+    """
+    found = []
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # it would round the products to half precision
+        x, words = at_least_fp32(x), at_least_fp32(words)
+        squares = words.square().sum(-1)
+        for part in x.split(max(1, CHUNK // (x.shape[1] * len(words)))):  # images whose assignments fit into memory
+            # |x|^2 - |x - word|^2, which the softmax of one place does not tell from -|x - word|^2
+            near = torch.addmm(-squares, part.flatten(0, 1), words.T, alpha=2).unflatten(0, part.shape[:2])
+            best, number = near.max(-1)
+            bag = near.mul_(sharpness).softmax(-1).amax(1)
+            distance = (part.square().sum(-1) - best).clamp_min(0)
+            found.append((bag / bag.sum(-1, keepdim=True), distance, number))
+    bags, distances, numbers = (torch.cat(parts) for parts in zip(*found))
+    return bags, distances, numbers

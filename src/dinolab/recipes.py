@@ -91,7 +91,9 @@ def assemble(method: str, layers: Sequence[Layer], words: Sequence[str]) -> Conf
             raise UserError(f"option {key} is now called {RENAMED[key]}")
         owners = [name for name in METHODS if key not in known and key in dict(options(schema(name)))]
         if owners:
-            raise UserError(f"option {word}: method={made().method} has no such option; {' and '.join(owners)} have it")
+            raise UserError(
+                f"option {word}: method={made().method} has no such option; it belongs to {', '.join(owners)}"
+            )
     return read_options(made, words, layers, SEE, check=False)
 
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dinolab.cli import main
 from dinolab.errors import UserError
-from dinolab.grid import findings, forecast, run
+from dinolab.grid import findings, forecast, lengths, run
 from dinolab.grid.read import read_grid, shipped
 from dinolab.grid.table import result_table, write_tables
 from dinolab.grid.task import Record, make_tasks
@@ -206,7 +207,8 @@ def test_the_table_says_what_is_missing_or_unlike(planted, tmp_path):
     assert plain.cpu_seconds == 101.0  # that of the whole run alone
     seed1 = findings.read_right(tasks[3], "knn"), findings.read_right(tasks[2], "knn")
     assert crops.results["knn"].difference == pytest.approx(np.mean([seed1[0][n] - seed1[1][n] for n in seed1[0]]))
-    assert "plain 1,920, no crops 3,840" in findings.unequal([plain, crops])
+    assert findings.unequal([plain, crops], "").endswith("are not comparable: plain 1,920, no crops 3,840.")
+    assert findings.unequal([plain, crops], "6min").startswith("Each run trained for about 6min")
     assert "(seed 0)" in result_table(grid, [plain, crops]).rows[0][-1].text
 
 
@@ -232,6 +234,43 @@ def test_rows_that_are_alike_are_timed_once(tmp_path, monkeypatch):
     assert said[-1] == "forecast: nothing cannot be timed: no such file"
     assert len(said) == 4
     assert "7 min 0 s of training for 10 runs" in forecast.forecast_words(tasks, seconds, 1)[0]
+
+
+def test_rows_train_equally_long(tmp_path, photos, monkeypatch, capsys):
+    """Steps follow from the time of one, and stay what they were; a row that cannot be timed goes on without."""
+
+    def plan(cfg, steps):
+        if cfg.init.weights:
+            raise UserError("no such file")
+        assert cfg.eval.train == cfg.data.path  # where only test images are named
+        return SimpleNamespace(
+            seconds_per_step=0.5 if cfg.views.locals else 0.25,
+            evaluations=4, evaluation_seconds=2.0, checkpoints=1, checkpoint_seconds=2.0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(lengths, "plan", plan)
+    file, out = write(tmp_path, ROWS + FAILING), tmp_path / "out"
+    words = [
+        "grid",
+        file,
+        *photos,
+        *WORDS,
+        "views.locals=2",
+        "views.local_size=8",
+        f"out={out}",
+        "seeds=1",
+        "each=2min",
+    ]
+    assert "Give the command once with plan=only" in refused([*words, "task=1"], capsys)
+    monkeypatch.setattr(forecast, "plan", lambda cfg, steps: SimpleNamespace(total_seconds=1.0))
+    assert main([*words, "plan=only"]) == 0
+    assert "lost cannot be timed: no such file" in capsys.readouterr().err
+    assert json.loads((out / "lengths.json").read_text())["steps"] == {"plain": 220, "no crops": 440}
+    monkeypatch.setattr(lengths, "plan", None)  # nothing is timed again
+    grid = lengths.with_lengths(read_grid(write(tmp_path)), words, "", "2min", out, False, print)
+    assert [row.words[-1] for row in grid.rows] == ["optim.length=220 steps", "optim.length=440 steps"]
+    assert "have each=2min. Give the same" in refused([*words, "each=3min"], capsys)
+    assert "each=soon: not a time" in refused([*words, "each=soon"], capsys)
 
 
 @pytest.mark.parametrize("name", shipped())

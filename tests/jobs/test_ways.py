@@ -12,10 +12,11 @@ from dinolab.evals.result import Measured
 from dinolab.evals.scores import bootstrap_interval
 from dinolab.jobs import ways
 from dinolab.jobs.advice import labels_needed, recommend
-from dinolab.jobs.budget import Pace, divide, epochs_in, fit, parse_time
+from dinolab.jobs.budget import Pace, divide, epochs_in, fit
 from dinolab.jobs.curves import parts_of
 from dinolab.jobs.figures import WayFigures, difference
 from dinolab.jobs.own_images import prepare
+from dinolab.plan.text import parse_time
 from tests.jobs.conftest import read_sheet
 from tests.pictures import make_folder
 

@@ -1,4 +1,4 @@
-"""SwAV, DeepCluster-v2 and supervised training: published numbers, plain transcriptions, resuming, mistakes."""
+"""SwAV, DeepCluster-v2 and supervised training: published numbers, plain transcriptions. These and OBoW: resuming, mistakes."""
 
 import copy
 import math
@@ -263,6 +263,7 @@ def test_mixup_and_cutmix_take_the_share_that_they_say() -> None:
 RESUMED = {
     "swav": ["head.prototypes=12", "loss.queue=16", "loss.queue_start=1 steps"],
     "deepcluster": ["clusters.number=5"],
+    "obow": ["words.number=20"],
     "supervised": ["optim.name=lars", "optim.trust=0.02"],
 }
 
@@ -309,9 +310,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["method=swav", "head.predictor=true"], r"head\.predictor=true: method=swav has no such option; dinov2 and dino"),
+    (["method=swav", "head.predictor=true"], r"head\.predictor=true: method=swav has no such option; it belongs to dinov2, dino, distill"),
     (["method=swav", "loss.queue=3840", "optim.batch_size=256", "loss.compare=mse"], r"loss\.compare=mse: method=swav has no such"),
     (["method=swav", "loss.queue=100", "optim.batch_size=64"], r"loss\.queue=100 is not a multiple of optim\.batch_size=64; 128 is"),
+    (["method=obow", "words.number=63"], r"words\.number=63 is smaller than optim\.batch_size=64: each image of a batch adds"),
+    (["method=obow", "words.view_size=15"], r"words\.view_size=15 is smaller than model\.patch_size=16"),
+    (["method=obow", "words.levels=2"], r"words\.levels=2: model\.size=small has no stage before the last, only a ResNet has"),
     (["method=deepcluster", "clusters.number=1"], r"clusters\.number=1: out of range"),
 ])  # fmt: skip
 def test_mistakes_in_options_are_named(words: list[str], message: str) -> None:

@@ -287,7 +287,7 @@ def test_maps_of_another_grid_are_resampled(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["method=dinov2", "teacher=runs/large"], r"teacher=runs/large: method=dinov2 has no such option; distill have it"),
+    (["method=dinov2", "teacher=runs/large"], r"teacher=runs/large: method=dinov2 has no such option; it belongs to distill$"),
     (["method=distill", "teacher=runs/large", "model.drop_path=0.1"], r"model\.drop_path=0\.1: .*set it to 0"),
     (["method=distill", "teacher=runs/large", "optim.batch_size=1"], r"optim\.batch_size=1: KoLeo"),
 ])  # fmt: skip

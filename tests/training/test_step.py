@@ -36,6 +36,7 @@ VARIANTS = [
     ["method=dino", "loss.compare=infonce", "head.predictor=true", "optim.name=lars"],
     ["method=swav", "loss.queue=8", "loss.queue_start=0 steps"],
     ["method=deepcluster", "clusters.number=5"],
+    ["method=obow", "words.number=16"],
     ["method=supervised"],
 ]
 

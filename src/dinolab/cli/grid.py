@@ -21,15 +21,14 @@ class GridOptions:
         "forecast of the time: before the runs, without any run, or none",
         choices=("first", "only", "no"),
     )
+    each: str = option("", "train every row for this time, such as 6min, instead of for equally many steps")
 
 
 def run_grid(grid: str, own: GridOptions, words: Sequence[str]) -> int:
     def work() -> None:
         from dinolab.grid import run_grid
 
-        written = run_grid(
-            grid, words, base=own.base, seeds=own.seeds, out=own.out, jobs=own.jobs, task=own.task, plan=own.plan
-        )
+        written = run_grid(grid, words, **vars(own))
         say(*written[:1] if own.task else written)
 
     return run_until_stopped(work)

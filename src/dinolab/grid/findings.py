@@ -183,12 +183,18 @@ def of_seeds(seeds: Sequence[int], tasks: Sequence[Task]) -> str:
     return "" if len(seeds) == len(tasks) else f" (seed{'s' if len(seeds) > 1 else ''} {listed})"
 
 
-def unequal(findings: Sequence[Findings]) -> str:
-    """A sentence where the rows did not see equally many images; empty where they did."""
+def unequal(findings: Sequence[Findings], each: str) -> str:
+    """A sentence where the rows did not see equally many images; empty where they did.
+
+    Args:
+        each: the time that each run trained; empty where all have equally many steps.
+    """
     seen = {one.row.name: one.images for one in findings if one.images}
     if len(set(seen.values())) < 2:
         return ""
     listed = ", ".join(f"{name} {number:,}" for name, number in seen.items())
+    if each:
+        return f"Each run trained for about {each}, in which the rows saw different numbers of images: {listed}."
     return f"The rows did not see equally many images, so their figures are not comparable: {listed}."
 
 

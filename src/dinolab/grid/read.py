@@ -44,6 +44,7 @@ class Grid:
     evaluations: tuple[str, ...]
     table: str  # name of a table of published figures; empty for none
     rows: tuple[Row, ...]
+    each: str = ""  # how long every run trains, as the user gave it; empty where they have equally many steps
 
 
 def shipped() -> list[str]:

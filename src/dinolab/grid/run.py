@@ -15,6 +15,7 @@ from dinolab.evals.earlier import read_result
 from dinolab.evals.evaluate import find, make_folder
 from dinolab.grid.findings import collect, remarks
 from dinolab.grid.forecast import forecast, forecast_words
+from dinolab.grid.lengths import with_lengths
 from dinolab.grid.read import read_grid
 from dinolab.grid.table import write_tables
 from dinolab.grid.task import Task, do_task, make_tasks, open_labelled
@@ -35,6 +36,7 @@ def run_grid(
     jobs: int = 1,
     task: int = 0,
     plan: str = "first",
+    each: str = "",
 ) -> list[Path]:
     """Train and evaluate every row of a grid with every seed, and write the tables. Finished runs are not repeated.
 
@@ -47,6 +49,7 @@ def run_grid(
         jobs: processes at once.
         task: the number of a single run, from 1 on, which is then done in this process; 0 does all.
         plan: "first" makes a forecast before the runs start, "only" does nothing else, "no" leaves it out.
+        each: the time that each run trains, such as "6min"; empty for equally many steps.
 
     Returns:
         The tables' files; none with plan="only".
@@ -58,6 +61,8 @@ def run_grid(
     parallel.refuse_many("dinolab grid")
     grid = read_grid(file)
     folder = Path(out or Path("runs") / grid.name)
+    if each:
+        grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
     tasks = make_tasks(grid, words, base, seeds, folder)
     if task > len(tasks):
         raise UserError(f"task={task}: the grid has {len(tasks)} runs")
@@ -75,7 +80,8 @@ def run_grid(
                 say(*forecast_words(left, forecast(left, progress), jobs))
             if plan == "only":
                 return []
-            options = [f"{key}={value}" for key, value in (("base", base), ("seeds", seeds), ("out", folder)) if value]
+            given = {"base": base, "seeds": seeds, "out": folder, "each": each}
+            options = [f"{key}={value}" for key, value in given.items() if value]
             run_all(tasks, jobs, lambda number: [file, *words, *options, f"task={number}"])
     finally:
         written = write_tables(grid, collect(grid, tasks), base or grid.base, words, folder) if plan != "only" else []

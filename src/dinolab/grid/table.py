@@ -147,7 +147,7 @@ def result_notes(grid: Grid, findings: Sequence[Findings]) -> list[str]:
         over_seeds if seeds > 1 else "There is one seed, so the table does not tell how much another one would differ.",
         f"The differences to {first} are paired: the same test images, the same seeds. Their intervals cover the choice of the test "
         "images, not how other seeds would differ.",
-        unequal(findings),
+        unequal(findings, grid.each),
     ]
     if about and any(row.published for row in grid.rows):
         notes.append(
@@ -194,7 +194,7 @@ def csv_rows(findings: Sequence[Findings]) -> list[list[str]]:
 
 def as_json(grid: Grid, findings: Sequence[Findings], base: str, words: Sequence[str]) -> dict[str, Any]:
     rows = [asdict(one) | {"row": one.row.name, "words": one.row.words} for one in findings]
-    settings = {"grid": grid.name, "title": grid.title, "base": base, "words": [*grid.words, *words]}
+    settings = {"grid": grid.name, "title": grid.title, "base": base, "words": [*grid.words, *words], "each": grid.each}
     return settings | {"published": grid.table, "rows": rows, "environment": environment()}
 
 

@@ -106,12 +106,11 @@ def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Pat
     for word in words:
         if word.partition("=")[0] == "run.dir":
             raise UserError(f"{word}: the grid sets this option itself; out= names its folder")
-    words = [*grid.words, *words, *reference_images(words)]
     tasks = []
     for number in range(seeds):
         for row in grid.rows:
             try:
-                cfg = load_config(base or grid.base or None, [*words, *row.words])
+                cfg = row_config(grid, row, words, base)
                 cfg.seed += number
                 cfg.run.dir = str(out / row.folder / f"seed{cfg.seed}")
                 validate(cfg)
@@ -120,6 +119,11 @@ def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Pat
                 raise UserError(f"row {row.name!r}: {error}") from error
             tasks.append(Task(row, cfg.seed, cfg, grid.evaluations))
     return tasks
+
+
+def row_config(grid: Grid, row: Row, words: Sequence[str], base: str) -> Config:
+    """The options of a row's training. Of words that name the same option, the row's win, then the user's, then those of all rows."""
+    return load_config(base or grid.base or None, [*grid.words, *words, *reference_images(words), *row.words])
 
 
 def refuse_other_options(cfg: Config, out: Path) -> None:

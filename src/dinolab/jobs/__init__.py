@@ -10,7 +10,6 @@ from typing import Any
 from dinolab.data.addresses import absolute
 from dinolab.errors import UserError, say
 from dinolab.jobs import har_images, own_images, plan
-from dinolab.jobs.budget import parse_time
 from dinolab.jobs.checks import (
     check_files,
     check_options,
@@ -28,6 +27,7 @@ from dinolab.jobs.way_stages import stages_of
 from dinolab.jobs.ways import choose
 from dinolab.jobs.ways_job import WaysJob
 from dinolab.options import Columns
+from dinolab.plan.text import parse_time
 from dinolab.recipes import load_config
 from dinolab.rundir import RunFolder
 from dinolab.runs.folder import hold

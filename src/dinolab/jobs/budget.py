@@ -1,7 +1,6 @@
 """The division of a job's time among its ways: how long each trains, from the pace of real steps."""
 
 import math
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from statistics import mean
 from typing import Any
 
 from dinolab.data.sources import open_source, subset
-from dinolab.errors import UserError
 from dinolab.options import Config
 from dinolab.plan.forecast import time_evaluation, times_due
 from dinolab.plan.pace import time_steps
@@ -18,8 +16,6 @@ from dinolab.runs.build import monitor_sources
 from dinolab.runs.rig import Rig
 from dinolab.training.phases import Phase
 
-UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86400, "days": 86400}
-LEAST_BUDGET = 60.0  # seconds
 LEAST_EPOCHS = 1.0  # a way that would get fewer is left out
 STEPS = 3  # that are timed
 FEW = 32  # images of timed fine-tunings
@@ -32,16 +28,6 @@ class Pace:
 
     epoch: float
     fixed: float = 0.0  # whatever its length
-
-
-def parse_time(text: str, option: str) -> float:
-    """Seconds from "90s", "20min", "1.5h", "2 days" or several of them as in "1h 30min". Raises UserError for another text."""
-    parts = re.findall(r"\s*(\d+(?:\.\d+)?)\s*(days?|h|min|s)(?=[\s\d]|$)", text[:80].lower())
-    whole = re.fullmatch(r"(\s*\d+(?:\.\d+)?\s*(days?|h|min|s)(?=[\s\d]|$))+\s*", text[:80].lower())
-    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not whole or not LEAST_BUDGET <= seconds <= 1e8:
-        raise UserError(f"{option}={text[:80]}: not a time of a minute or more; write 20min, 1h or 1h30min")
-    return seconds
 
 
 def divide(seconds: float, shares: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from dinolab.methods.dino import DINO
 from dinolab.methods.dinov2 import DINOv2
 from dinolab.methods.distill import Distillation
 from dinolab.methods.mocov2 import MoCo
+from dinolab.methods.obow import OBoW
 from dinolab.methods.simclr import SimCLR
 from dinolab.methods.supervised import Supervised
 from dinolab.methods.swav import SwAV
@@ -24,5 +25,6 @@ METHODS: dict[str, type[Method]] = {
     "vicreg": VICReg,
     "swav": SwAV,
     "deepcluster": DeepCluster,
+    "obow": OBoW,
     "supervised": Supervised,
 }

@@ -58,6 +58,11 @@ class Options:
     ema: Ema = section(Ema, "momentum of the teacher")
 
 
+def comparison(loss: PrototypeLoss) -> str:
+    """The option `loss.compare`; where a method that is built on DINO has no such option, its default."""
+    return getattr(loss, "compare", DISTRIBUTIONS[0])
+
+
 @dataclass
 class Outputs(Targets):
     """With loss.compare=mse and infonce, where `cls_2BK` are the teacher's outputs of length one."""
@@ -85,9 +90,7 @@ class DINO(MomentumTeacher):
         options: Any = own_options(cfg, self.Options)
         super().__init__({"backbone": backbone, **self.make_heads(cast(int, backbone.dim), options)})
         self.loss_options: Any = options.loss  # a PrototypeLoss, or a subclass with more
-        self.compare: str = getattr(
-            options.loss, "compare", DISTRIBUTIONS[0]
-        )  # which methods built on DINO always take
+        self.compare = comparison(options.loss)
         self.log_k = math.log(options.head.prototypes)
         self.register_buffer("centre", torch.zeros(options.head.prototypes))
 
@@ -98,8 +101,8 @@ class DINO(MomentumTeacher):
 
     @classmethod
     def check(cls, cfg: Config) -> None:
-        loss = own_options(cfg, Options).loss
-        if loss.compare in OUTPUTS and loss.targets == "sinkhorn":
+        loss: Any = own_options(cfg, cls.Options).loss
+        if comparison(loss) in OUTPUTS and loss.targets == "sinkhorn":
             raise UserError(
                 f"loss.targets=sinkhorn makes distributions, and loss.compare={loss.compare} compares outputs: "
                 "set loss.targets=centring, or softmax for outputs without centring"
@@ -122,19 +125,18 @@ class DINO(MomentumTeacher):
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:
-        features = [self.teacher_features(views) for views in batches]
-        if self.compare in DISTRIBUTIONS:
-            return self.class_targets(self.teacher["head"], features, s)
-        return self.output_targets(self.teacher["head"], features)
+        return self.class_targets(self.teacher["head"], [self.teacher_features(views) for views in batches], s)
 
     def class_targets(self, head: nn.Module, features: list[Features], s: StepValues) -> list[Targets]:
-        """Each micro-batch's targets for the class tokens of its global crops."""
+        """Each micro-batch's targets for the class tokens of its global crops, as `loss.compare` needs them."""
+        if self.compare in OUTPUTS:
+            return self.output_targets(head, features)
         cls = [f.cls.unflatten(0, (2, -1)) for f in features]  # each (2, B_m, D)
         cls_2BK = prototype_targets(head(join(cls, 1)), self.centre, self.loss_options, s)
         return [Targets(t, x) for t, x in zip(cls_2BK.split([x.shape[1] for x in cls], dim=1), cls)]
 
     def output_targets(self, head: nn.Module, features: list[Features]) -> list[Targets]:
-        """Likewise, the teacher's outputs: less the centre with targets=centring, then of length one."""
+        """The teacher's outputs: less the centre with targets=centring, then of length one."""
         cls = [f.cls.unflatten(0, (2, -1)) for f in features]
         logits_2BK = at_least_fp32(head(join(cls, 1)))
         parts = F.normalize(logits_2BK - self.centre, dim=-1).split([x.shape[1] for x in cls], dim=1)

@@ -27,10 +27,15 @@ INFINITE = 25  # KoLeo of two crops; each is at most 15 to 18 for features that 
 
 
 @dataclass
-class Loss(PrototypeLoss):
+class Weighted(PrototypeLoss):
     dino: float = option(1.0, "weight of the class token's loss", 0, 100)
     koleo: float = option(0.1, "weight of the KoLeo regulariser", 0, 100)
     ibot: float = option(1.0, "weight of the masked-patch loss", 0, 100)
+
+
+@dataclass
+class Loss(Weighted, dino.Loss):
+    pass
 
 
 @dataclass
@@ -94,6 +99,7 @@ class DINOv2(dino.DINO):
 
     @classmethod
     def check(cls, cfg: Config) -> None:
+        super().check(cfg)
         options: Any = own_options(cfg, cls.Options)
         cls.check_patches(cfg, options)
         micro = cfg.run.micro_batch or cfg.optim.batch_size

@@ -12,7 +12,7 @@ from dinolab.options import Head
 
 
 @dataclass
-class Loss(dinov2.Loss):
+class Loss(dinov2.Weighted):
     features: float = option(0.0, "weight of the regression of the teacher's class token, by cosine", 0, 100)
     patches: float = option(0.0, "weight of the regression of the teacher's patches, by cosine", 0, 100)
 

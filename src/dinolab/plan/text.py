@@ -1,15 +1,19 @@
 """A plan as text: the time and memory of the run, the limit of its speed, and advice, each with the figure behind it."""
 
 import math
+import re
 import shlex
 
 from dinolab.data.loader import WAITING
+from dinolab.errors import UserError
 from dinolab.methods import METHODS
 from dinolab.plan.forecast import Plan
 
 DECODES = 0.5  # share of the loader's time spent on decoding, from which smaller files help
 LARGER = 1.25  # short side over the needed side, from which smaller files help
 UNEVEN = 1.25  # upper over lower quartile of a step's speed, from which the forecast is doubtful
+UNITS = {"s": 1, "min": 60, "h": 3600, "day": 86400, "days": 86400}  # of a time that a user gives, in seconds
+LEAST = 60.0  # seconds that such a time may be
 FULL = 0.9  # share of the memory, from which a run may fail later
 
 
@@ -149,6 +153,16 @@ def duration(seconds: float) -> str:
         if rounded < below:
             return f"{rounded // unit} {name} {rounded % unit // small} {finer}"
     raise AssertionError
+
+
+def parse_time(text: str, option: str) -> float:
+    """Seconds from "90s", "20min", "1.5h", "2 days" or several of them as in "1h 30min". Raises UserError for another text."""
+    parts = re.findall(r"\s*(\d+(?:\.\d+)?)\s*(days?|h|min|s)(?=[\s\d]|$)", text[:80].lower())
+    whole = re.fullmatch(r"(\s*\d+(?:\.\d+)?\s*(days?|h|min|s)(?=[\s\d]|$))+\s*", text[:80].lower())
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if not whole or not LEAST <= seconds <= 1e8:
+        raise UserError(f"{option}={text[:80]}: not a time of a minute or more; write 20min, 1h or 1h30min")
+    return seconds
 
 
 def gigabytes(n: float) -> str:
