@@ -17,7 +17,8 @@ from dinolab.cli.grammar import Family, find, parse, training_options
 from dinolab.cli.help import help_text, wants_help
 from dinolab.cli.verbs import ROOT as VERBS
 from dinolab.errors import UserError
-from dinolab.recipes import load_config, shipped
+from dinolab.grid.read import read_grid
+from dinolab.recipes import load_config
 from dinolab.runs import train as training
 from tests.pages import PAGES, ROOT, blocks, broken_links, dinolab_words, python_blocks, shell_lines
 from tests.pictures import TINY, fit_words, make_folder
@@ -68,9 +69,14 @@ def check(words: list[str]) -> None:
     if isinstance(place.at, Family):
         raise UserError(f"a {place.at.noun} is missing")
     given = parse(place)
+    named = dict(zip([positional.metavar for positional in place.at.positionals], given))
+    shipped = {
+        name: word for name, word in named.items() if re.fullmatch("[a-z0-9_]+", word if isinstance(word, str) else "")
+    }
+    if "GRID" in shipped:
+        read_grid(shipped["GRID"])
     if place.at.training:
-        recipe = given[0] if place.at.positionals and given[0] in shipped() else None
-        load_config(recipe, [word for word in given[-1] if not word.startswith("method=") or recipe is None])
+        load_config(shipped.get("CONFIG"), given[-1])
 
 
 def missing(line: str) -> list[str]:
