@@ -73,6 +73,11 @@ def test_faults_of_a_site_are_found(tmp_path: Path, page: str, fault: str) -> No
 
 def test_markdown_that_reads_otherwise_in_the_site_is_found(tmp_path: Path) -> None:
     source, built = tmp_path / "a.md", tmp_path / "a.html"
-    source.write_text("# A\n\n- one\n\n      code of it\n")
-    built.write_text("<li>menu</li><article><h1>A</h1><ul><li><p>one</p><p>code of it</p></li></ul></article>")
-    assert misread(source, built) == [f"{source}: 1 x <pre> on a code host, 0 in the site"]
+    source.write_text("# A\n\n- one\n\n      code of it\n\n- two\n  - three\n")
+    built.write_text(
+        "<li>menu</li><article><h1>A</h1><ul><li>one code of it</li><li>two</li><li>three</li></ul></article>"
+    )
+    assert misread(source, built) == [
+        f"{source}: 2 x <ul> on a code host, 1 in the site",
+        f"{source}: 1 x <pre> on a code host, 0 in the site",
+    ]

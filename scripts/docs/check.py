@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from markdown_it import MarkdownIt
 
 LOADS = dict.fromkeys(("script", "img", "iframe", "source", "video", "audio"), "src") | {"link": "href"}
-COUNTED = ("h1", "h2", "h3", "h4", "li", "pre", "table", "tr", "img")  # elements that Markdown makes
+COUNTED = ("h1", "h2", "h3", "h4", "ul", "ol", "li", "pre", "table", "tr", "img")  # elements that Markdown makes
 
 
 @dataclass
