@@ -32,7 +32,7 @@ def run_embed(out: str, own: Any) -> int:
 
 def run_dedup(out: str, own: Any) -> int:
     from dinolab.curation.dedup import dedup
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = dedup(open_store(out), own, sys.stderr.isatty())
     near = found["near"] + found["chain"]
@@ -48,7 +48,7 @@ def run_dedup(out: str, own: Any) -> int:
 
 def run_retrieve(out: str, own: Any) -> int:
     from dinolab.curation.retrieve import retrieve
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = retrieve(open_store(out), own, sys.stderr.isatty())
     say(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
@@ -62,7 +62,7 @@ def run_retrieve(out: str, own: Any) -> int:
 
 def run_sample(out: str, own: Any) -> int:
     from dinolab.curation.sample import sample
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = sample(open_store(out), own)
     levels = ", ".join(f"{count:,}" for count in found["clusters"])
@@ -79,7 +79,7 @@ def run_all(out: str, own: Any) -> int:
 
 def run_explain(out: str, image: str) -> int:
     from dinolab.curation.decisions import explain
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     say(*explain(open_store(out), image))
     return 0
@@ -88,7 +88,7 @@ def run_explain(out: str, image: str) -> int:
 def run_audit(out: str, own: Any) -> int:
     from dinolab.curation.audit import audit
     from dinolab.curation.findings import LEAK, LISTED, write_findings
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
     from dinolab.files import write_whole
     from dinolab.report.audited import PAGE, audit_page
 

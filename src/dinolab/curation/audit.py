@@ -28,9 +28,9 @@ from dinolab.curation.findings import (
 from dinolab.curation.graph import Neighbours, search
 from dinolab.curation.options import AuditOptions
 from dinolab.curation.sharpness import measure
-from dinolab.curation.store import Store
 from dinolab.curation.whitening import learn_spread
 from dinolab.errors import UserError
+from dinolab.features.store import Store
 from dinolab.parallel import choose_device
 
 TO_DEVIATION = 1.4826  # of a median absolute deviation: the standard deviation of normally distributed values

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from dinolab.curation.store import Store, fingerprint, write_manifest
-from dinolab.data.sources.curated import CURATED, DECISIONS, MANIFEST
+from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.features.store import Store, fingerprint, write_manifest
 from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
 
@@ -84,8 +84,8 @@ def lineage(source: Source) -> list[dict[str, Any]]:
     Returns:
         The manifests of the set, that of the embedding first, each with its "sha256".
     """
-    folder = Path(source.name.removeprefix("curated:")).expanduser()
-    if not CURATED.claims(str(folder)):
+    folder = folder_of(source)
+    if folder is None:
         return []
     files = [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
     return [{**read_object(file, CURATION), "sha256": fingerprint(file)} for file in files]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dinolab.curation.store import Store
 from dinolab.data.storage import describe
+from dinolab.features.store import Store
 from dinolab.files import beside
 
 LISTED = "findings.csv"
