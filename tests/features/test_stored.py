@@ -75,10 +75,24 @@ def test_a_damaged_set_costs_a_warning(made, tmp_path, caplog):
 def test_an_evaluation_reads_sets(tmp_path, capsys, caplog):
     for name in ("train", "test"):
         make_folder(tmp_path / name, per_class=3, side=16)
-        words = ["curate", "embed", tmp_path / f"{name}-set", f"data={tmp_path / name}", "encoder=pixels"]
+        words = [
+            "curate",
+            "embed",
+            tmp_path / f"{name}-set",
+            f"data={tmp_path / name}",
+            "encoder=pixels",
+            "precision=fp32",
+        ]
         assert cli.main([*map(str, words), "device=cpu", "workers=0"]) == 0
     sides = [f"{name}={tmp_path / name}-set" for name in ("train", "test")]
-    words = ["k=1", f"cache={tmp_path / 'kept'}", f"out={tmp_path / 'found'}", "device=cpu", "workers=0"]
+    words = [
+        "k=1",
+        "precision=fp32",
+        f"cache={tmp_path / 'kept'}",
+        f"out={tmp_path / 'found'}",
+        "device=cpu",
+        "workers=0",
+    ]
     assert cli.main(["eval", "knn", "pixels", *sides, *words]) == 0
     assert caplog.text.count("6 class tokens are read from the set") == 2
     assert not (tmp_path / "kept").exists()
