@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from dinolab.curation import export
+from dinolab.data.decode import read_image
+from dinolab.data.sources import open_source
 from dinolab.features.store import Store
+from dinolab.options import Columns
 from tests.curation.conftest import curate
 from tests.curation.test_curate import contents, names_in
 
@@ -36,6 +39,9 @@ def test_other_tools_read_images_and_embeddings(out, tmp_path, monkeypatch):
     raw = read.cast_column("image", datasets.Image(decode=False))[0]
     with open(raw["location"], "rb") as file:
         assert raw["image"] == {"bytes": file.read(), "path": raw["location"].rsplit("/", 1)[1]}
+    again = open_source(str(to / "data"), Columns(label_column="label"), option="data")
+    assert len(again) == len(read)
+    np.testing.assert_array_equal(read_image(again.paths[0]), read_image(raw["location"]))
     chain = json.loads((to / "export.json").read_text())["lineage"]
     assert [one.get("stage", "embed") for one in chain] == ["embed", "dedup"]
 
