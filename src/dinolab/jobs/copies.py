@@ -55,7 +55,7 @@ def layout_in(folder: Path, data: str) -> Path:
     found = next((f for pattern in ("", "*/", "*/*/") for f in sorted(folder.glob(pattern + TRAINING))), None)
     if found is None:
         raise UserError(
-            f"data={data}: no {TRAINING} in it or below; name {FORMS}. For images of your own see docs/tutorial.md"
+            f"data={data}: no {TRAINING} in it or below; name {FORMS}. For images of your own see docs/my-own-data.md"
         )
     return found.parent
 
