@@ -21,6 +21,7 @@ CURATION: Schema = {  # manifest of a curated set, or of a stage of it
 INFO: Schema = {  # where weights come from
     "curation": [CURATION],
     "method": str,
+    "network": str,
     "step": int,
     "images": int,
     "config": {

@@ -22,24 +22,30 @@ def random_vit() -> ViT:
     return vit
 
 
-def save(run: Path, networks: dict[str, nn.Module]) -> Path:
+def save(run: Path, networks: dict[str, nn.Module], **info: str) -> Path:
     """A checkpoint of a method with these networks, below a run whose own weights are others."""
     run.mkdir()
-    save_encoder(random_vit(), run, {"method": "any", "step": 9})
+    save_encoder(random_vit(), run, {"method": "any", "step": 9, **info})
     method = nn.ModuleDict({name: nn.ModuleDict({"backbone": network}) for name, network in networks.items()})
     place = run / "checkpoints" / "step_00000007"
     dcp.save({"method": method.state_dict(), "step": torch.tensor(7)}, checkpoint_id=place, no_dist=True)
     return place
 
 
-def test_the_teacher_is_opened_or_the_student_of_a_method_without_one(tmp_path: Path) -> None:
+def test_the_network_that_the_run_is_for_is_opened(tmp_path: Path) -> None:
+    """The one that the card names; where an earlier version named none, the teacher, or the student of a method without one."""
     student, teacher, images = random_vit(), random_vit(), torch.rand(2, 3, SIZE, SIZE)
     both = load(save(tmp_path / "both", {"student": student, "teacher": teacher}))
     alone = load(save(tmp_path / "alone", {"student": student}))
-    for encoder, backbone in ((both, teacher), (alone, student)):
+    named = load(save(tmp_path / "named", {"student": student, "teacher": teacher}, network="student"))
+    for encoder, backbone, info in (
+        (both, teacher, {}),
+        (alone, student, {}),
+        (named, student, {"network": "student"}),
+    ):
         for name, tensor in encoder.backbone.state_dict().items():
             assert torch.equal(tensor, backbone.state_dict()[name]), name
-        assert encoder.info == {"method": "any", "step": 7}
+        assert encoder.info == {"method": "any", "step": 7, **info}
     assert not torch.equal(both(images).cls, alone(images).cls)
 
 

@@ -57,6 +57,7 @@ class Method(nn.Module):
     Options: ClassVar[
         type
     ]  # dataclass of its own options; they stand beside the shared ones in files and on the command line
+    PRODUCT: ClassVar[str] = "student"  # the attribute whose backbone the run is for
     PANELS: ClassVar[tuple[Panel, ...]] = (Panel(LOSS, "loss", {"loss": "loss"}),)
     ALARMS: ClassVar[tuple[Alarm, ...]] = ()
     PREPARES: ClassVar[str] = ""  # a sentence about what `prepare` does and a forecast does not include
@@ -105,7 +106,7 @@ class Method(nn.Module):
     @property
     def product(self) -> Backbone:
         """The backbone that the run is for."""
-        return cast(Backbone, self.student["backbone"])
+        return cast(Backbone, getattr(self, self.PRODUCT)["backbone"])
 
     @property
     def networks(self) -> tuple[nn.ModuleDict, ...]:

@@ -18,7 +18,6 @@ from dinolab.methods.base import Alarm, Logs, StepValues, own_options
 from dinolab.methods.momentum import Ema, MomentumTeacher, momentum_schedule
 from dinolab.methods.pairs import check_pairs, embed, pair_figures, projector
 from dinolab.methods.schedules import Phase, Schedule
-from dinolab.models.backbone import Backbone
 from dinolab.models.heads import mlp
 from dinolab.options import Config
 from dinolab.panels import LOSS, Panel
@@ -53,6 +52,7 @@ class BYOL(MomentumTeacher):
     """The product is the student's backbone, as published. Micro-batches change nothing but the statistics of batch norm."""
 
     TITLE = "BYOL"
+    PRODUCT = "student"
     Options: ClassVar[type] = Options
     PANELS = (Panel(LOSS, "loss", {"loss": "loss"}, zero=True), *pairs.PANELS, momentum.PANEL)
     ALARMS: ClassVar[tuple[Alarm, ...]] = pairs.ALARMS
@@ -72,10 +72,6 @@ class BYOL(MomentumTeacher):
     @classmethod
     def schedules(cls, cfg: Config, phase: Phase) -> dict[str, Schedule]:
         return momentum_schedule(own_options(cfg, Options).ema, phase)
-
-    @property
-    def product(self) -> Backbone:
-        return cast(Backbone, self.student["backbone"])
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:

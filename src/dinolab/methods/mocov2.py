@@ -22,7 +22,6 @@ from dinolab.methods.base import Alarm, Logs, StepValues, join, own_options
 from dinolab.methods.momentum import MomentumTeacher, momentum_schedule
 from dinolab.methods.pairs import check_pairs, embed, pair_figures, projector
 from dinolab.methods.schedules import Phase, Schedule
-from dinolab.models.backbone import Backbone
 from dinolab.options import Config
 from dinolab.panels import HEALTH, Panel
 from dinolab.parallel import gather_over_ranks
@@ -71,6 +70,7 @@ class MoCo(MomentumTeacher):
     """
 
     TITLE = "MoCo-v2"
+    PRODUCT = "student"
     Options: ClassVar[type] = Options
     PANELS = (
         pairs.CONTRAST,
@@ -113,10 +113,6 @@ class MoCo(MomentumTeacher):
     @classmethod
     def schedules(cls, cfg: Config, phase: Phase) -> dict[str, Schedule]:
         return momentum_schedule(own_options(cfg, Options).ema, phase)
-
-    @property
-    def product(self) -> Backbone:
-        return cast(Backbone, self.student["backbone"])
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:

@@ -7,7 +7,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from dinolab.data.types import Views
 from dinolab.fields import option
 from dinolab.methods.base import Method, StepValues
 from dinolab.methods.schedules import Phase, Schedule, cosine
-from dinolab.models.backbone import Backbone
 from dinolab.models.encoder import Features
 from dinolab.panels import SCHEDULES, Panel
 
@@ -45,14 +43,12 @@ class MomentumTeacher(Method):
         alone: networks that the student has alone, such as a predictor.
     """
 
+    PRODUCT = "teacher"
+
     def __init__(self, student: dict[str, nn.Module], alone: Mapping[str, nn.Module] | None = None):
         super().__init__(student)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.student.update(alone or {})  # last, so that the first parts of student and teacher are pairs
-
-    @property
-    def product(self) -> Backbone:
-        return cast(Backbone, self.teacher["backbone"])
 
     @property
     def networks(self) -> tuple[nn.ModuleDict, ...]:

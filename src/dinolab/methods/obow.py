@@ -30,7 +30,6 @@ from dinolab.methods.base import Alarm, Logs, StepValues, own_options
 from dinolab.methods.figures import feature_figures, target_figures
 from dinolab.methods.momentum import MomentumTeacher, momentum_schedule
 from dinolab.methods.schedules import Phase, Schedule
-from dinolab.models.backbone import Backbone
 from dinolab.models.convnet import ConvNet
 from dinolab.models.heads import ClusterHead
 from dinolab.options import Config
@@ -147,6 +146,7 @@ class OBoW(MomentumTeacher):
     """
 
     TITLE = "OBoW"
+    PRODUCT = "student"
     Options: ClassVar[type] = Options
     PANELS = (
         pairs.CONTRAST,
@@ -219,10 +219,6 @@ class OBoW(MomentumTeacher):
     @classmethod
     def schedules(cls, cfg: Config, phase: Phase) -> dict[str, Schedule]:
         return momentum_schedule(own_options(cfg, Options).ema, phase)
-
-    @property
-    def product(self) -> Backbone:
-        return cast(Backbone, self.student["backbone"])
 
     @torch.no_grad()
     def targets(self, batches: list[Views], s: StepValues) -> list[Targets]:

@@ -110,7 +110,13 @@ class Run:
     def info(self, step: int) -> dict[str, Any]:
         """What a model card says about where the weights of this step come from."""
         config = masked(to_dict(self.whole_cfg))
-        return {"method": self.cfg.method, "step": step, "images": len(self.source), "config": config} | self.curation
+        made = {
+            "method": self.cfg.method,
+            "network": self.state.method.PRODUCT,
+            "step": step,
+            "images": len(self.source),
+        }
+        return made | {"config": config} | self.curation
 
     def evaluate(self, step: int) -> None:
         """k-NN accuracy on the labelled images, into the log; the weights of the best one are kept.

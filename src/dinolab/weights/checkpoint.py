@@ -1,6 +1,7 @@
 """The trained backbone from a run's checkpoint; nothing else of the checkpoint is read."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,7 @@ from dinolab.schemas import CARD, read_object
 from dinolab.weights.checksums import check_files
 from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
-PREFIXES = (
-    "method.teacher.backbone.",
-    "method.student.backbone.",
-)  # the first that there is; some methods have no teacher
+NETWORKS = ("teacher", "student")  # the first that there is, where the card of an earlier version names none
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -37,7 +35,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         card = read_object(RunFolder(folder.absolute().parents[1]).card, CARD)
-        tensors = read_tensors(folder)
+        named = card.get("info", {}).get("network")
+        tensors = read_tensors(folder, (named,) if named else NETWORKS)
         if "pos_embed" in tensors:  # in another phase of the run crops may have had another size
             card["image_size"] = math.isqrt(tensors["pos_embed"].shape[1] - 1) * card["model"]["patch_size"]
         card["info"] = card.get("info", {}) | {"step": int(folder.name.removeprefix("step_"))}
@@ -47,12 +46,13 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return card, tensors
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the trained backbone by their names in it. Raises ValueError where there are none."""
+def read_tensors(folder: Path, networks: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of the backbone of the first of these networks that there is, by their names in it. Raises ValueError for none."""
     check_files(folder)
     reader = CheckpointReader(folder)
     saved = reader.metadata.state_dict_metadata
-    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in saved)), None)
+    prefixes = [f"method.{network}.backbone." for network in networks]
+    prefix = next((p for p in prefixes if any(name.startswith(p) for name in saved)), None)
     if prefix is None:
         raise ValueError("it holds no backbone")
     tensors = {
