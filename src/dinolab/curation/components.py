@@ -1,24 +1,43 @@
 """Groups of images that are joined by similarity, directly or through others. N images."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dinolab.curation.graph import Neighbours
+from dinolab.curation.graph import Graph
 
 log = logging.getLogger(__name__)
+PAIRS = 1 << 24  # that are joined at once
 STEP = 0.05  # by which the threshold rises in a group that is too large
 
 
 def join(count: int, pairs: np.ndarray) -> np.ndarray:
-    """The connected component of each of `count` images, int (count,), joined by pairs int64 (P, 2)."""
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (count, count))
-    return connected_components(graph, directed=False)[1]
+    """The connected component of each of `count` images, int (count,), joined by pairs int (P, 2)."""
+    return join_all(count, [(pairs[:, 0], pairs[:, 1])])
 
 
-def components(found: Neighbours, threshold: float, most: int, what: str) -> np.ndarray:
+def join_all(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The same for pairs that come in parts: both ends of each pair, int (p,) each. Few of them are in memory at once."""
+    groups = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def merge() -> np.ndarray:
+        a, b = (np.concatenate(side) for side in zip(*ends))
+        graph = coo_array((np.ones(len(a), bool), (groups[a], groups[b])), (count, count))
+        return connected_components(graph, directed=False)[1][groups]
+
+    for one in pairs:
+        ends.append(one)
+        if sum(len(a) for a, _ in ends) > PAIRS:
+            groups = merge()
+            ends = []
+    return merge() if ends else groups
+
+
+def components(found: Graph, threshold: float, most: int, what: str) -> np.ndarray:
     """Groups of images whose similarity to a neighbour lies above a threshold, int (N,).
 
     A chain of images that are each like the next can join very many that are not alike. A group of more than `most` images is cut
@@ -27,11 +46,7 @@ def components(found: Neighbours, threshold: float, most: int, what: str) -> np.
     Args:
         what: what the groups are, for the warning.
     """
-    similarities = found.similarities.numpy()
-    row, column = np.nonzero(similarities > threshold)
-    pairs = np.stack([row, found.indices.numpy()[row, column]], 1)
-    values = similarities[row, column]
-    groups = join(len(similarities), pairs)
+    groups = join_all(found.queries, found.pairs(threshold))
     large = np.bincount(groups)[groups] > most
     if large.any():
         log.warning(
@@ -39,10 +54,10 @@ def components(found: Neighbours, threshold: float, most: int, what: str) -> np.
             "encoder may find these images alike, and a higher threshold may be right for all",
             what, f"{large.sum():,}", len(np.unique(groups[large])), f"{most:,}",
         )  # fmt: skip
+    least = np.full(found.queries, threshold, np.float32)  # of each image, for a pair to count
     while large.any() and threshold < 1:
         threshold += STEP
-        holds = ~large[pairs[:, 0]] | (values > threshold)
-        pairs, values = pairs[holds], values[holds]
-        groups = join(len(similarities), pairs)
+        least[large] = threshold
+        groups = join_all(found.queries, found.pairs(least))
         large &= np.bincount(groups)[groups] > most
     return groups

@@ -101,6 +101,8 @@ class SampleOptions:
     resamplings: int = option(
         9, "times that each level is clustered again on the rows nearest to its centroids", 0, 100
     )
+    iterations: int = option(50, "iterations of each k-means, at most", 1, 1000)
+    learned: int = option(256, "images for each cluster from which centroids are learned, at most", 8)
     draw: str = option("random", "which images of a cluster are drawn", choices=("random", "closest"))
     seed: int = option(0, "another seed draws other images", 0)
     search_device: str = option("auto", "where clusters are computed: auto, cpu, cuda, cuda:1 or mps")
