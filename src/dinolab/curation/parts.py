@@ -24,7 +24,7 @@ from safetensors.numpy import save
 from dinolab.errors import UserError
 from dinolab.files import write_whole
 from dinolab.parallel import from_environment, launched
-from dinolab.progress import progress_bar
+from dinolab.progress import progress_bar, track
 
 log = logging.getLogger(__name__)
 PATIENCE, SLOWER = 300, 4  # a part is late after these seconds, or after this many times the longest part of this process
@@ -137,44 +137,20 @@ class Parts:
             make: makes the part of a number. What it makes must depend on the number alone, and not on what was made before.
             title: what is being done, for the bar that shows progress.
         """
-        with progress_bar(title, count, self.progress and bool(title)) as advance:
-            if self.folder is None:
-                made = []
-                for number in range(count):
-                    made.append(make(number))
-                    advance(1)
-                return made
-            self.complete(self.folder / name, count, make, advance)
-        return [Stored(part_file(self.folder / name, number)) for number in range(count)]
-
-    def complete(self, place: Path, count: int, make: Callable[[int], Part], advance: Callable[[int], None]) -> None:
-        """Write this process's parts of a step, and see to it that all others are there."""
-        rank, world = self.crew
+        is_shown = self.progress and bool(title)
+        if self.folder is None:
+            return [make(number) for number in track(range(count), title, count, is_shown)]
+        place = self.folder / name
         place.mkdir(parents=True, exist_ok=True)
-        patience, since, left = float(PATIENCE), time.monotonic(), count + 1
-        while missing := missing_parts(place, count):
-            if len(missing) < left:
-                advance(min(left, count) - len(missing))
-                since, left = time.monotonic(), len(missing)
-            own = [number for number in missing if number % world == rank]
-            if not own and time.monotonic() - since < patience:
-                time.sleep(POLL)
-                continue
-            number = own[0] if own else missing[rank % len(missing)]
-            if not own:
-                log.warning("%s: part %d of %d is late; this process makes it, too", place, number, count)
-            began = time.monotonic()
-            file = part_file(place, number)
-            try:
-                made = make(number)
-            except UserError:
-                if file.exists():  # another process has made it, and may have removed what it is made of
-                    continue
-                raise
+
+        def write(number: int) -> None:
+            file, made = part_file(place, number), make(number)
             if not file.exists():
-                write_whole(file, save({name: np.ascontiguousarray(array) for name, array in made.items()}))
-            patience = max(patience, SLOWER * (time.monotonic() - began))
-        advance(min(left, count))
+                write_whole(file, save({key: np.ascontiguousarray(array) for key, array in made.items()}))
+
+        with progress_bar(title, count, is_shown) as advance:
+            share_out(lambda: missing_parts(place, count), write, count, str(place), advance)
+        return [Stored(part_file(place, number)) for number in range(count)]
 
     def find(self, name: str, count: int) -> Sequence[Part] | None:
         """All parts of a step if they are there, and else None."""
@@ -187,6 +163,45 @@ class Parts:
         if self.folder is not None and self.crew.rank == 0:
             for name in names:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def share_out(
+    missing: Callable[[], list[int]],
+    write: Callable[[int], None],
+    count: int,
+    name: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Write this process's parts of a step, and see to it that all others are there.
+
+    Args:
+        missing: looks which parts are not there yet; their numbers in rising order.
+        write: writes a part.
+        count: number of parts.
+        name: what they are, for a warning.
+        advance: is told how many more parts are there.
+    """
+    rank, world = crew()
+    patience, since, left = float(PATIENCE), time.monotonic(), count + 1
+    while lacking := missing():
+        if len(lacking) < left:
+            advance(min(left, count) - len(lacking))
+            since, left = time.monotonic(), len(lacking)
+        own = [number for number in lacking if number % world == rank]
+        if not own and time.monotonic() - since < patience:
+            time.sleep(POLL)
+            continue
+        number = own[0] if own else lacking[rank % len(lacking)]
+        if not own:
+            log.warning("%s: part %d of %d is late; this process makes it, too", name, number, count)
+        began = time.monotonic()
+        try:
+            write(number)
+        except UserError:
+            if number in missing():  # else another process has written it, and may have removed what it is made of
+                raise
+        patience = max(patience, SLOWER * (time.monotonic() - began))
+    advance(min(left, count))
 
 
 def part_file(place: Path, number: int) -> Path:
