@@ -31,14 +31,18 @@ from dinolab.curation.components import components
 from dinolab.curation.graph import build
 from dinolab.curation.hierarchy import build_tree, cluster, sample_tree
 from dinolab.curation.parts import Parts
-from dinolab.curation.store import Embeddings, Shard, Store, write_manifest
 from dinolab.data.sources.curated import MANIFEST
+from dinolab.features.store import Embeddings, Shard, Store, write_manifest
 from dinolab.files import write_whole
 from dinolab.machine import environment
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
 
 WIDTH, SHARD, MADE = 384, 4096, 1 << 16  # features; rows of a shard; rows that are made at once
-SPREAD, CHANGED, COPIES = 1.1, 0.2, 50  # noise around a centre and of a copy, relative to the centre's length; one copy in so many rows
+SPREAD, CHANGED, COPIES = (
+    1.1,
+    0.2,
+    50,
+)  # noise around a centre and of a copy, relative to the centre's length; one copy in so many rows
 THRESHOLD, MOST = 0.8, 1000
 STAGES = {
     "make": "embeddings are written", "graph": "graph of neighbours", "components": "connected components", "kmeans": "k-means",
@@ -52,13 +56,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--neighbours", type=int, default=16)
     parser.add_argument("--probes", type=int, default=8)
-    parser.add_argument("--clusters", type=int, nargs="+", default=[], help="of each level; default: sqrt(images), a tenth, and so on")
+    parser.add_argument(
+        "--clusters", type=int, nargs="+", default=[], help="of each level; default: sqrt(images), a tenth, and so on"
+    )
     parser.add_argument("--iterations", type=int, default=10, help="of k-means")
     parser.add_argument("--learned", type=int, default=64, help="rows for each centroid from which it is learned")
     parser.add_argument("--resamplings", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/curation_scale.json"))
     parser.add_argument("--plot", type=Path, help="draw the results in --out instead of measuring")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="to go on where a call was stopped")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="to go on where a call was stopped"
+    )
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args()
     if args.plot:
@@ -72,7 +80,9 @@ def main() -> None:
     if "make" in args.stages:
         shutil.rmtree(args.folder, ignore_errors=True)
     for stage in args.stages:
-        done = subprocess.run([sys.executable, *sys.argv, "--stage", stage], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--stage", stage], stdout=subprocess.PIPE, text=True, check=True
+        )
         found = json.loads(done.stdout.splitlines()[-1])
         print(stage, found, flush=True)
         note(args, stage, found)
@@ -100,7 +110,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     unit = 1 if sys.platform == "darwin" else 1024  # bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     took = {"seconds": round(seconds, 1), "cpu_seconds": round(time.process_time() - cpu, 1), "peak_mb": round(peak)}
-    return {**took, "disk_mb": round(sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file()) / 1e6), **found}
+    return {
+        **took,
+        "disk_mb": round(sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file()) / 1e6),
+        **found,
+    }
 
 
 def do_make(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,7 +164,9 @@ def do_graph(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def do_components(args: argparse.Namespace) -> dict[str, Any]:
-    graph = build(open_rows(args, False), None, args.neighbours, np.random.default_rng(1), Parts(args.folder / "work" / "graph"))
+    graph = build(
+        open_rows(args, False), None, args.neighbours, np.random.default_rng(1), Parts(args.folder / "work" / "graph")
+    )
     groups = components(graph, THRESHOLD, MOST, "near-copies")
     pairs = [np.stack(planted(min(MADE, args.images - start))) + start for start in range(0, args.images, MADE)]
     copies, originals = np.concatenate(pairs, 1)
@@ -183,7 +199,9 @@ def plot(content: dict[str, Any], out: Path) -> None:
     runs = {int(count): run["stages"] for count, run in content["runs"].items()}
     figure = new_figure(9, 4)
     panels = figure.subplots(1, 2)
-    for axes, key, title, factor in zip(panels, ("cpu_seconds", "peak_mb"), ("CPU time, s", "Peak memory, GB"), (1, 1e-3)):
+    for axes, key, title, factor in zip(
+        panels, ("cpu_seconds", "peak_mb"), ("CPU time, s", "Peak memory, GB"), (1, 1e-3)
+    ):
         for number, (stage, name) in enumerate(list(STAGES.items())[1:]):
             values = [run[stage][key] * factor for run in runs.values()]
             axes.plot(list(runs), values, marker=MARKERS[number], color=COLOURS[number], label=name)

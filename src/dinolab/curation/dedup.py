@@ -18,10 +18,10 @@ from dinolab.curation.graph import Graph, build, search
 from dinolab.curation.options import DedupOptions
 from dinolab.curation.parts import Part, Parts, crew
 from dinolab.curation.references import References, open_references
-from dinolab.curation.store import Embeddings, Store, fingerprint
 from dinolab.curation.whitening import Spread, learn_spread
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.features.duplicates import group
+from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 STAGE = "dedup"
@@ -85,7 +85,9 @@ class Look:
 
     def parts(self, name: str, rows: np.ndarray, tests: References | None = None) -> Parts:
         """Where the parts of a search among these rows, int64 (n,), and test images are kept."""
-        facts: dict[str, Any] = {name: getattr(self.options, name) for name in ("space", "neighbours", "seed", "probes")}
+        facts: dict[str, Any] = {
+            name: getattr(self.options, name) for name in ("space", "neighbours", "seed", "probes")
+        }
         if tests:
             facts |= {"tests": fingerprint(tests.store.folder / MANIFEST), "of_them": tests.rows.tolist()}
         return parts_of_stage(self.store, name, rows, facts, self.progress)

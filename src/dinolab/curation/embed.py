@@ -2,95 +2,30 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
-from dinolab.curation.options import Viewed
+from dinolab.curation.embedder import Embedder
 from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
-from dinolab.curation.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.data.addresses import is_remote
-from dinolab.data.headers import settings as decoding
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
-from dinolab.features.cache import parts_of, stamp_if_there
-from dinolab.features.duplicates import perceptual_hash
-from dinolab.features.extract import DIGEST, Views, digest
-from dinolab.features.inputs import extraction_arguments
-from dinolab.features.options import FeatureOptions
-from dinolab.features.views import View
+from dinolab.features.cache import stamp_if_there
+from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.files import lock
-from dinolab.models.encoder import refuse_infinite
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
 IMAGES = 4096  # of a shard
 NAMED = 5  # images that a warning names
-NOTE = np.dtype([("digest", f"V{DIGEST}"), ("hash", "<u8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4")])
-
-
-def note(data: bytes, image: np.ndarray) -> bytes:
-    """A NOTE of a file: its digest, pHash and sizes; `image` is uint8 (H, W, 3)."""
-    facts = (digest(data, image), perceptual_hash(image), len(data), *image.shape[:2])
-    return np.array([facts], NOTE).tobytes()
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """An encoder and how images are shown to it, the same for a whole store."""
-
-    name: str  # by which it can be loaded again
-    network: Any
-    device: torch.device
-    size: tuple[int, int]  # height and width of the images, in pixels
-    precision: str
-    workers: int
-    progress: bool
-
-    def facts(self) -> dict[str, Any]:
-        """What embeddings depend on, for the manifest."""
-        sha = hashlib.sha256()
-        for part in parts_of(self.network):
-            sha.update(part)
-        preprocessing = f"{View(self.size).key()}, {self.precision} {decoding()}".strip()
-        return {"encoder": {"name": self.name, "sha256": sha.hexdigest()}, "preprocessing": preprocessing}
-
-    def embed(self, source: Source, first: int, stop: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Embeddings float16 (N, D) of the images from `first` up to `stop`, with D = 0 if none can be read, and columns of facts."""
-        how = (self.device, View(self.size).batch_size, self.workers, self.precision, self.progress)
-        tensors, reasons = Views(self.network, source, View(self.size), *how, note=note).share(first, stop, 1, False)
-        kept = tensors["kept"].numpy() - first if tensors else np.empty(0, np.int64)
-        lost = np.setdiff1d(np.arange(stop - first), kept)
-        features = tensors["block00"] if tensors else torch.empty(0, 0)
-        refuse_infinite(features, self.network, lambda row: describe(source.paths[first + kept[row]]))
-        vectors = np.zeros((stop - first, features.shape[1]), np.float16)
-        with np.errstate(over="ignore"):
-            vectors[kept] = features.numpy()
-        if not np.isfinite(vectors).all():
-            raise UserError(f"encoder={self.name}: its features are larger than 65,504 and do not fit into 16 bits")
-        notes = np.zeros(stop - first, NOTE)
-        if tensors:
-            notes[kept] = tensors["digests"].numpy().view(NOTE)[:, 0]
-        problems = np.full(stop - first, "", object)
-        problems[lost] = reasons
-        facts = {name: np.ascontiguousarray(notes[name]) for name in ("hash", "bytes", "height", "width")}
-        return vectors, {"problem": problems, "digest": [bytes(one) for one in notes["digest"]], **facts}
-
-
-def make_embedder(name: str, network: Any, options: Viewed, progress: bool) -> Embedder:
-    """An embedder for an opened encoder, which is moved to the device."""
-    viewed = {name: getattr(options, name) for name in ("size", "precision", "device", "workers")}
-    how = extraction_arguments(network, FeatureOptions(**viewed), progress)
-    network.to(how["device"])
-    return Embedder(name, network, how["device"], how["size"], how["precision"], how["workers"], progress)
 
 
 def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:

@@ -24,16 +24,20 @@ from torch import Tensor
 
 from dinolab.curation.kmeans import assign, lloyd
 from dinolab.curation.parts import Part, Parts
-from dinolab.curation.store import Matrix
+from dinolab.features.store import Matrix
 from dinolab.precision import quick_products
 
 SCRATCH = ("rows", "queries")  # steps whose parts the graph is made of
 EXACT = 20_000  # reference rows up to which all of them are compared
 SAMPLED, ITERATIONS = 64, 10  # rows for each list, and iterations, of the k-means
 SCORES = 1 << 25  # similarities that exist at once
-SORTED, SEARCHED = 1 << 18, 1 << 16  # rows of a part, about: of those that are sorted, and of those whose neighbours are searched
+SORTED, SEARCHED = (
+    1 << 18,
+    1 << 16,
+)  # rows of a part, about: of those that are sorted, and of those whose neighbours are searched
 MEASURED = 256  # queries whose neighbours are also searched among all rows
 TOLERANCE = 1e-4  # of a similarity: two orders of summing, and half-precision rows
+
 
 class Neighbours(NamedTuple):
     """The rows that were found for each query."""
@@ -199,7 +203,11 @@ def search_lists(
         members = [lists.members(one) for one in near[number]]
         candidates = torch.cat([part for part, _ in members])
         block = torch.cat([F.normalize(part.to(device).float(), dim=1) for _, part in members if len(part)])
-        itself = sum(len(part) for part, _ in members[: near[number].index(number)]) if own and number in near[number] else -1
+        itself = (
+            sum(len(part) for part, _ in members[: near[number].index(number)])
+            if own and number in near[number]
+            else -1
+        )
         step = max(1, SCORES // len(block))
         for some, values in zip(rows.split(step), queries.split(step)):
             scores = F.normalize(values.to(device).float(), dim=1) @ block.T

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dinolab.curation.kmeans import assign, kmeans
 from dinolab.curation.parts import Part, Parts
-from dinolab.curation.store import Matrix
+from dinolab.features.store import Matrix
 from dinolab.precision import quick_products
 
 LEARNED = 256  # rows for each centroid from which centroids are learned, at most

@@ -27,7 +27,10 @@ from dinolab.parallel import from_environment, launched
 from dinolab.progress import progress_bar, track
 
 log = logging.getLogger(__name__)
-PATIENCE, SLOWER = 300, 4  # a part is late after these seconds, or after this many times the longest part of this process
+PATIENCE, SLOWER = (
+    300,
+    4,
+)  # a part is late after these seconds, or after this many times the longest part of this process
 JOINED = 3600  # seconds that the first process may take to join the parts
 POLL = 0.2  # seconds between two looks at the folder
 KINDS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
@@ -63,7 +66,9 @@ def slurm(name: str, low: int) -> int:
     """The whole number in one of the variables of a SLURM array. Raises UserError where it is not from `low`."""
     text = os.environ.get(name, str(low))
     if not text.isdecimal() or int(text) < low:
-        raise UserError(f"{name}={text}: a number from {low}, as SLURM sets it; to work alone, unset SLURM_ARRAY_TASK_ID")
+        raise UserError(
+            f"{name}={text}: a number from {low}, as SLURM sets it; to work alone, unset SLURM_ARRAY_TASK_ID"
+        )
     return int(text)
 
 

@@ -16,8 +16,8 @@ from dinolab.curation.kmeans import assign
 from dinolab.curation.options import RetrieveOptions
 from dinolab.curation.parts import Parts
 from dinolab.curation.references import References, open_references
-from dinolab.curation.store import Embeddings, Store, fingerprint
 from dinolab.data.sources.curated import MANIFEST
+from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 STAGE = "retrieve"

@@ -10,8 +10,8 @@ from dinolab.config import to_dict
 from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
 from dinolab.curation.hierarchy import Level, build_tree, sample_tree, sort_by
 from dinolab.curation.options import SampleOptions
-from dinolab.curation.store import Embeddings, Store
 from dinolab.errors import UserError
+from dinolab.features.store import Embeddings, Store
 from dinolab.parallel import choose_device
 
 STAGE = "sample"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinolab.curation.store import Matrix
+from dinolab.features.store import Matrix
 
 SAMPLED = 16384  # images that it is learned from, at most
 CHUNK = 16384  # rows that are changed at once
