@@ -118,8 +118,9 @@ def learn_centroids(
 def assign_block(rows: Matrix, centroids: Tensor, number: int) -> Part:
     """The clusters of a block of rows."""
     clusters, squares = [], []
-    for start in range(number * ASSIGNED, min(len(rows), (number + 1) * ASSIGNED), ROWS):
-        block = rows[start : start + ROWS]
+    stop = min(len(rows), (number + 1) * ASSIGNED)
+    for start in range(number * ASSIGNED, stop, ROWS):
+        block = rows[start : min(start + ROWS, stop)]
         of = assign(block, centroids)
         clusters.append(of.int().cpu())
         squares.append(distances(block, centroids, of).cpu())
