@@ -75,6 +75,17 @@ class EmbedOptions(Embedded, Viewed, Columns):
 
 
 @dataclass
+class PlanOptions(Viewed):
+    """What is planned."""
+
+    data: str = option("", "images, as data.path takes them; empty: those of the set, which are not embedded again")
+    images: int = option(0, "number of images; 0: as many as there are in data, or in the set", 0)
+    curated: int = option(0, "number of curated images; 0 leaves retrieve out", 0)
+    encoder: str = option("starter", "encoder that embeds the images of data, as of `curate embed`")
+    search_device: str = option("auto", "where similarities are computed: auto, cpu, cuda, cuda:1 or mps")
+
+
+@dataclass
 class DedupOptions(Copied, Searched, Loaded):
     """Which images are copies of each other, and which of them is kept."""
 
