@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from dinolab.errors import UserError
-from dinolab.files import write_whole
+from dinolab.files import beside
 from dinolab.parallel import from_environment, launched
 from dinolab.progress import progress_bar, track
 
@@ -151,7 +151,8 @@ class Parts:
         def write(number: int) -> None:
             file, made = part_file(place, number), make(number)
             if not file.exists():
-                write_whole(file, save({key: np.ascontiguousarray(array) for key, array in made.items()}))
+                with beside(file) as writing:
+                    save_file({key: np.ascontiguousarray(array) for key, array in made.items()}, writing)
 
         with progress_bar(title, count, is_shown) as advance:
             share_out(lambda: missing_parts(place, count), write, count, str(place), advance)

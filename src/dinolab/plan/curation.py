@@ -25,7 +25,7 @@ from dinolab.plan.text import duration, gigabytes
 from dinolab.precision import quick_products
 from dinolab.timing import seconds_of
 
-QUERIES, CANDIDATES = 2048, 16384  # rows that are compared to measure the pace
+QUERIES, CANDIDATES = 512, 8192  # rows that are compared to measure the pace
 TRIED = 32  # images in the smaller of two timed embeddings; the larger one has three times as many
 # Bytes of an image, measured with paths of about 65 letters: its row in a shard and in the decisions, and in the memory of the process
 # that joins the parts of a stage
