@@ -167,7 +167,7 @@ def do_components(args: argparse.Namespace) -> dict[str, Any]:
     graph = build(
         open_rows(args, False), None, args.neighbours, np.random.default_rng(1), Parts(args.folder / "work" / "graph")
     )
-    groups = components(graph, THRESHOLD, MOST, "near-copies")
+    groups = components(graph, THRESHOLD, MOST).group
     pairs = [np.stack(planted(min(MADE, args.images - start))) + start for start in range(0, args.images, MADE)]
     copies, originals = np.concatenate(pairs, 1)
     joined = len(groups) - len(np.unique(groups))  # images that would go

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -37,27 +38,37 @@ def join_all(count: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.n
     return merge() if ends else groups
 
 
-def components(found: Graph, threshold: float, most: int, what: str) -> np.ndarray:
-    """Groups of images whose similarity to a neighbour lies above a threshold, int (N,).
+class Components(NamedTuple):
+    """Groups of images that are joined."""
+
+    group: np.ndarray  # int (N,)
+    cut: np.ndarray  # int64 (2,): images in groups that were too large, and the number of these groups
+
+    def warn(self, most: int, what: str) -> "Components":
+        """Say so where groups were cut; `what` says what they are."""
+        images, chains = self.cut.tolist()
+        if chains:
+            log.warning(
+                "%s: %s images hang together in %d chains of more than %s each; they are cut at higher thresholds. Look at them: the "
+                "encoder may find these images alike, and a higher threshold may be right for all",
+                what, f"{images:,}", chains, f"{most:,}",
+            )  # fmt: skip
+        return self
+
+
+def components(found: Graph, threshold: float, most: int) -> Components:
+    """Groups of images whose similarity to a neighbour lies above a threshold.
 
     A chain of images that are each like the next can join very many that are not alike. A group of more than `most` images is cut
-    by a threshold that rises by 0.05, until its parts are small enough or it reaches 1; a warning says how many images that concerns.
-
-    Args:
-        what: what the groups are, for the warning.
+    by a threshold that rises by 0.05, until its parts are small enough or it reaches 1.
     """
     groups = join_all(found.queries, found.pairs(threshold))
     large = np.bincount(groups)[groups] > most
-    if large.any():
-        log.warning(
-            "%s: %s images hang together in %d chains of more than %s each; they are cut at higher thresholds. Look at them: the "
-            "encoder may find these images alike, and a higher threshold may be right for all",
-            what, f"{large.sum():,}", len(np.unique(groups[large])), f"{most:,}",
-        )  # fmt: skip
+    cut = np.array([large.sum(), len(np.unique(groups[large]))])
     least = np.full(found.queries, threshold, np.float32)  # of each image, for a pair to count
     while large.any() and threshold < 1:
         threshold += STEP
         least[large] = threshold
         groups = join_all(found.queries, found.pairs(least))
         large &= np.bincount(groups)[groups] > most
-    return groups
+    return Components(groups, cut)

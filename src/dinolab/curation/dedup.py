@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinolab.config import to_dict
-from dinolab.curation.components import components, join
+from dinolab.curation.components import Components, components, join
 from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
 from dinolab.curation.graph import Graph, build, search
 from dinolab.curation.options import DedupOptions
@@ -48,7 +48,10 @@ def dedup(store: Store, options: DedupOptions, progress: bool = False) -> dict[s
     change = look.spread(copies.standing, parts)
     vectors = Embeddings((store, copies.standing), change=change)
     found = look.graph(vectors, parts)
-    joined = parts.one("groups", lambda: {"group": components(found, options.threshold, options.most, "near-copies")})
+    how = (options.threshold, options.most)
+    joined = parts.one("groups-{!r}-{}".format(*how), lambda: components(found, *how)._asdict())
+    if look.first:
+        Components(joined["group"], joined["cut"]).warn(options.most, "near-copies")
     copies.join(joined["group"], NEAR, vectors if look.first else None, options.threshold)
     figures: dict[str, Any] = {"images": len(copies.rows), "recall": found.recall}
     if look.references:
@@ -58,7 +61,6 @@ def dedup(store: Store, options: DedupOptions, progress: bool = False) -> dict[s
     figures |= {name: int((copies.verdicts.reason == reason).sum()) for name, reason in FIGURES.items()}
     figures["kept"] = int(copies.verdicts.kept.sum())
     write_stage(store, STAGE, copies.verdicts, to_dict(options), figures, look.compared)
-    parts.remove("groups")  # quickly made again, with their warnings
     return figures
 
 
@@ -171,7 +173,8 @@ def drop_leaks(copies: Copies, look: Look, change: Callable[[Tensor], Tensor] | 
     found = look.graph(both, look.parts("leaks", standing, references))
     if not look.first:
         return found.recall
-    parts = components(found, options.threshold_against, options.most, "images and test images")
+    joined = components(found, options.threshold_against, options.most).warn(options.most, "images and test images")
+    parts = joined.group
     parts = join_equal(parts, store, standing, references, options.hash_bits)
     touched = np.flatnonzero(np.isin(parts[: len(standing)], parts[len(standing) :]))
     tests = Embeddings((references.store, references.rows), change=change)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -77,7 +78,8 @@ def follow(
 
     def look() -> Part | None:
         if found := parts.find("plan", 1):
-            return found[0]
+            with suppress(UserError):  # the first process has ended the work in this moment
+                return {name: np.array(array) for name, array in found[0].items()}
         manifest = read_object(folder / MANIFEST, CURATION) if (folder / MANIFEST).is_file() else {UNFINISHED: True}
         if UNFINISHED in manifest:
             return None

@@ -13,8 +13,8 @@ The work is done in parts (see dinolab.curation.parts), by these steps:
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -121,8 +121,12 @@ def build(
     if found is None:
         learned = parts.one("lists", lambda: learn_lists(reference, lists, learning, device))
         centroids = torch.from_numpy(np.array(learned["centroids"])).to(device)
-        members = sort_rows(reference, centroids, parts, SCRATCH[0])
-        asking = members if query is None else sort_rows(query, centroids, parts, SCRATCH[1])
+
+        def is_over() -> bool:
+            return parts.find("graph", count) is not None
+
+        members = sort_rows(reference, centroids, parts, SCRATCH[0], is_over)
+        asking = members if query is None else sort_rows(query, centroids, parts, SCRATCH[1], is_over)
         near = (centroids @ centroids.T).topk(min(probes, lists)).indices.tolist()
         shares = np.array_split(np.arange(lists), count)
         kind = torch.float32 if parts.folder is None else torch.float16
@@ -151,8 +155,12 @@ class Lists:
     """Rows by their list. The rows themselves are in the parts of a step, each of which is sorted by list."""
 
     def __init__(self, parts: Sequence[Part], count: int) -> None:
-        self.parts = parts
-        self.ends = np.stack([np.searchsorted(part["list"], np.arange(count + 1)) for part in parts])
+        self.parts, self.count = parts, count
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Where each list ends in each part, and the next one begins, int64 (parts, lists + 1)."""
+        return np.stack([np.searchsorted(part["list"], np.arange(self.count + 1)) for part in self.parts])
 
     def members(self, number: int) -> tuple[Tensor, Tensor]:
         """The rows of a list in rising order, int32 (n,), and their features (n, D)."""
@@ -166,8 +174,8 @@ class Lists:
         return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(values))
 
 
-def sort_rows(rows: Matrix, centroids: Tensor, parts: Parts, name: str) -> Lists:
-    """Sort rows by the centroid that is nearest to each, block by block."""
+def sort_rows(rows: Matrix, centroids: Tensor, parts: Parts, name: str, is_over: Callable[[], bool]) -> Lists:
+    """Sort rows by the centroid that is nearest to each, block by block, unless the graph is there."""
 
     def block(number: int) -> Part:
         start = number * SORTED
@@ -178,7 +186,8 @@ def sort_rows(rows: Matrix, centroids: Tensor, parts: Parts, name: str) -> Lists
         return {"list": of[order].int().numpy(), "row": (start + order).int().numpy(), "values": values[order].numpy()}
 
     count = -(-len(rows) // SORTED)
-    return Lists(parts.each(name, count, block, "lists for the search" if count > 1 else ""), len(centroids))
+    title = "lists for the search" if count > 1 else ""
+    return Lists(parts.each(name, count, block, title, is_over), len(centroids))
 
 
 def search_lists(

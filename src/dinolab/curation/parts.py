@@ -131,7 +131,14 @@ class Parts:
         """The only part of a step, which the first process makes."""
         return self.each(name, 1, lambda number: make())[0]
 
-    def each(self, name: str, count: int, make: Callable[[int], Part], title: str = "") -> Sequence[Part]:
+    def each(
+        self,
+        name: str,
+        count: int,
+        make: Callable[[int], Part],
+        title: str = "",
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Sequence[Part]:
         """All parts of a step. Returns when all of them are there.
 
         A part that another process should write, and that is late, is written by this one: the other may be gone.
@@ -141,6 +148,7 @@ class Parts:
             count: number of parts.
             make: makes the part of a number. What it makes must depend on the number alone, and not on what was made before.
             title: what is being done, for the bar that shows progress.
+            is_over: whether what is made of these parts is there. Then they are no longer needed, and may have been removed.
         """
         is_shown = self.progress and bool(title)
         if self.folder is None:
@@ -155,7 +163,7 @@ class Parts:
                     save_file({key: np.ascontiguousarray(array) for key, array in made.items()}, writing)
 
         with progress_bar(title, count, is_shown) as advance:
-            share_out(lambda: missing_parts(place, count), write, count, str(place), advance)
+            share_out(lambda: [] if is_over() else missing_parts(place, count), write, count, str(place), advance)
         return [Stored(part_file(place, number)) for number in range(count)]
 
     def find(self, name: str, count: int) -> Sequence[Part] | None:
