@@ -248,7 +248,7 @@ def measure_recall(
     for part in found:
         there = np.flatnonzero(np.isin(part["row"], drawn))
         neighbours = torch.from_numpy(part["neighbours"][there].astype(np.int64))
-        theirs = F.normalize(reference[neighbours.flatten()].to(device).float(), dim=1).view(*neighbours.shape, -1)
+        theirs = F.normalize(reference[neighbours.flatten()].to(device).float(), dim=1).unflatten(0, neighbours.shape)
         at = torch.from_numpy(np.searchsorted(drawn, part["row"][there]))
         values = (theirs * rows[at.to(device), None]).sum(2).cpu()
         lacking = torch.from_numpy(np.isneginf(part["similarities"][there]))
