@@ -196,7 +196,7 @@ def do_sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 def plot(content: dict[str, Any], out: Path) -> None:
     """Draw seconds of CPU and memory against the number of images."""
-    runs = {int(count): run["stages"] for count, run in content["runs"].items()}
+    runs = {int(count): run["stages"] for count, run in content["runs"].items() if set(STAGES) <= set(run["stages"])}
     figure = new_figure(9, 4)
     panels = figure.subplots(1, 2)
     for axes, key, title, factor in zip(
@@ -211,7 +211,7 @@ def plot(content: dict[str, Any], out: Path) -> None:
         open_frame(axes)
     panels[0].set_yscale("log")
     panels[1].set_ylim(0)
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     save(figure, out)
 
 
