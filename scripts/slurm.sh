@@ -11,6 +11,10 @@
 #   sbatch --array 1-15 --gpus-per-node 1 scripts/slurm.sh ablations data.path=/data/images out=/runs/grid
 #
 # The words are then those of `dinolab grid`, and the array has as many jobs as the grid has rows times seeds.
+#
+# With `curate` as the first word, the jobs of an array, or the processes of several nodes, share a stage of curation:
+#
+#   sbatch --array 0-31 scripts/slurm.sh curate dedup /data/sets/heap
 #SBATCH --job-name=dinolab
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=64
@@ -20,6 +24,11 @@
 #SBATCH --signal=B:USR1@180
 set -u
 
+verb=train
+if [ "$1" = curate ]; then
+    verb=curate
+    shift
+fi
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 gpus=${SLURM_GPUS_ON_NODE:-1}
 
@@ -34,11 +43,13 @@ trap 'again=1; stop' USR1
 trap stop TERM
 
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that the processes have to save
-if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && [ "$verb" = curate ]; then
+    command=(python -m dinolab curate "$@")
+elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
     command=(python -m dinolab grid "$@" "task=$SLURM_ARRAY_TASK_ID")
 else
     command=(torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$gpus" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d
-        --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab train "$@")
+        --rdzv-endpoint "$first:${MASTER_PORT:-29500}" -m dinolab "$verb" "$@")
 fi
 srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" "${command[@]}" &
 step=$!

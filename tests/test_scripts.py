@@ -32,10 +32,10 @@ def cluster(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def submit(folder: Path, **more: str) -> subprocess.Popen:
+def submit(folder: Path, *words: str, **more: str) -> subprocess.Popen:
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "[a-b]", "SLURM_GPUS_ON_NODE": "4"}
     env = os.environ | slurm | more | {"PATH": f"{folder}:{os.environ['PATH']}"}
-    return subprocess.Popen(["bash", str(SCRIPT), "small_1k", "data.path=my photos"], cwd=folder, env=env)
+    return subprocess.Popen(["bash", str(SCRIPT), *(words or ("small_1k", "data.path=my photos"))], cwd=folder, env=env)
 
 
 def wait_for(path: Path) -> str:
@@ -71,3 +71,12 @@ def test_an_array_does_the_runs_of_a_grid(cluster: Path) -> None:
     (cluster / "quick").touch()
     submit(cluster, SLURM_ARRAY_TASK_ID="4").wait(timeout=20)
     assert (cluster / "srun.txt").read_text().endswith("python -m dinolab grid small_1k data.path=my photos task=4\n")
+
+
+def test_curation_is_shared_by_an_array_or_by_nodes(cluster: Path) -> None:
+    (cluster / "quick").touch()
+    submit(cluster, "curate", "dedup", "my set", SLURM_ARRAY_TASK_ID="4").wait(timeout=20)
+    assert (cluster / "srun.txt").read_text().endswith(" python -m dinolab curate dedup my set\n")
+    submit(cluster, "curate", "dedup", "my set").wait(timeout=20)
+    command = (cluster / "srun.txt").read_text()
+    assert "torchrun --nnodes 2" in command and command.endswith("-m dinolab curate dedup my set\n")

@@ -14,7 +14,7 @@ of these. Keys may be missing, and those that are not in it may hold anything.""
 EACH = "*"  # in a schema, in place of all keys that it does not name
 
 CURATION: Schema = {  # manifest of a curated set, or of a stage of it
-    **dict.fromkeys(("dinolab", "preprocessing", "parent", "rows", "stage", "sha256"), str),
+    **dict.fromkeys(("dinolab", "preprocessing", "parent", "compared", "rows", "stage", "sha256"), str),
     **dict.fromkeys(("width", "images", "unreadable"), int),
     **{"encoder": {"name": str, "sha256": str}, "sources": [str], "options": {}, "figures": {}},
 }

@@ -198,6 +198,21 @@ def swap(file):
     file.write_text(f"{text[:at]}{'0' * 8}{text[at + 8 :]}")
 
 
+def test_a_plan_forecasts_each_stage(heap, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert curate("plan", out, f"data={heap}", "encoder=pixels", "images=1000000", "curated=100") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1,000,000 images, 3072 features each")
+    assert [line.split()[0] for line in lines[2:-1]] == ["embed", "dedup", "retrieve", "sample"]
+    assert "6.4 GB" in lines[2]  # 2 bytes for each feature, and the facts
+    assert not out.exists()
+    assert curate("plan", out) == 2  # there is neither a set nor data
+    curate("embed", out, f"data={heap}")
+    capsys.readouterr()
+    assert curate("plan", out) == 0
+    assert capsys.readouterr().out.startswith("31 images, 3072 features each")
+
+
 def test_a_chain_that_is_too_long_is_cut(heap, tmp_path, caplog):
     chain, out = tmp_path / "chain", tmp_path / "set"
     chain.mkdir()

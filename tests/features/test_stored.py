@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dinolab import cli
-from dinolab.curation.embed import embed_store, make_embedder
+from dinolab.curation.embed import embed_store
+from dinolab.curation.embedder import make_embedder
 from dinolab.curation.options import Viewed
 from dinolab.data.sources import open_source
 from dinolab.features.extract import extract

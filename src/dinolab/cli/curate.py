@@ -1,4 +1,4 @@
-"""dinolab curate embed, dedup, retrieve, sample, all, review, explain, audit and export."""
+"""dinolab curate plan, embed, dedup, retrieve, sample, all, review, explain, audit and export."""
 
 import sys
 from functools import partial
@@ -17,16 +17,57 @@ def options_of(name: str) -> tuple[type, ...]:
     return (getattr(options, name),)
 
 
+def tell(*texts: object) -> None:
+    """Print texts, in the first of several processes."""
+    from dinolab.curation.parts import crew
+
+    if crew().rank == 0:
+        say(*texts)
+
+
+def shown() -> bool:
+    """Whether this process shows progress."""
+    from dinolab.curation.parts import crew
+
+    return sys.stderr.isatty() and crew().rank == 0
+
+
+def refuse_many(stage: str) -> None:
+    """Raises UserError where torchrun has started several processes, for what runs in one."""
+    from dinolab import parallel
+
+    parallel.refuse_many(f"dinolab curate {stage}")
+
+
+def run_plan(out: str, own: Any) -> int:
+    from dinolab.curation.embedder import make_embedder
+    from dinolab.data.sources import open_source
+    from dinolab.features.inputs import open_encoder
+    from dinolab.features.store import open_store
+    from dinolab.parallel import choose_device
+    from dinolab.plan.curation import plan_curation
+
+    refuse_many("plan")
+    source = open_source(own.data, option="data") if own.data else None
+    store = None if source else open_store(out)
+    embedder = make_embedder(*open_encoder(own.encoder), own, False) if source else None
+    images, width = own.images or len(source or store or ()), store.width if store else 0
+    device = choose_device(own.search_device, "search_device=")
+    say(*plan_curation(images, width, own.curated, device, embedder, source))
+    return 0
+
+
 def run_embed(out: str, own: Any) -> int:
-    from dinolab.curation.embed import embed_store, make_embedder
+    from dinolab.curation.embed import embed_store
+    from dinolab.curation.embedder import make_embedder
     from dinolab.data.sources import open_source
     from dinolab.features.inputs import open_encoder
 
     source = open_source(own.data, own, need_labels="label_column" in own.chosen(), option="data")
-    embedder = make_embedder(*open_encoder(own.encoder), own, sys.stderr.isatty())
+    embedder = make_embedder(*open_encoder(own.encoder), own, shown())
     store = embed_store(Path(out), source, embedder)
     facts = store.manifest
-    say(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
+    tell(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
     say_changed(out)
     return 0
 
@@ -35,15 +76,15 @@ def run_dedup(out: str, own: Any) -> int:
     from dinolab.curation.dedup import dedup
     from dinolab.features.store import open_store
 
-    found = dedup(open_store(out), own, sys.stderr.isatty())
+    found = dedup(open_store(out), own, shown())
     near = found["near"] + found["chain"]
-    say(
+    tell(
         f"{out}: {found['kept']:,} of {found['images']:,} images are in",
         f"out: {found['bytes']:,} of the same bytes, {found['hash']:,} by perceptual hash, {near:,} near-copies",
     )
     if own.against:
-        say(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
-    say(f"recall of the search for neighbours: {found['recall']:.4f}")
+        tell(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
+    tell(f"recall of the search for neighbours: {found['recall']:.4f}")
     say_changed(out)
     return 0
 
@@ -52,13 +93,13 @@ def run_retrieve(out: str, own: Any) -> int:
     from dinolab.curation.retrieve import retrieve
     from dinolab.features.store import open_store
 
-    found = retrieve(open_store(out), own, sys.stderr.isatty())
-    say(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
+    found = retrieve(open_store(out), own, shown())
+    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
     if own.by == "neighbours":
         again = f"{found['found_again']:,} times a neighbour was found again by another curated image"
-        say(f"{again}; recall of the search: {found['recall']:.4f}")
+        tell(f"{again}; recall of the search: {found['recall']:.4f}")
     else:
-        say(f"{found['taken']:,} of {found['clusters']:,} clusters hold {own.at_least} curated images or more")
+        tell(f"{found['taken']:,} of {found['clusters']:,} clusters hold {own.at_least} curated images or more")
     say_changed(out)
     return 0
 
@@ -67,9 +108,9 @@ def run_sample(out: str, own: Any) -> int:
     from dinolab.curation.sample import sample
     from dinolab.features.store import open_store
 
-    found = sample(open_store(out), own)
+    found = sample(open_store(out), own, shown())
     levels = ", ".join(f"{count:,}" for count in found["clusters"])
-    say(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
+    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
     say_changed(out)
     return 0
 
@@ -82,6 +123,7 @@ def run_all(out: str, own: Any) -> int:
 
 
 def run_review(out: str, own: Any) -> int:
+    refuse_many("review")
     from dinolab.curation.review import review
     from dinolab.features.store import open_store
 
@@ -111,6 +153,7 @@ def say_changed(out: str) -> None:
 
 
 def run_export(out: str, own: Any) -> int:
+    refuse_many("export")
     from dinolab.curation.export import export
     from dinolab.features.store import open_store
 
@@ -121,6 +164,7 @@ def run_export(out: str, own: Any) -> int:
 
 
 def run_audit(out: str, own: Any) -> int:
+    refuse_many("audit")
     from dinolab.curation.audit import audit
     from dinolab.curation.findings import LEAK, LISTED, write_audit
     from dinolab.features.store import open_store
@@ -138,9 +182,26 @@ def run_audit(out: str, own: Any) -> int:
 
 
 def members() -> dict[str, Verb | Family]:
-    stages = {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "review": REVIEW, "all": ALL}
+    stages = {
+        "plan": PLAN,
+        "embed": EMBED,
+        "dedup": DEDUP,
+        "retrieve": RETRIEVE,
+        "sample": SAMPLE,
+        "review": REVIEW,
+        "all": ALL,
+    }
     return {**stages, "explain": EXPLAIN, "audit": AUDIT, "export": EXPORT}
 
+
+PLAN = Verb(
+    "forecast the time, memory and disk of each stage",
+    run_plan,
+    about="Measure small pieces of the work on this machine, and forecast each stage from them. Nothing is written.",
+    positionals=(OUT,),
+    options=partial(options_of, "PlanOptions"),
+    examples=("curate plan sets/heap data=heap images=10000000",),
+)
 
 EMBED = Verb(
     "embed images once, for all that follows",

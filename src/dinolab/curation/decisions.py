@@ -1,15 +1,18 @@
 """What each stage decides about each image, kept in a file of the stage, and what follows from all stages together.
 
-    OUT/STAGE.json         the stage's manifest: its options, its figures, and the SHA-256 of the manifest before it
+    OUT/STAGE.json         the stage's manifest: its options, its figures, and the SHA-256 of the manifest before it, and of the
+                           manifest of the images with which it has compared
     OUT/STAGE.parquet      a row for each image of the store, in its order, see Verdicts
     OUT/decisions.parquet  a row for each image: whether it is in, and the stage and reason that decided
     OUT/decisions.csv      the same for people
     OUT/in.txt             the images that are in, one on each line
+    OUT/work/STAGE-*/      parts of a stage, see dinolab.curation.parts
 
 Each stage sees the images that the stages before it have left in; only a review brings others back. N images.
 """
 
 import csv
+import hashlib
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dinolab.curation.names import Names
+from dinolab.curation.parts import Parts, keyed, wait_for
 from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
@@ -30,6 +34,7 @@ from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
 STAGES = ("dedup", "retrieve", "sample", "review")  # in the order in which they follow each other
+WORK = "work"  # folder of the parts of stages
 COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
 
 
@@ -101,8 +106,41 @@ def manifests(folder: Path) -> list[Path]:
     return [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
 
 
-def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Write a stage's files, and the decisions that follow. Stages after it no longer hold: they are undone, with a warning."""
+def parts_of_stage(store: Store, stage: str, rows: np.ndarray, facts: dict[str, Any], progress: bool) -> Parts:
+    """The parts of a stage.
+
+    Args:
+        rows: of the images whose embeddings it compares, int64 (n,).
+        facts: what else the parts depend on.
+    """
+    known = {"set": fingerprint(store.folder / MANIFEST), "rows": hashlib.sha256(rows.tobytes()).hexdigest(), **facts}
+    return Parts(keyed(store.folder / WORK, stage, known), progress)
+
+
+def manifest_of(store: Store, stage: str, options: dict[str, Any], compared: Store | None) -> dict[str, Any]:
+    """What a stage's manifest says before there are any figures."""
+    return {
+        "stage": stage,
+        "options": options,
+        "parent": fingerprint(last_manifest(store.folder, stage)),
+        "compared": fingerprint(compared.folder / MANIFEST) if compared else "",
+        "dinolab": version("dinolab"),
+    }
+
+
+def write_stage(
+    store: Store,
+    stage: str,
+    verdicts: Verdicts,
+    options: dict[str, Any],
+    figures: dict[str, Any],
+    compared: Store | None = None,
+) -> None:
+    """Write a stage's files, and the decisions that follow. Stages after it no longer hold: they are undone, with a warning.
+
+    Args:
+        compared: the images with which the set's images were compared.
+    """
     pa, folder = arrow(), store.folder
     undo(folder, [one for one in finished(folder) if STAGES.index(one) > STAGES.index(stage)])
     (folder / f"{stage}.json").unlink(missing_ok=True)
@@ -111,15 +149,22 @@ def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str,
         for name, kind in COLUMNS.items()
     }
     write_table(folder / f"{stage}.parquet", pa.table(columns))
-    content = {
-        "stage": stage,
-        "options": options,
-        "figures": figures,
-        "parent": fingerprint(last_manifest(folder, stage)),
-        "dinolab": version("dinolab"),
-    }
-    write_manifest(folder / f"{stage}.json", content)
+    write_manifest(folder / f"{stage}.json", {**manifest_of(store, stage, options, compared), "figures": figures})
     write_decisions(store)
+
+
+def await_stage(store: Store, stage: str, options: dict[str, Any], compared: Store | None = None) -> dict[str, Any]:
+    """Wait until the first process has written a stage; its figures.
+
+    Raises UserError where it does not: it may be gone.
+    """
+    file, wanted = store.folder / f"{stage}.json", manifest_of(store, stage, options, compared)
+
+    def figures() -> dict[str, Any] | None:
+        found = read_object(file, CURATION) if file.is_file() and (store.folder / DECISIONS).is_file() else {}
+        return found.get("figures") if {**found, **wanted} == found else None
+
+    return wait_for(figures, f"{store.folder}: all parts of {stage} are done, but the first task has not joined them")
 
 
 def undo(folder: Path, stages: list[str]) -> None:

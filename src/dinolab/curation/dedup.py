@@ -3,6 +3,7 @@
 Each step compares only the images that the one before has kept: files of the same content, then perceptual hashes, then embeddings.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinolab.config import to_dict
-from dinolab.curation.components import components, join
-from dinolab.curation.decisions import before, undecided, write_stage
-from dinolab.curation.graph import search
+from dinolab.curation.components import Components, components, join
+from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
+from dinolab.curation.graph import Graph, build, search
 from dinolab.curation.options import DedupOptions
+from dinolab.curation.parts import Part, Parts, crew
 from dinolab.curation.references import References, open_references
 from dinolab.curation.whitening import Spread, learn_spread
+from dinolab.data.sources.curated import MANIFEST
 from dinolab.features.duplicates import group
-from dinolab.features.store import Store
+from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 STAGE = "dedup"
+CHUNK = 1 << 16  # pairs of images that are compared at once
 BYTES, HASH, NEAR = "same bytes as", "same picture, by its perceptual hash, as", "near-copy of"
 CHAIN = "joined by a chain of near-copies with"
 LEAK, LEAK_GROUP = "near the test image", "copy of an image, or in a chain with one, that is near the test image"
@@ -34,27 +38,79 @@ def dedup(store: Store, options: DedupOptions, progress: bool = False) -> dict[s
     Returns:
         Figures: "images" before and "kept" after, how many went for each reason, and the "recall" of the search for neighbours.
     """
-    device = choose_device(options.search_device, "search_device=")
-    references = open_references(store, "against", options.against, options, progress) if options.against else None
-    rows = before(store, STAGE)
-    copies = Copies(store, rows, options.keep)
-    _, same = np.unique(store.rows["digest"][rows], return_inverse=True)
+    look = Look(store, options, progress)
+    copies = Copies(store, before(store, STAGE), options.keep)
+    _, same = np.unique(store.rows["digest"][copies.rows], return_inverse=True)
     copies.join(same, BYTES)
     if options.hash_bits >= 0:
         copies.join(group(store.rows["hash"][copies.standing], options.hash_bits), HASH)
-    rng = np.random.default_rng(options.seed)
-    vectors = store.vectors(copies.standing)
-    spread = learn_spread(vectors, rng, device) if options.space == "whitened" else None
-    vectors = spread.apply(vectors) if spread else vectors
-    found = search(vectors, None, options.neighbours, rng, device, options.probes, progress)
-    copies.join(components(found, options.threshold, options.most, "near-copies"), NEAR, vectors, options.threshold)
-    figures: dict[str, Any] = {"images": len(rows), "recall": found.recall}
-    if references:
-        figures["recall_against"] = drop_leaks(copies, references, spread, options, device, progress)
+    parts = look.parts(STAGE, copies.standing)
+    change = look.spread(copies.standing, parts)
+    vectors = Embeddings((store, copies.standing), change=change)
+    found = look.graph(vectors, parts)
+    how = (options.threshold, options.most)
+    joined = parts.one("groups-{!r}-{}".format(*how), lambda: components(found, *how)._asdict())
+    if look.first:
+        Components(joined["group"], joined["cut"]).warn(options.most, "near-copies")
+    copies.join(joined["group"], NEAR, vectors if look.first else None, options.threshold)
+    figures: dict[str, Any] = {"images": len(copies.rows), "recall": found.recall}
+    if look.references:
+        figures["recall_against"] = drop_leaks(copies, look, change)
+    if not look.first:
+        return await_stage(store, STAGE, to_dict(options), look.compared)
     figures |= {name: int((copies.verdicts.reason == reason).sum()) for name, reason in FIGURES.items()}
     figures["kept"] = int(copies.verdicts.kept.sum())
-    write_stage(store, STAGE, copies.verdicts, to_dict(options), figures)
+    write_stage(store, STAGE, copies.verdicts, to_dict(options), figures, look.compared)
     return figures
+
+
+class Look:
+    """How near-copies are looked for.
+
+    Attributes:
+        references: the test images, if there are any.
+        first: whether this process joins the parts.
+    """
+
+    def __init__(self, store: Store, options: DedupOptions, progress: bool) -> None:
+        """Embeds the test images."""
+        self.store, self.options, self.progress = store, options, progress
+        self.device = choose_device(options.search_device, "search_device=")
+        self.references: References | None = None
+        if options.against:
+            self.references = open_references(store, "against", options.against, options, progress)
+        self.first = crew().rank == 0
+
+    @property
+    def compared(self) -> Store | None:
+        return self.references.store if self.references else None
+
+    def parts(self, name: str, rows: np.ndarray, tests: References | None = None) -> Parts:
+        """Where the parts of a search among these rows, int64 (n,), and test images are kept."""
+        facts: dict[str, Any] = {
+            name: getattr(self.options, name) for name in ("space", "neighbours", "seed", "probes")
+        }
+        if tests:
+            facts |= {"tests": fingerprint(tests.store.folder / MANIFEST), "of_them": tests.rows.tolist()}
+        return parts_of_stage(self.store, name, rows, facts, self.progress)
+
+    def spread(self, rows: np.ndarray, parts: Parts) -> Callable[[Tensor], Tensor] | None:
+        """The whitening that these rows teach; None where embeddings are compared as they are."""
+        if self.options.space == "raw":
+            return None
+
+        def learn() -> Part:
+            vectors = Embeddings((self.store, rows))
+            learned = learn_spread(vectors, np.random.default_rng(self.options.seed), self.device)
+            return {name: value.cpu().numpy() for name, value in learned._asdict().items()}
+
+        learned = parts.one("spread", learn)
+        return Spread(*(torch.from_numpy(np.array(learned[name])).to(self.device) for name in Spread._fields)).apply
+
+    def graph(self, vectors: Embeddings, parts: Parts) -> Graph:
+        """The nearest neighbours of each row."""
+        options, rng = self.options, np.random.default_rng(self.options.seed)
+        return build(vectors, None, options.neighbours, rng, parts, self.device, options.probes)
 
 
 class Copies:
@@ -73,7 +129,7 @@ class Copies:
         self.verdicts = undecided(len(store))
         self.verdicts.kept[rows] = True
 
-    def join(self, labels: np.ndarray, reason: str, vectors: Tensor | None = None, threshold: float = 0) -> None:
+    def join(self, labels: np.ndarray, reason: str, vectors: Embeddings | None = None, threshold: float = 0) -> None:
         """Join the groups whose standing images have the same label.
 
         Args:
@@ -97,34 +153,34 @@ class Copies:
         self.verdicts.reason[rows[gone]] = reason
         self.verdicts.of[rows[gone]] = locations[rows[best[gone]]]
         if vectors is not None:
-            near = F.cosine_similarity(vectors[gone].float(), vectors[best[gone]].float()).numpy()
-            self.verdicts.similarity[rows[gone]] = near
-            self.verdicts.reason[rows[gone[near <= threshold]]] = CHAIN
+            pairs = zip(*(torch.from_numpy(at).split(CHUNK) for at in (gone, best[gone])))
+            near = [F.cosine_similarity(vectors[a].float(), vectors[b].float()) for a, b in pairs]
+            similarity = torch.cat([torch.empty(0), *near]).numpy()
+            self.verdicts.similarity[rows[gone]] = similarity
+            self.verdicts.reason[rows[gone[similarity <= threshold]]] = CHAIN
         target = np.arange(len(self.stands))
         target[rows] = rows[best]
         self.stands = target[self.stands]
         self.standing = np.delete(rows, gone)
 
 
-def drop_leaks(
-    copies: Copies,
-    references: References,
-    spread: Spread | None,
-    options: DedupOptions,
-    device: torch.device,
-    progress: bool,
-) -> float:
+def drop_leaks(copies: Copies, look: Look, change: Callable[[Tensor], Tensor] | None) -> float:
     """Leave out every image of a component that touches a test image, and the copies of these; returns the recall of the search."""
     store, standing, verdicts = copies.store, copies.standing, copies.verdicts
-    rng = np.random.default_rng(options.seed)
-    vectors, tests = store.vectors(standing), references.store.vectors(references.rows)
-    if spread:
-        vectors, tests = spread.apply(vectors), spread.apply(tests)
-    found = search(torch.cat([vectors, tests]), None, options.neighbours, rng, device, options.probes, progress)
-    parts = components(found, options.threshold_against, options.most, "images and test images")
+    references, options = look.references, look.options
+    assert references is not None
+    both = Embeddings((store, standing), (references.store, references.rows), change=change)
+    found = look.graph(both, look.parts("leaks", standing, references))
+    if not look.first:
+        return found.recall
+    joined = components(found, options.threshold_against, options.most).warn(options.most, "images and test images")
+    parts = joined.group
     parts = join_equal(parts, store, standing, references, options.hash_bits)
     touched = np.flatnonzero(np.isin(parts[: len(standing)], parts[len(standing) :]))
-    nearest = search(tests, vectors[touched], 1, rng, device, options.probes, progress)
+    tests = Embeddings((references.store, references.rows), change=change)
+    near_tests = Embeddings((store, standing[touched]), change=change)
+    rng = np.random.default_rng(options.seed)
+    nearest = search(tests, near_tests, 1, rng, look.device, options.probes, look.progress)
     locations = references.store.rows["location"][references.rows]
     number = {int(standing[one]): n for n, one in enumerate(touched)}
     for row in copies.rows:

@@ -2,17 +2,17 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from dinolab.curation.decisions import finished, lineage, undo, write_decisions
-from dinolab.curation.options import Viewed
+from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
+from dinolab.curation.embedder import Embedder
+from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
@@ -20,114 +20,84 @@ from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.features.cache import stamp_if_there
-from dinolab.features.duplicates import perceptual_hash
-from dinolab.features.extract import Views
-from dinolab.features.inputs import extraction_arguments
-from dinolab.features.loading import DIGEST, digest
-from dinolab.features.options import FeatureOptions
 from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
-from dinolab.features.stored import preprocessing, weights_sha256
-from dinolab.features.views import View
 from dinolab.files import lock
-from dinolab.models.encoder import refuse_infinite
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
 IMAGES = 4096  # of a shard
 NAMED = 5  # images that a warning names
-NOTE = np.dtype([("digest", f"V{DIGEST}"), ("hash", "<u8"), ("bytes", "<i8"), ("height", "<i4"), ("width", "<i4")])
-
-
-def note(data: bytes, image: np.ndarray) -> bytes:
-    """A NOTE of a file: its digest, pHash and sizes; `image` is uint8 (H, W, 3)."""
-    facts = (digest(data, image), perceptual_hash(image), len(data), *image.shape[:2])
-    return np.array([facts], NOTE).tobytes()
-
-
-@dataclass(frozen=True)
-class Embedder:
-    """An encoder and how images are shown to it, the same for a whole store."""
-
-    name: str  # by which it can be loaded again
-    network: Any
-    device: torch.device
-    size: tuple[int, int]  # height and width of the images, in pixels
-    precision: str
-    workers: int
-    progress: bool
-
-    def facts(self) -> dict[str, Any]:
-        """What embeddings depend on, for the manifest."""
-        encoder = {"name": self.name, "sha256": weights_sha256(self.network)}
-        return {"encoder": encoder, "preprocessing": preprocessing(View(self.size), self.precision)}
-
-    def embed(self, source: Source, first: int, stop: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Embeddings float16 (N, D) of the images from `first` up to `stop`, with D = 0 if none can be read, and columns of facts."""
-        how = (self.device, View(self.size).batch_size, self.workers, self.precision, self.progress)
-        tensors, reasons = Views(self.network, source, View(self.size), *how, note=note).share(first, stop, 1, False)
-        kept = tensors["kept"].numpy() - first if tensors else np.empty(0, np.int64)
-        lost = np.setdiff1d(np.arange(stop - first), kept)
-        features = tensors["block00"] if tensors else torch.empty(0, 0)
-        refuse_infinite(features, self.network, lambda row: describe(source.paths[first + kept[row]]))
-        vectors = np.zeros((stop - first, features.shape[1]), np.float16)
-        with np.errstate(over="ignore"):
-            vectors[kept] = features.numpy()
-        if not np.isfinite(vectors).all():
-            raise UserError(f"encoder={self.name}: its features are larger than 65,504 and do not fit into 16 bits")
-        notes = np.zeros(stop - first, NOTE)
-        if tensors:
-            notes[kept] = tensors["digests"].numpy().view(NOTE)[:, 0]
-        problems = np.full(stop - first, "", object)
-        problems[lost] = reasons
-        facts = {name: np.ascontiguousarray(notes[name]) for name in ("hash", "bytes", "height", "width")}
-        return vectors, {"problem": problems, "digest": [bytes(one) for one in notes["digest"]], **facts}
-
-
-def make_embedder(name: str, network: Any, options: Viewed, progress: bool) -> Embedder:
-    """An embedder for an opened encoder, which is moved to the device."""
-    viewed = {name: getattr(options, name) for name in ("size", "precision", "device", "workers")}
-    how = extraction_arguments(network, FeatureOptions(**viewed), progress)
-    network.to(how["device"])
-    return Embedder(name, network, how["device"], how["size"], how["precision"], how["workers"], progress)
 
 
 def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     """Embed the images of a source that the store lacks, or whose files have changed; those of the source that are no more are left out.
 
-    Interrupted, it goes on with the first shard that is not there. Stages that follow are undone if anything has changed.
+    Interrupted, it goes on with the shards that are not there. Stages that follow are undone if anything has changed. Several processes
+    share the shards (see dinolab.curation.parts); the first one plans them, and ends the work.
 
     Raises:
         UserError: the store was made by another encoder, another process writes to it, or no image can be read.
     """
     (folder / "shards").mkdir(parents=True, exist_ok=True)
+    refuse_others(folder, embedder)
+    refuse_names(source)
+    files = source.files()
+    stamps = dict(zip(files, map(stamp_if_there, files)))
+    current = {path: stamps[split(path)[1][0]] for path in source.paths}
+    facts = {"source": source.name, "images": hashlib.sha256(repr(current).encode()).hexdigest(), **embedder.facts()}
+    parts = Parts(keyed(folder / WORK, "embed", facts))
+    if parts.crew.rank:
+        follow(folder, source, embedder, stamps, current, parts)
+        return Store(folder)
     try:
         held = lock(folder / "lock")
     except BlockingIOError as error:
         raise UserError(f"{folder}: another process is writing to it; wait until it has ended") from error
     with held:
         manifest = open_manifest(folder, source, embedder)
-        stamps = dict(zip(source.files(), map(stamp_if_there, source.files())))
-        current = {path: stamps[split(path)[1][0]] for path in source.paths}
-        refuse_names(source)
-        known = drop_outdated(folder, source.name, current)
-        wanted = [position for position, path in enumerate(source.paths) if path not in known]
-        if wanted:
-            embed_missing(folder, source, embedder, stamps, np.array(wanted))
-        return finish(folder, manifest, source)
+        plan = parts.one("plan", lambda: plan_shards(folder, source, current))
+        embed_missing(folder, source, embedder, stamps, plan)
+        store = finish(folder, manifest, source)
+        parts.remove("plan")
+    return store
 
 
-def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str, Any]:
-    """The manifest as it was before, or a new one; in the folder it is marked as unfinished.
+def plan_shards(folder: Path, source: Source, current: dict[str, str]) -> Part:
+    """Mark the rows that no longer hold, and note what is to be embedded: the "wanted" positions of the source, int64 (n,), and the
+    number of the "first" new shard."""
+    known = drop_outdated(folder, source.name, current)
+    taken = [int(shard.rows_file.stem) for shard in Store(folder).shards()]
+    wanted = np.array([position for position, path in enumerate(source.paths) if path not in known], np.int64)
+    return {"wanted": wanted, "first": np.array([max(taken, default=-1) + 1])}
 
-    Raises UserError where the store is of another encoder or preprocessing.
-    """
-    file, facts = folder / MANIFEST, embedder.facts()
-    if not file.is_file():
-        manifest = {"dinolab": version("dinolab"), **facts, "parent": parent_of(source), "sources": []}
-        write_manifest(file, {**manifest, UNFINISHED: True})
-        return manifest
-    manifest = read_object(file, CURATION)
-    manifest.pop(UNFINISHED, None)
+
+def follow(
+    folder: Path, source: Source, embedder: Embedder, stamps: dict[str, str], current: dict[str, str], parts: Parts
+) -> None:
+    """What all processes but the first do: their share of the shards that it plans, if there are any."""
+
+    def look() -> Part | None:
+        if found := parts.find("plan", 1):
+            with suppress(UserError):  # the first process has ended the work in this moment
+                return {name: np.array(array) for name, array in found[0].items()}
+        manifest = read_object(folder / MANIFEST, CURATION) if (folder / MANIFEST).is_file() else {UNFINISHED: True}
+        if UNFINISHED in manifest:
+            return None
+        known, outdated = compare(folder, source.name, current)
+        return None if outdated or len(known.intersection(current)) < len(current) else {}
+
+    plan = wait_for(look, f"{folder}: the first task has not begun to embed")
+    if plan:
+        embed_missing(folder, source, embedder, stamps, plan)
+        words = f"{folder}: all shards are done, but the first task has not ended the work"
+        wait_for(lambda: None if parts.find("plan", 1) else True, words)
+
+
+def refuse_others(folder: Path, embedder: Embedder) -> None:
+    """Raises UserError where the store is of another encoder or preprocessing."""
+    if not (folder / MANIFEST).is_file():
+        return
+    manifest, facts = read_object(folder / MANIFEST, CURATION), embedder.facts()
     before = manifest.get("encoder", {})
     if before.get("sha256") != facts["encoder"]["sha256"]:
         raise UserError(
@@ -139,6 +109,21 @@ def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str,
             f"{folder}: its images were embedded at {manifest.get('preprocessing')}, and not at {facts['preprocessing']}; "
             "give the same size and precision, or write to another folder"
         )
+
+
+def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str, Any]:
+    """The manifest as it was before, or a new one; in the folder it is marked as unfinished."""
+    file = folder / MANIFEST
+    if file.is_file():
+        manifest = read_object(file, CURATION)
+        manifest.pop(UNFINISHED, None)
+    else:
+        manifest = {
+            "dinolab": version("dinolab"),
+            **embedder.facts(),
+            "parent": parent_of(source),
+            "sources": [],
+        }
     write_manifest(file, {**manifest, UNFINISHED: True})
     return manifest
 
@@ -161,13 +146,22 @@ def parent_of(source: Source) -> str:
 
 
 def drop_outdated(folder: Path, name: str, current: dict[str, str]) -> set[str]:
-    """Mark the rows whose image has changed, or is no more in its source; the locations of all others.
+    """Mark the rows whose image has changed, or is no more in its source; the locations of all others. See `compare`."""
+    known, outdated = compare(folder, name, current)
+    for shard, gone in outdated:
+        write_array(shard.gone_file, gone)
+    return known
+
+
+def compare(folder: Path, name: str, current: dict[str, str]) -> tuple[set[str], list[tuple[Shard, np.ndarray]]]:
+    """The locations of the rows that hold; and the shards with further rows that do not, with what is gone then, bool (N,).
 
     Args:
         name: of the source.
         current: the stamp of each of the source's images, by location.
     """
     known: set[str] = set()
+    outdated = []
     for shard in Store(folder).shards():
         rows = shard.rows("location", "source", "stamp").to_pydict()
         gone = shard.gone(len(rows["location"])).copy()
@@ -178,30 +172,37 @@ def drop_outdated(folder: Path, name: str, current: dict[str, str]) -> set[str]:
             if not gone[row]:
                 known.add(location)
         if gone.sum() > before:
-            write_array(shard.gone_file, gone)
-    return known
+            outdated.append((shard, gone))
+    return known, outdated
 
 
-def embed_missing(folder: Path, source: Source, embedder: Embedder, stamps: dict[str, str], wanted: np.ndarray) -> None:
-    """Write the images at these positions of the source, int64 (n,), in whole shards."""
+def embed_missing(folder: Path, source: Source, embedder: Embedder, stamps: dict[str, str], plan: Part) -> None:
+    """Write the images of a plan in whole shards."""
+    wanted, first = plan["wanted"], int(plan["first"][0])
     missing = replace(source, paths=[source.paths[i] for i in wanted], labels=None)
     labels = np.full(len(wanted), "", object)
     if source.labels is not None:
         labels[:] = [source.classes[label] for label in source.labels[wanted]]
-    taken = [int(shard.rows_file.stem) for shard in Store(folder).shards()]
-    numbers = count(max(taken, default=-1) + 1)
-    for first in range(0, len(missing), IMAGES):
-        stop = min(first + IMAGES, len(missing))
-        vectors, facts = embedder.embed(missing, first, stop)
-        files = [split(path)[1][0] for path in missing.paths[first:stop]]
+    shards = [Shard(folder / "shards" / f"{first + n:06d}.parquet") for n in range(-(-len(wanted) // IMAGES))]
+
+    def write(number: int) -> None:
+        some = slice(number * IMAGES, min((number + 1) * IMAGES, len(missing)))
+        vectors, facts = embedder.embed(missing, some.start, some.stop)
+        files = [split(path)[1][0] for path in missing.paths[some]]
         facts |= {
-            "location": missing.paths[first:stop],
-            "source": [source.name] * (stop - first),
-            "label": labels[first:stop],
+            "location": missing.paths[some],
+            "source": [source.name] * len(files),
+            "label": labels[some],
             "stamp": [stamps[file] for file in files],
             "date": [seconds(file) for file in files],
         }
-        Shard(folder / "shards" / f"{next(numbers):06d}.parquet").write(vectors, facts)
+        if not shards[number].rows_file.exists():
+            shards[number].write(vectors, facts)
+
+    def lacking() -> list[int]:
+        return [number for number, shard in enumerate(shards) if not shard.rows_file.exists()]
+
+    share_out(lacking, write, len(shards), f"{folder}: shards", lambda done: None)
 
 
 def seconds(file: str) -> int:
@@ -219,8 +220,7 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
         raise UserError(f"{source.name}: none of its {len(source)} images can be read; {store.rows['problem'][0]}")
     lost = np.flatnonzero(store.rows["problem"] != "")
     names = sorted({*manifest["sources"], source.name})
-    width = store.vectors(np.array([0])).shape[1]
-    counts = {"width": width, "images": len(store), "unreadable": len(lost), "sources": names}
+    counts = {"width": store.width, "images": len(store), "unreadable": len(lost), "sources": names}
     changed = {**manifest, **counts, "rows": content_of(store)}
     if changed != manifest:
         undo(folder, finished(folder))

@@ -3,6 +3,7 @@
 The clusters of the first level hold rows, those of each further level hold the clusters of the level below. N rows, D features.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,13 @@ import torch
 from torch import Tensor
 
 from dinolab.curation.kmeans import assign, kmeans
+from dinolab.curation.parts import Part, Parts
+from dinolab.features.store import Matrix
+from dinolab.precision import quick_products
+
+LEARNED = 256  # rows for each centroid from which centroids are learned, at most
+ASSIGNED = 1 << 18  # rows of a part
+ROWS = 1 << 16  # rows that are read at once
 
 
 class Level(NamedTuple):
@@ -17,15 +25,18 @@ class Level(NamedTuple):
 
     centroids: Tensor  # (K, D)
     clusters: Tensor  # int64, the cluster of each row, or of each cluster of the level below
+    squares: Tensor | None = None  # of the distance of each of them to its centroid
 
 
 def build_tree(
-    rows: Tensor,
+    rows: Matrix,
     clusters: list[int],
     closest: list[int],
     rng: np.random.Generator,
     resamplings: int = 9,
     iterations: int = 50,
+    learned: int = LEARNED,
+    parts: Parts | None = None,
 ) -> list[Level]:
     """Cluster the rows, then the centroids of that clustering, and so on.
 
@@ -36,6 +47,8 @@ def build_tree(
         rows: (N, D).
         clusters: number of clusters of each level, the first level first.
         closest: how many rows are taken from each cluster of each level; 1 clusters that level only once.
+        learned: rows for each centroid from which centroids are learned, at most; they are drawn at random.
+        parts: where the parts of the first level are kept, see `cluster`; by default in memory.
 
     Returns:
         The levels. Centroids are those of the rows that were taken last; the clusters are of all rows.
@@ -43,22 +56,93 @@ def build_tree(
     levels: list[Level] = []
     for count, taken in zip(clusters, closest, strict=True):
         below = levels[-1].centroids if levels else rows
-        centroids, of = kmeans(below, count, rng, iterations)
-        for _ in range(resamplings if taken > 1 else 0):
-            chosen = in_order(below, centroids, of, taken)
-            centroids, _ = kmeans(below[chosen], count, rng, iterations)
-            of = assign(below, centroids)
-        levels.append(Level(centroids, of))
+        kept = Parts() if levels or parts is None else parts
+        levels.append(cluster(below, count, rng, kept, iterations, learned, resamplings if taken > 1 else 0, taken))
     return levels
+
+
+@quick_products()
+def cluster(
+    rows: Matrix,
+    count: int,
+    rng: np.random.Generator,
+    parts: Parts,
+    iterations: int,
+    learned: int = LEARNED,
+    resamplings: int = 0,
+    taken: int = 1,
+    spherical: bool = False,
+) -> Level:
+    """One level, see `build_tree`.
+
+    The steps are "learned-0" (centroids), "assigned-0" (a part for each block of rows: their "cluster", and the "square" of the
+    distance to its centroid), "learned-1" and so on, one more for each resampling.
+
+    Args:
+        taken: rows that are taken from each cluster for the next clustering.
+        spherical: whether centroids are scaled to length 1; rows then have length 1, too.
+    """
+    chosen = None  # rows that were taken
+    blocks = max(1, -(-len(rows) // ASSIGNED))
+    for step, own in enumerate(rng.spawn(resamplings + 1)):
+        learn = partial(learn_centroids, rows, chosen, count, learned, own, iterations, spherical)
+        found = parts.one(f"learned-{step}", learn)["centroids"]
+        centroids = torch.from_numpy(np.array(found)).to(device_of(rows))
+        title = "clusters" if blocks > 1 else ""
+        assigned = parts.each(f"assigned-{step}", blocks, partial(assign_block, rows, centroids), title)
+        of = torch.from_numpy(np.concatenate([part["cluster"] for part in assigned]).astype(np.int64))
+        squares = torch.from_numpy(np.concatenate([part["square"] for part in assigned]))
+        if step < resamplings:
+            chosen = sort_by(squares, of, len(centroids), taken)
+    return Level(centroids, of.to(centroids.device), squares)
+
+
+def device_of(rows: Matrix) -> torch.device:
+    """Where rows are when they have been read."""
+    return rows.device if isinstance(rows, Tensor) else rows[:1].device
+
+
+def learn_centroids(
+    rows: Matrix, chosen: Tensor | None, count: int, learned: int, rng: np.random.Generator, iterations: int,
+    spherical: bool,
+) -> Part:  # fmt: skip
+    """Centroids of rows, or of those that were chosen, int64 (n,)."""
+    among = len(rows) if chosen is None else len(chosen)
+    if among > learned * count:
+        drawn = torch.from_numpy(np.sort(rng.choice(among, learned * count, replace=False)))
+        chosen = drawn if chosen is None else chosen[drawn]
+    sample = rows[:] if chosen is None else rows[chosen.to(device_of(rows))]
+    return {"centroids": kmeans(sample, count, rng, iterations, spherical)[0].cpu().numpy()}
+
+
+def assign_block(rows: Matrix, centroids: Tensor, number: int) -> Part:
+    """The clusters of a block of rows."""
+    clusters, squares = [], []
+    stop = min(len(rows), (number + 1) * ASSIGNED)
+    for start in range(number * ASSIGNED, stop, ROWS):
+        block = rows[start : min(start + ROWS, stop)]
+        of = assign(block, centroids)
+        clusters.append(of.int().cpu())
+        squares.append(distances(block, centroids, of).cpu())
+    return {"cluster": torch.cat(clusters).numpy(), "square": torch.cat(squares).numpy()}
+
+
+def distances(rows: Tensor, centroids: Tensor, clusters: Tensor) -> Tensor:
+    """The squared distance of each row to the centroid of its cluster, (N,)."""
+    parts = zip(rows.split(ROWS), clusters.split(ROWS))
+    return torch.cat([(part.to(centroids.dtype) - centroids[of]).square().sum(1) for part, of in parts])
 
 
 def in_order(rows: Tensor, centroids: Tensor, clusters: Tensor, most: int) -> Tensor:
     """The `most` rows of each cluster that are closest to its centroid, int64, cluster by cluster, the closest first."""
-    parts = zip(rows.split(1 << 16), clusters.split(1 << 16))
-    distances = torch.cat([(part.to(centroids.dtype) - centroids[of]).square().sum(1) for part, of in parts])
-    order = distances.argsort(stable=True)
+    return sort_by(distances(rows, centroids, clusters), clusters, len(centroids), most)
+
+
+def sort_by(squares: Tensor, clusters: Tensor, count: int, most: int) -> Tensor:
+    """The same for `count` clusters, by the squared distance of each row to its centroid, (N,)."""
+    order = squares.argsort(stable=True)
     order = order[clusters[order].argsort(stable=True)]
-    counts = torch.bincount(clusters, minlength=len(centroids))
+    counts = torch.bincount(clusters, minlength=count)
     first = (counts.cumsum(0) - counts)[clusters[order]]
     return order[torch.arange(len(order), device=order.device) - first < most]
 

@@ -75,6 +75,17 @@ class EmbedOptions(Embedded, Viewed, Columns):
 
 
 @dataclass
+class PlanOptions(Viewed):
+    """What is planned."""
+
+    data: str = option("", "images, as data.path takes them; empty: those of the set, which are not embedded again")
+    images: int = option(0, "number of images; 0: as many as there are in data, or in the set", 0)
+    curated: int = option(0, "number of curated images; 0 leaves retrieve out", 0)
+    encoder: str = option("starter", "encoder that embeds the images of data, as of `curate embed`")
+    search_device: str = option("auto", "where similarities are computed: auto, cpu, cuda, cuda:1 or mps")
+
+
+@dataclass
 class DedupOptions(Copied, Searched, Loaded):
     """Which images are copies of each other, and which of them is kept."""
 
@@ -102,6 +113,8 @@ class SampleOptions:
     resamplings: int = option(
         9, "times that each level is clustered again on the rows nearest to its centroids", 0, 100
     )
+    iterations: int = option(50, "iterations of each k-means, at most", 1, 1000)
+    learned: int = option(256, "images for each cluster from which centroids are learned, at most", 8)
     draw: str = option("random", "which images of a cluster are drawn", choices=("random", "closest"))
     seed: int = option(0, "another seed draws other images", 0)
     search_device: str = option("auto", "where clusters are computed: auto, cpu, cuda, cuda:1 or mps")

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinolab.curation.embed import embed_store, make_embedder
+from dinolab.curation.embed import embed_store
+from dinolab.curation.embedder import make_embedder
 from dinolab.curation.options import Loaded, Viewed
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError

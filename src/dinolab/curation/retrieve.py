@@ -1,19 +1,23 @@
 """Images that are like curated ones (DINOv2, arXiv 2304.07193, section 3 and appendix A.4)."""
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dinolab.config import to_dict
-from dinolab.curation.decisions import Verdicts, before, undecided, write_stage
-from dinolab.curation.graph import search
-from dinolab.curation.kmeans import assign, kmeans
+from dinolab.curation.decisions import Verdicts, await_stage, before, parts_of_stage, undecided, write_stage
+from dinolab.curation.graph import build
+from dinolab.curation.hierarchy import cluster
+from dinolab.curation.kmeans import assign
 from dinolab.curation.options import RetrieveOptions
+from dinolab.curation.parts import Parts
 from dinolab.curation.references import References, open_references
-from dinolab.features.store import Store
+from dinolab.data.sources.curated import MANIFEST
+from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 STAGE = "retrieve"
@@ -30,23 +34,34 @@ def retrieve(store: Store, options: RetrieveOptions, progress: bool = False) -> 
     device = choose_device(options.search_device, "search_device=")
     curated = open_references(store, "curated", [options.curated], options, progress)
     rows, rng = before(store, STAGE), np.random.default_rng(options.seed)
+    facts = {name: getattr(options, name) for name in ("by", "per_image", "clusters", "probes", "seed")}
+    facts |= {"curated": fingerprint(curated.store.folder / MANIFEST), "of_them": curated.rows.tolist()}
+    look = Look(store, rows, curated, options, device, parts_of_stage(store, STAGE, rows, facts, progress))
     verdicts = undecided(len(store))
-    if options.by == "neighbours":
-        figures = take_neighbours(store, rows, verdicts, curated, options, rng, device, progress)
-    else:
-        figures = take_clusters(store, rows, verdicts, curated, options, rng, device)
+    figures = (take_neighbours if options.by == "neighbours" else take_clusters)(look, verdicts, rng)
+    if look.parts.crew.rank:
+        return await_stage(store, STAGE, to_dict(options), curated.store)
     figures = {"images": len(rows), "curated": len(curated.rows), "kept": int(verdicts.kept.sum()), **figures}
-    write_stage(store, STAGE, verdicts, to_dict(options), figures)
+    write_stage(store, STAGE, verdicts, to_dict(options), figures, curated.store)
     return figures
 
 
-def take_neighbours(
-    store: Store, rows: np.ndarray, verdicts: Verdicts, curated: References, options: RetrieveOptions,
-    rng: np.random.Generator, device: torch.device, progress: bool,
-) -> dict[str, Any]:  # fmt: skip
+class Look(NamedTuple):
+    """What is looked for among which images, and how."""
+
+    store: Store
+    rows: np.ndarray  # of the images, int64 (n,)
+    curated: References
+    options: RetrieveOptions
+    device: torch.device
+    parts: Parts
+
+
+def take_neighbours(look: Look, verdicts: Verdicts, rng: np.random.Generator) -> dict[str, Any]:
     """Keep the images that are among the nearest ones of a curated image."""
-    queries = curated.store.vectors(curated.rows)
-    found = search(store.vectors(rows), queries, options.per_image, rng, device, options.probes, progress)
+    store, rows, curated, options, device, parts = look
+    images, queries = Embeddings((store, rows)), Embeddings((curated.store, curated.rows))
+    found = build(images, queries, options.per_image, rng, parts, device, options.probes).gather()
     values, columns = found.similarities.numpy(), found.indices.numpy()
     verdicts.reason[rows] = f"not among the {options.per_image} nearest of any curated image"
     locations = curated.store.rows["location"][curated.rows]
@@ -62,17 +77,16 @@ def take_neighbours(
     return {"found_again": brought - int(verdicts.kept.sum()), "recall": found.recall}
 
 
-def take_clusters(
-    store: Store, rows: np.ndarray, verdicts: Verdicts, curated: References, options: RetrieveOptions,
-    rng: np.random.Generator, device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
+def take_clusters(look: Look, verdicts: Verdicts, rng: np.random.Generator) -> dict[str, Any]:
     """Draw images from the clusters into which enough curated images fall."""
-    vectors = F.normalize(store.vectors(rows).to(device).float(), dim=1)
+    store, rows, curated, options, device, parts = look
+    units = partial(Embeddings, change=lambda block: F.normalize(block.to(device).float(), dim=1))
     count = options.clusters or round(math.sqrt(len(rows)))
-    centroids, clusters = kmeans(vectors, count, rng, ITERATIONS, spherical=True)
-    queries = F.normalize(curated.store.vectors(curated.rows).to(device).float(), dim=1)
-    falling = np.bincount(assign(queries, centroids).cpu().numpy(), minlength=len(centroids))
-    of = clusters.cpu().numpy()
+    level = cluster(units((store, rows)), min(count, len(rows)), rng, parts, ITERATIONS, spherical=True)
+    centroids = level.centroids
+    queries = torch.cat([assign(block, centroids) for block in units((curated.store, curated.rows)).split()])
+    falling = np.bincount(queries.cpu().numpy(), minlength=len(centroids))
+    of = level.clusters.cpu().numpy()
     verdicts.reason[rows] = [f"its cluster {number} holds {falling[number]} curated images" for number in of]
     taken = np.flatnonzero(falling >= options.at_least)
     for number in taken:

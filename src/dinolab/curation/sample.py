@@ -7,11 +7,11 @@ import numpy as np
 import torch.nn.functional as F
 
 from dinolab.config import to_dict
-from dinolab.curation.decisions import before, undecided, write_stage
-from dinolab.curation.hierarchy import Level, build_tree, in_order, sample_tree
+from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
+from dinolab.curation.hierarchy import Level, build_tree, sample_tree, sort_by
 from dinolab.curation.options import SampleOptions
 from dinolab.errors import UserError
-from dinolab.features.store import Store
+from dinolab.features.store import Embeddings, Store
 from dinolab.parallel import choose_device
 
 STAGE = "sample"
@@ -21,7 +21,7 @@ FIRST, LESS = (
 )  # clusters of the first level in roots of the number of images; how many times fewer there are in each further one
 
 
-def sample(store: Store, options: SampleOptions) -> dict[str, Any]:
+def sample(store: Store, options: SampleOptions, progress: bool = False) -> dict[str, Any]:
     """Draw images so that regions of the embedding space count alike; writes the stage's files.
 
     Returns:
@@ -31,15 +31,21 @@ def sample(store: Store, options: SampleOptions) -> dict[str, Any]:
         UserError: fewer images are left than are to be drawn, or the levels do not shrink.
     """
     device = choose_device(options.search_device, "search_device=")
-    rows, rng = before(store, STAGE), np.random.default_rng(options.seed)
+    rows = before(store, STAGE)
     if options.size > len(rows):
         raise UserError(f"size={options.size}: only {len(rows):,} images are left to draw from; name a smaller size")
     counts = choose_counts(len(rows), options)
-    vectors = F.normalize(store.vectors(rows).to(device).float(), dim=1)
+    facts = {name: getattr(options, name) for name in ("seed", "resamplings", "iterations", "learned")}
+    parts = parts_of_stage(store, STAGE, rows, {**facts, "clusters": counts[0]}, progress)
+    vectors = Embeddings((store, rows), change=lambda block: F.normalize(block.to(device).float(), dim=1))
     above = [len(rows), *counts]
     closest = [max(1, round(whole / count / 2)) for whole, count in zip(above, counts)]  # half of a mean cluster
-    levels = build_tree(vectors, counts, closest, rng, options.resamplings)
-    drawn = rows[sample_rows(vectors, levels, options, rng)]
+    clustering, drawing = np.random.default_rng(options.seed).spawn(2)
+    how = (options.resamplings, options.iterations, options.learned)
+    levels = build_tree(vectors, counts, closest, clustering, *how, parts)
+    if parts.crew.rank:
+        return await_stage(store, STAGE, to_dict(options))
+    drawn = rows[sample_rows(levels, options, drawing)]
     verdicts = undecided(len(store))
     of = levels[0].clusters.cpu().numpy()
     verdicts.reason[rows] = [f"not drawn from its cluster {number}" for number in of]
@@ -66,10 +72,11 @@ def choose_counts(images: int, options: SampleOptions) -> list[int]:
     return counts
 
 
-def sample_rows(vectors: Any, levels: list[Level], options: SampleOptions, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `vectors` that are drawn, int64 (size,), in rising order."""
-    if options.draw == "random":
+def sample_rows(levels: list[Level], options: SampleOptions, rng: np.random.Generator) -> np.ndarray:
+    """Rows of the first level that are drawn, int64 (size,), in rising order."""
+    first = levels[0]
+    if options.draw == "random" or first.squares is None:
         return sample_tree(levels, options.size, rng)
-    order = in_order(vectors, *levels[0], most=len(vectors))  # cluster by cluster, the closest first
-    first = levels[0]._replace(clusters=levels[0].clusters[order])
-    return np.sort(order.cpu().numpy()[sample_tree([first, *levels[1:]], options.size, rng, "closest")])
+    order = sort_by(first.squares, first.clusters.cpu(), len(first.centroids), len(first.clusters))
+    ordered = first._replace(clusters=first.clusters.cpu()[order])  # cluster by cluster, the closest first
+    return np.sort(order.numpy()[sample_tree([ordered, *levels[1:]], options.size, rng, "closest")])

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinolab.features.store import Matrix
+
 SAMPLED = 16384  # images that it is learned from, at most
 CHUNK = 16384  # rows that are changed at once
 RIDGE = 1 / 40  # of the whole variance; chosen on 200 photographs and copies of 40 of them, see docs/curate.md
@@ -33,7 +35,7 @@ class Spread(NamedTuple):
         return torch.cat(parts)
 
 
-def learn_spread(embeddings: Tensor, rng: np.random.Generator, device: torch.device | str) -> Spread:
+def learn_spread(embeddings: Matrix, rng: np.random.Generator, device: torch.device | str) -> Spread:
     """Learn from a sample of embeddings (N, D).
 
     Each direction of variance v is divided by sqrt(v + r), where r is 1/40 of the whole variance. Without r, the small differences

@@ -11,6 +11,7 @@ Shards never change. Each is written whole or not at all, the rows last: a shard
 import hashlib
 import json
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,8 @@ COLUMNS = {  # of a shard's rows: name, type in pyarrow
     "bytes": "int64",  # of the file
     "hash": "uint64",  # pHash, see dinolab.features.duplicates
 }
+OFTEN = ("source", "label", "problem")  # columns in which many images have the same text
+BLOCK = 1 << 16  # rows that are read at once where all are read
 UNFINISHED = "unfinished"  # key of a manifest while images are being embedded
 EMBED_AGAIN = (
     "remove the files of this shard, and give `dinolab curate embed` again: it embeds the images that are missing"
@@ -86,10 +89,16 @@ class Shard:
             raise UserError(f"{self.gone_file}: damaged (no marks of {count} rows); {EMBED_AGAIN}")
         return found
 
-    def vectors(self) -> np.ndarray:
-        """The embeddings, float16 (N, D), memory-mapped. Raises UserError where the file is not as it was written."""
+    def vectors(self, check: bool = True) -> np.ndarray:
+        """The embeddings, float16 (N, D), memory-mapped. Raises UserError where the file is not as it was written.
+
+        Args:
+            check: whether to compare the checksum, for which the whole file is read.
+        """
         found = read_array(self.vectors_file)
-        facts = self.rows("location").schema.metadata or {}
+        if not check:
+            return found
+        facts = read_table(self.rows_file, {}, EMBED_AGAIN).schema.metadata or {}
         if str(zlib.crc32(self.vectors_file.read_bytes())).encode() != facts.get(b"vectors_crc32"):
             raise UserError(f"{self.vectors_file}: damaged (its checksum has changed); {EMBED_AGAIN}")
         return found
@@ -123,33 +132,114 @@ class Store:
         return [Shard(file) for file in sorted((self.folder / "shards").glob("*.parquet"))]
 
     @cached_property
-    def rows(self) -> dict[str, np.ndarray]:
-        """The columns of all images, arrays (N,) by the names in COLUMNS."""
-        pa = arrow()
-        tables = []
-        for shard in self.shards():
-            table = shard.rows()
-            tables.append(table.filter(pa.array(~shard.gone(len(table)))))
-        whole = pa.concat_tables(tables)
-        return {name: whole[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
+    def sizes(self) -> list[int]:
+        """The number of images of each shard."""
+        return [int((~shard.gone(len(shard.vectors(check=False)))).sum()) for shard in self.shards()]
 
-    def vectors(self, rows: np.ndarray) -> Tensor:
-        """The embeddings of these rows, int64 (n,), as float16 (n, D)."""
-        parts = []
-        for shard in self.shards():
-            found = shard.vectors()
-            parts.append(found[~shard.gone(len(found))])
-        width = max(part.shape[1] for part in parts)  # 0 in a shard of which nothing can be read
-        whole = np.concatenate([part if part.shape[1] else np.zeros((len(part), width), np.float16) for part in parts])
-        return torch.from_numpy(whole if len(rows) == len(whole) else whole[rows])
+    @cached_property
+    def width(self) -> int:
+        """The number D of features; 0 if no image can be read."""
+        widths = (shard.vectors(check=False).shape[1] for shard in self.shards())
+        return next((width for width in widths if width), 0)  # 0 in a shard of which nothing can be read
+
+    @cached_property
+    def rows(self) -> "Rows":
+        """The columns of all images, arrays (N,) by the names in COLUMNS, each of which is read when it is first asked for."""
+        return Rows(self.shards())
 
     @cached_property
     def readable(self) -> np.ndarray:
         """Rows of the images that could be read, int64, in rising order."""
         return np.flatnonzero(self.rows["problem"] == "")
 
+    def vectors(self, rows: np.ndarray) -> Tensor:
+        """The embeddings of these rows, int64 (n,), as float16 (n, D)."""
+        return Embeddings((self, rows))[:]
+
     def __len__(self) -> int:
-        return len(self.rows["location"])
+        return sum(self.sizes)
+
+
+class Rows(dict[str, np.ndarray]):
+    """The columns of a store by their names. Texts that occur often are kept once."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
+
+    def __missing__(self, name: str) -> np.ndarray:
+        pa = arrow()
+        tables = []
+        for shard in self.shards:
+            table = shard.rows(name)
+            tables.append(table.filter(pa.array(~shard.gone(len(table)))))
+        column = pa.concat_tables(tables)[name]
+        if name in OFTEN:
+            column = column.dictionary_encode().combine_chunks()
+            texts = column.dictionary.to_numpy(zero_copy_only=False).astype(object)
+            self[name] = texts[column.indices.to_numpy()] if len(texts) else np.empty(0, object)
+        else:
+            self[name] = column.to_numpy(zero_copy_only=False)
+        return self[name]
+
+
+class Embeddings:
+    """Embeddings of some images, from one store or several. They are indexed by a slice or by positions, as a tensor (N, D) is."""
+
+    def __init__(self, *groups: tuple[Store, np.ndarray], change: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Nothing is read yet.
+
+        Args:
+            groups: stores, and rows of each, int64 in rising order.
+            change: what is done to embeddings float16 (n, D) before they are given out.
+        """
+        self.change = change
+        self.shards: list[Shard] = []
+        sizes: list[int] = []
+        rows = []
+        for store, chosen in groups:
+            rows.append(chosen + sum(sizes))
+            self.shards += store.shards()
+            sizes += store.sizes
+        self.rows = np.concatenate(rows)
+        self.width = max(store.width for store, _ in groups)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])  # of the shards, in rows of all stores
+        self.checked: set[int] = set()  # shards whose checksum has been compared
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, wanted: slice | Tensor) -> Tensor:
+        rows = self.rows[wanted if isinstance(wanted, slice) else wanted.cpu().numpy()]
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        ends = np.searchsorted(ordered, self.starts)
+        found = np.zeros((len(rows), self.width), np.float16)
+        for number in np.flatnonzero(np.diff(ends)):
+            some = slice(ends[number], ends[number + 1])
+            part = self.read(int(number), ordered[some] - self.starts[number])
+            if part.shape[1]:  # 0 in a shard of which nothing can be read
+                found[order[some]] = part
+        block = torch.from_numpy(found)
+        return self.change(block) if self.change else block
+
+    def read(self, number: int, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a shard, which are in rising order and do not count those that are gone."""
+        shard = self.shards[number]
+        vectors = shard.vectors(check=number not in self.checked)
+        self.checked.add(number)
+        if shard.gone_file.is_file():
+            rows = np.flatnonzero(~shard.gone(len(vectors)))[rows]
+        is_run = len(rows) == rows[-1] - rows[0] + 1
+        return vectors[rows[0] : rows[-1] + 1] if is_run else vectors[rows]
+
+    def split(self, size: int = BLOCK) -> Iterator[Tensor]:
+        """All rows in their order, at most `size` at once."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+Matrix = Tensor | Embeddings
+"""Features (N, D): in memory, or on the disk."""
 
 
 def open_store(folder: str | Path) -> Store:
