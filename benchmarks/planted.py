@@ -41,6 +41,7 @@ COPIED = 10 / 19  # share of the photos that have copies
 SAME = "same bytes"
 THRESHOLDS = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 AGAINST = (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
+MOST = (20, 100, 1000)  # images of a group, at the usual threshold
 NONE = 1.0  # a threshold above which no similarity lies, so that hashes decide alone
 
 
@@ -71,6 +72,7 @@ def main() -> None:
         "heap": truth.counts(),
         "ways": {name: judge(*way, truth, tests, options.work / name) for name, way in ways.items()},
         "thresholds": {t: score_copies(run(starter, threshold=t), truth, halves=True) for t in THRESHOLDS},
+        "most": {most: score_copies(run(starter, most=most), truth, halves=True) for most in MOST},
         "thresholds_against": {
             t: score_leaks(run(starter, against=[str(tests)], threshold_against=t), truth, halves=True) for t in AGAINST
         },
@@ -160,10 +162,10 @@ def judge(folder: Path, threshold: float, against: float, truth: Truth, tests: P
     """What is found with these thresholds: copies, and images of the test set. Two sheets of pictures show what was not planted."""
     found = {"threshold": threshold, "threshold_against": against}
     found["copies"] = score_copies(run(folder, threshold=threshold), truth)
-    draw_sheet(folder, truth, sheet.with_name(f"{sheet.name} copies.jpg"))
+    draw_sheet(folder, truth, sheet.with_name(f"{sheet.name} copies.png"))
     words = {"threshold": threshold, "threshold_against": against, "against": [str(tests)]}
     found["leaks"] = score_leaks(run(folder, **words), truth)
-    draw_sheet(folder, truth, sheet.with_name(f"{sheet.name} leaks.jpg"), leaks=True)
+    draw_sheet(folder, truth, sheet.with_name(f"{sheet.name} leaks.png"), leaks=True)
     return found
 
 
@@ -186,10 +188,11 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | | {' | '.join(format(way['leaks'][name], ',') for way in ways.values())} |")
     lines += [
         "",
-        "| threshold | half | recall of pairs | precision of pairs | photographs lost | in |",
+        "| | half | recall of pairs | precision of pairs | photographs lost | in |",
         "|---|---|---|---|---|---|",
     ]
-    for threshold, row in found["thresholds"].items():
+    named = [(f"{name} {value}", row) for name in ("thresholds", "most") for value, row in found[name].items()]
+    for threshold, row in named:
         for half, part in enumerate(row["halves"]):
             figures = f"{percent(part['recall_of_pairs'])} | {percent(part['precision_of_pairs'])}"
             lost = f"{part['photographs_lost']:,} of {part['photographs']:,}"
