@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinolab.curation.decisions import before
 from dinolab.evals.knn import vote
 from dinolab.explore.collection import Collection
 
@@ -45,6 +46,9 @@ def columns_of(images: Collection) -> list[Column]:
         found.append(Column("label", "label", "category", lambda: labels, source.classes))
     if np.isfinite(images.dates).any():
         found.append(Column("date", "date of the file", "date", lambda: images.dates, []))
+    if images.store:
+        kept = np.isin(images.rows, before(images.store))
+        found.append(Column("in", "in the curated set", "category", lambda: ~kept, ["in", "out"]))
     return found
 
 

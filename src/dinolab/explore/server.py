@@ -1,5 +1,7 @@
 """The page and its answers over HTTP, for one browser on this machine."""
 
+import json
+import os
 import secrets
 import socket
 import webbrowser
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -46,8 +50,36 @@ class Answers:
             raise Gone("there is no such column")
         return binary(column.array())
 
-    def pca_map(self, request: Request) -> Response:
-        return binary(self.session.pca[self.encoder(request)].get())
+    def map(self, request: Request) -> Response:
+        survey = self.session.surveys[self.encoder(request)]
+        found = {"pca": survey.pca, "umap": survey.umap}.get(request.path_params["kind"])
+        if found is None:
+            raise Gone("there is no such map")
+        return binary(found.get())
+
+    def changes(self, request: Request) -> Response:
+        return JSONResponse(self.session.changes.get())
+
+    def findings(self, request: Request) -> Response:
+        return JSONResponse(self.session.findings)
+
+    def decisions(self, request: Request) -> Response:
+        return JSONResponse(self.session.reviews.listed())
+
+    def health(self, request: Request) -> Response:
+        return JSONResponse({"memory_bytes": resident()})
+
+    async def decide(self, request: Request) -> Response:
+        data = await body(request, LARGEST_LIST)
+        try:
+            decided = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UserError("decisions: not JSON") from error
+        return JSONResponse(await run_in_threadpool(self.session.reviews.save, decided))
+
+    async def look(self, request: Request) -> Response:
+        data = await body(request, LARGEST_DROP)
+        return JSONResponse({"image": await run_in_threadpool(self.session.pictures.drop, data)})
 
     def atlas(self, request: Request) -> Response:
         return Response(self.session.pictures.atlas(request.path_params["page"]), media_type="image/jpeg")
@@ -96,6 +128,24 @@ class Answers:
         raise Gone("there is no such image")
 
 
+async def body(request: Request, most: int) -> bytes:
+    """The body of a request. Raises UserError where it has more than `most` bytes, without reading them all."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > most:
+            raise UserError(f"too large: {most >> 20} MB at most")
+    return bytes(data)
+
+
+def resident() -> int:
+    """Memory of this process in bytes; 0 where it is unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def binary(array: np.ndarray) -> Response:
     """An array as its bytes, little endian, and its shape in a header."""
     shape = ",".join(map(str, array.shape))
@@ -104,11 +154,15 @@ def binary(array: np.ndarray) -> Response:
 
 
 def routes(answers: Answers) -> list[Any]:
-    found: list[tuple[str, Callable[[Request], Response]]] = [
+    found: list[tuple[str, Callable[[Request], Any]]] = [
         ("about.json", answers.about),
         ("images.json", answers.listing),
         ("columns/{id}", answers.column),
-        ("maps/{encoder:int}/pca", answers.pca_map),
+        ("maps/{encoder:int}/{kind}", answers.map),
+        ("changes.json", answers.changes),
+        ("findings.json", answers.findings),
+        ("decisions.json", answers.decisions),
+        ("health.json", answers.health),
         ("atlas/{page:int}", answers.atlas),
         ("images/{image}", answers.image),
         ("detail/{encoder:int}/{image}", answers.detail),
@@ -121,6 +175,8 @@ def routes(answers: Answers) -> list[Any]:
     return [
         Route("/", page),
         *(Route(f"/api/{path}", answer) for path, answer in found),
+        Route("/api/decisions", answers.decide, methods=["POST"]),
+        Route("/api/look", answers.look, methods=["POST"]),
         Mount("/static", StaticFiles(directory=STATIC, check_dir=False)),
     ]
 
@@ -133,12 +189,14 @@ def failed(request: Request, error: Exception) -> Response:
     """The one line about what went wrong."""
     if isinstance(error, Busy):
         return JSONResponse({"done": error.done, "message": error.message}, 202)
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail.lower()}, error.status_code)
     return JSONResponse({"error": reason(error)}, 404 if isinstance(error, Gone) else 400)
 
 
 def make_app(session: Session, token: str, hosts: list[str]) -> Any:
     """The server as an ASGI application; arguments as of `Guard`."""
-    handlers = dict.fromkeys((Busy, UserError), failed)
+    handlers = dict.fromkeys((Busy, UserError, HTTPException), failed)
     return Guard(Starlette(routes=routes(Answers(session)), exception_handlers=handlers), token, hosts)
 
 

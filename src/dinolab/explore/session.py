@@ -2,25 +2,24 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dinolab.errors import UserError
 from dinolab.explore.collection import Collection, open_collection
-from dinolab.explore.columns import columns_of, voted
-from dinolab.explore.later import Later, Report
+from dinolab.explore.columns import Column, columns_of, voted
+from dinolab.explore.findings import Reviews, read_findings
+from dinolab.explore.later import Busy, Later, Report
 from dinolab.explore.looker import Looker, Named, named_encoders
-from dinolab.explore.maps import aligned, kept, pca_map
 from dinolab.explore.options import ExploreOptions
 from dinolab.explore.pictures import Image, Pictures
+from dinolab.explore.survey import VOTERS, Survey, changes
 
-NEIGHBOURS, VOTERS = 24, 20  # of an image; those whose labels predict its own
+CHANGED = 200  # images that are listed because their neighbours have changed
 
 
 class Session:
@@ -34,44 +33,47 @@ class Session:
     def __init__(self, models: Sequence[str], options: ExploreOptions) -> None:
         self.options = options
         whole = open_collection(options)
-        encoders, chosen = listed(models)
-        first = Looker(encoders[chosen[0]], whole, options)
-        first.features.wait()
+        self.encoders, chosen = listed(models)
+        self.first, self.second = chosen[0], (chosen[1] if len(chosen) > 1 else None)
+        folder = folder_of(whole, options)
+        first = Survey(self.encoders[self.first].word, whole, options, folder)
+        self.surveys = [
+            first if n == self.first else Survey(one.word, whole, options, folder, first)
+            for n, one in enumerate(self.encoders)
+        ]
+        for number in chosen:
+            self.surveys[number].features.wait()
         assert first.rows is not None
         self.images = whole.part(first.rows)
-        self.folder = folder_of(whole, options)
-        self.pictures = Pictures(self.images, self.folder and self.folder / fingerprint(self.images))
-        self.lookers = [
-            first if n == chosen[0] else Looker(one, whole, options, first.rows) for n, one in enumerate(encoders)
-        ]
-        for looker in self.lookers:
-            looker.pictures = self.pictures
-        self.first, self.second = chosen[0], (chosen[1] if len(chosen) > 1 else None)
-        if self.second is not None:
-            self.lookers[self.second].features.wait()
-        self.columns = {column.id: column for column in columns_of(self.images)}
-        self.pca = [Later(partial(self.make_pca, n), "principal components") for n in range(len(encoders))]
+        self.pictures = Pictures(self.images, folder and folder / fingerprint(self.images))
+        self.lookers = [Looker(survey, self.pictures) for survey in self.surveys]
+        self.columns = {column.id: column for column in [*columns_of(self.images), *self.columns_by_encoder()]}
+        self.changes = Later(self.make_changes, "images whose neighbours have changed")
+        self.reviews = Reviews(self.images, folder)
+
+    def columns_by_encoder(self) -> list[Column]:
+        """Those that follow from the first encoder."""
+        survey = self.surveys[self.first]
+        found = [Column("cluster", "cluster", "category", survey.clusters.get, [])]
+        if self.images.source.labels is not None:
+            classes = self.images.source.classes
+            found.append(Column("prediction", "prediction by neighbours", "category", survey.predicted.get, classes))
+        if survey.prototypes:
+            found.append(Column("prototype", "prototype", "category", lambda: survey.assigned.get().best[:, 0], []))
+        return found
 
     def about(self) -> dict[str, Any]:
         """about.json."""
-        kinds = [self.lookers[self.first].facts] * len(self.lookers)
-        if self.second is not None:
-            family = self.lookers[self.second].named.model
-            kinds = [
-                self.lookers[self.second].facts if one.named.model == family else kind
-                for one, kind in zip(self.lookers, kinds)
-            ]
+        facts = {self.encoders[n].model: self.lookers[n].facts for n in (self.first, self.second) if n is not None}
         return {
             "title": self.images.source.name,
             "count": len(self.images),
-            "encoders": [
-                {"name": one.named.name, "step": one.named.step, **kind} for one, kind in zip(self.lookers, kinds)
-            ],
+            "encoders": [{"name": one.name, "step": one.step, **facts[one.model]} for one in self.encoders],
             "first": self.first,
             "second": self.second,
             "columns": [column.about() for column in self.columns.values()],
             "projections": ["pca", "umap"],
-            "findings": False,
+            "findings": bool(self.findings),
             "video": bool((self.images.groups >= 0).any()),
             "exported": False,
             "version": version("dinolab"),
@@ -82,47 +84,35 @@ class Session:
         images = self.images
         return {"locations": images.locations, "names": images.names, "group": images.groups.tolist()}
 
-    def make_pca(self, number: int, report: Report) -> np.ndarray:
-        looker = self.lookers[number]
-        file = self.file(f"{looker.key.wait()}.pca.safetensors")
-        points = kept(file, lambda: {"points": pca_map(looker.features.wait().unit)})["points"]
-        if number != self.first:
-            points = aligned(points, torch.from_numpy(self.pca[self.first].wait()))
-        return points.numpy()
+    @cached_property
+    def findings(self) -> list[dict[str, Any]]:
+        """findings.json."""
+        return read_findings(self.images)
 
-    def file(self, name: str) -> Path | None:
-        """A file of this name that is kept for the next time; None where nothing is kept."""
-        return self.folder and self.folder / name
-
-    def neighbours(self, number: int, image: Image, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
-        """Similarities float32 (k,), greatest first, and numbers int64 (k,) of the nearest images; an image itself is left out."""
-        looker = self.lookers[number]
-        similarity = looker.features.wait().unit @ looker.class_token(image)
-        if isinstance(image, int):
-            similarity[image] = -torch.inf
-        found = similarity.topk(min(count, len(similarity) - isinstance(image, int)))
-        return found.values, found.indices
+    def make_changes(self, report: Report) -> list[dict[str, Any]]:
+        """changes.json."""
+        if self.second is None:
+            return []
+        one, two = (self.surveys[n].graph.wait() for n in (self.first, self.second))
+        return [{"image": image, "overlap": round(share, 4)} for image, share in changes(one, two, CHANGED)]
 
     def detail(self, number: int, image: Image) -> dict[str, Any]:
         """What is known of an image, and the images that are like it."""
         picture = self.pictures.read(image)
-        similarities, near = self.neighbours(number, image)
-        labels = self.images.source.labels
-        prediction = None
-        if labels is not None and len(near):
-            votes = voted(similarities[None, :VOTERS], near[None, :VOTERS], labels, len(self.images.source.classes))
-            prediction = self.images.source.classes[votes[0]] if votes[0] >= 0 else None
-        own = self.facts_of(image)
+        own = image if isinstance(image, int) else None
+        similarities, near = self.surveys[number].neighbours(self.lookers[number].class_token(image), own)
+        source, prediction = self.images.source, None
+        if source.labels is not None and len(near):
+            most = voted(similarities[None, :VOTERS], near[None, :VOTERS], source.labels, len(source.classes))[0]
+            prediction = source.classes[most] if most >= 0 else None
+        pairs = zip(near.tolist(), similarities.tolist())
         return {
-            **own,
+            **self.facts_of(image),
             "prediction": prediction,
             "height": picture.shape[0],
             "width": picture.shape[1],
-            "prototypes": self.prototypes_of(number, image),
-            "neighbours": [
-                {"image": one, "similarity": round(value, 4)}
-                for one, value in zip(near.tolist(), similarities.tolist())
-            ],
+            "prototypes": self.prototypes_of(number, own),
+            "neighbours": [{"image": one, "similarity": round(value, 4)} for one, value in pairs],
         }
 
     def facts_of(self, image: Image) -> dict[str, Any]:
@@ -139,15 +129,18 @@ class Session:
             "group": images.beside(image),
         }
 
-    def prototypes_of(self, number: int, image: Image) -> list[dict[str, Any]]:
-        """The prototypes of an image of the source, and other images of each."""
-        looker = self.lookers[number]
-        found = looker.assigned.wait() if isinstance(image, int) and looker.prototypes else None
-        if found is None:
+    def prototypes_of(self, number: int, image: int | None) -> list[dict[str, Any]] | None:
+        """The prototypes of an image of the source, and other images of each; None while they are computed."""
+        survey = self.surveys[number]
+        if image is None or not survey.prototypes:
             return []
+        try:
+            found = survey.assigned.get()
+        except Busy:
+            return None
+        pairs = zip(found.best[image].tolist(), found.probability[image].tolist())
         return [
-            {"prototype": best, "probability": round(share, 4), "images": found.images[best]}
-            for best, share in zip(found.best[image].tolist(), found.probability[image].tolist())
+            {"prototype": best, "probability": round(share, 4), "images": found.images[best]} for best, share in pairs
         ]
 
 
