@@ -1,0 +1,163 @@
+"""The page and its answers over HTTP, for one browser on this machine."""
+
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from dinolab.errors import UserError, reason
+from dinolab.explore.collection import Gone
+from dinolab.explore.guard import Guard
+from dinolab.explore.later import Busy
+from dinolab.explore.pictures import Image, encoded
+from dinolab.explore.session import Session
+
+STATIC = Path(__file__).parent / "static"
+LARGEST_DROP = 32 << 20  # bytes
+LARGEST_LIST = 64 << 20  # bytes of a list of decisions
+LONGEST_SIDE = 4096  # pixels of an image that is sent
+
+
+class Answers:
+    """A function for each address below api/."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def about(self, request: Request) -> Response:
+        return JSONResponse(self.session.about())
+
+    def listing(self, request: Request) -> Response:
+        return JSONResponse(self.session.listing())
+
+    def column(self, request: Request) -> Response:
+        column = self.session.columns.get(request.path_params["id"])
+        if column is None:
+            raise Gone("there is no such column")
+        return binary(column.array())
+
+    def pca_map(self, request: Request) -> Response:
+        return binary(self.session.pca[self.encoder(request)].get())
+
+    def atlas(self, request: Request) -> Response:
+        return Response(self.session.pictures.atlas(request.path_params["page"]), media_type="image/jpeg")
+
+    def image(self, request: Request) -> Response:
+        asked = request.query_params.get("side", "1024")
+        side = int(asked) if asked.isdecimal() and len(asked) < 6 else 1024
+        data = self.session.pictures.jpeg(self.picture(request), min(max(side, 1), LONGEST_SIDE))
+        return Response(data, media_type="image/jpeg")
+
+    def detail(self, request: Request) -> Response:
+        return JSONResponse(self.session.detail(self.encoder(request), self.picture(request)))
+
+    def patches(self, request: Request) -> Response:
+        return binary(self.looker(request).patches(self.picture(request)))
+
+    def pixels(self, request: Request) -> Response:
+        pixels = self.looker(request).fitted(self.picture(request)).permute(1, 2, 0)
+        return Response(encoded(np.ascontiguousarray(pixels), "PNG"), media_type="image/png")
+
+    def attention(self, request: Request) -> Response:
+        return binary(self.looker(request).attention(self.picture(request)))
+
+    def mask(self, request: Request) -> Response:
+        return binary(self.looker(request).mask(self.picture(request)))
+
+    def pca(self, request: Request) -> Response:
+        return binary(self.looker(request).pca(self.picture(request)))
+
+    def looker(self, request: Request) -> Any:
+        return self.session.lookers[self.encoder(request)]
+
+    def encoder(self, request: Request) -> int:
+        number = request.path_params["encoder"]
+        if number >= len(self.session.lookers):
+            raise Gone("there is no such encoder")
+        return number
+
+    def picture(self, request: Request) -> Image:
+        """The image that an address names: a number, or the name of one that was dropped in."""
+        word = request.path_params["image"]
+        if word.isdecimal() and len(word) < 10 and int(word) < len(self.session.images):
+            return int(word)
+        if word[0] == "u" and word[1:].isdecimal():
+            return word
+        raise Gone("there is no such image")
+
+
+def binary(array: np.ndarray) -> Response:
+    """An array as its bytes, little endian, and its shape in a header."""
+    shape = ",".join(map(str, array.shape))
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return Response(data, media_type="application/octet-stream", headers={"X-Shape": shape})
+
+
+def routes(answers: Answers) -> list[Any]:
+    found: list[tuple[str, Callable[[Request], Response]]] = [
+        ("about.json", answers.about),
+        ("images.json", answers.listing),
+        ("columns/{id}", answers.column),
+        ("maps/{encoder:int}/pca", answers.pca_map),
+        ("atlas/{page:int}", answers.atlas),
+        ("images/{image}", answers.image),
+        ("detail/{encoder:int}/{image}", answers.detail),
+        ("patches/{encoder:int}/{image}", answers.patches),
+        ("pixels/{encoder:int}/{image}", answers.pixels),
+        ("attention/{encoder:int}/{image}", answers.attention),
+        ("mask/{encoder:int}/{image}", answers.mask),
+        ("pca/{encoder:int}/{image}", answers.pca),
+    ]
+    return [
+        Route("/", page),
+        *(Route(f"/api/{path}", answer) for path, answer in found),
+        Mount("/static", StaticFiles(directory=STATIC, check_dir=False)),
+    ]
+
+
+def page(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html")
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """The one line about what went wrong."""
+    if isinstance(error, Busy):
+        return JSONResponse({"done": error.done, "message": error.message}, 202)
+    return JSONResponse({"error": reason(error)}, 404 if isinstance(error, Gone) else 400)
+
+
+def make_app(session: Session, token: str, hosts: list[str]) -> Any:
+    """The server as an ASGI application; arguments as of `Guard`."""
+    handlers = dict.fromkeys((Busy, UserError), failed)
+    return Guard(Starlette(routes=routes(Answers(session)), exception_handlers=handlers), token, hosts)
+
+
+def serve(session: Session, host: str, port: int, open_page: bool) -> None:
+    """Answer requests until the process is interrupted; prints the address.
+
+    Raises UserError where the port is taken, or there is no such host.
+    """
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"host={host} port={port}: cannot be used ({error.strerror}); choose another port") from error
+    port = listening.getsockname()[1]
+    names = {host: None, "localhost": None} if host == "127.0.0.1" else {host: None}
+    hosts = [f"{name}:{port}" for name in names]
+    token = secrets.token_urlsafe(32)
+    app = make_app(session, token, hosts)
+    address = f"http://{hosts[0]}/?token={token}"
+    print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
+    if open_page:
+        webbrowser.open(address)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
