@@ -56,21 +56,29 @@
       return this.exported[path];
     }
 
+    // The answer, asked for again each second while the server still computes it. waiting({done, message}) hears how far it is.
+    async #ready(path, waiting = ({ message }) => X.say(`${message} ...`)) {
+      for (;;) {
+        const response = await answer(fetch(path));
+        if (response.status !== 202) return response;
+        waiting(await response.json());
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+      }
+    }
+
     // JSON. In an export, `otherwise` stands for what it lacks.
     async get(path, otherwise) {
       if (this.exported) return path in this.exported || otherwise === undefined ? this.#stored(path) : otherwise;
-      return (await answer(fetch(path))).json();
+      return (await this.#ready(path)).json();
     }
 
-    // {shape, values}, or {waiting: {done, message}} while the server still computes it.
-    async array(path, type) {
+    // {shape, values} of an array.
+    async array(path, type, waiting) {
       if (this.exported) {
         const { shape, data } = this.#stored(path);
         return { shape, values: TYPES[type](decoded(data)) };
       }
-      const response = await answer(fetch(path));
-      if (response.status === 202) return { waiting: await response.json() };
-      const shape = (response.headers.get("X-Shape") ?? "").split(",").map(Number);
+      const response = await this.#ready(path, waiting), shape = (response.headers.get("X-Shape") ?? "").split(",").map(Number);
       return { shape, values: TYPES[type](await response.arrayBuffer()) };
     }
 

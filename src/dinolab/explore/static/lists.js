@@ -124,6 +124,7 @@
 
   async function startChanges() {
     const { page } = X.addTab("changes", "Changed most");
+    page.textContent = "Neighbours are compared ...";
     const changes = await X.data.get("api/changes.json", []);
     const overlap = new Map(changes.map((change) => [change.image, change.overlap]));
     X.fillList(page, [...overlap.keys()], {
@@ -134,8 +135,8 @@
   X.startLists = async () => {
     startSearch();
     startSelected();
-    if (X.slots().length > 1) await startChanges();
-    if (X.state.about.findings) await X.startFindings();
+    if (X.slots().length > 1) startChanges().catch(X.fail); // the page does not wait for it
+    if (X.state.about.findings) await X.startFindings().catch(X.fail);
     X.showTab(X.state.about.findings ? "findings" : X.slots().length > 1 ? "changes" : "found");
   };
 })(window.Explorer);

@@ -30,19 +30,16 @@
       X.gestures(this);
     }
 
-    // Ask for a projection, again and again while the server computes it.
+    // Show a projection as soon as the server has computed it.
     async load(projection) {
-      const wish = (this.wish = projection), path = `api/maps/${X.encoderOf(this.slot)}/${projection}`;
-      for (;;) {
-        const { values, waiting } = await X.data.array(path, "float");
-        if (wish !== this.wish) return;
-        this.wait.textContent = waiting ? `${waiting.message} ${Math.round(100 * (waiting.done ?? 0))} %` : "";
-        if (values) {
-          this.place(values);
-          return;
-        }
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-      }
+      this.wish = projection;
+      const waiting = ({ done, message }) => {
+        if (projection === this.wish) this.wait.textContent = `${message} ${Math.round(100 * (done ?? 0))} %`;
+      };
+      const { values } = await X.data.array(`api/maps/${X.encoderOf(this.slot)}/${projection}`, "float", waiting);
+      if (projection !== this.wish) return;
+      this.wait.textContent = "";
+      this.place(values);
     }
 
     place(positions) {
@@ -95,7 +92,7 @@
 
     nearest(px, py, pixels = 14) {
       if (!this.grid) return -1;
-      const thumb = this.thumbs?.findLast(([, x, y, w, h]) => px >= x && px <= x + w && py >= y && py <= y + h);
+      const thumb = this.thumbs?.findLast(([, x, y, side]) => Math.max(Math.abs(px - x), Math.abs(py - y)) <= side / 2);
       return thumb ? thumb[0] : this.grid.nearest(...this.toMap(px, py), pixels / this.unit);
     }
 
@@ -128,7 +125,7 @@
       this.context.drawImage(this.density, this.width / 2 - (X.view.x + 1) * this.unit, this.height / 2 - (1 - X.view.y) * this.unit, side, side);
     }
 
-    // Thumbnails of the images in view, each where no other one lies yet. Returns [image, x, y, width, height] of each.
+    // Thumbnails of the images in view, each where no other one lies yet. Returns [image, x, y, side] of each.
     #drawThumbs(runs, total) {
       const { context, bytes } = this, side = X.clamp(150 / Math.log2(total + 4), 26, 64), drawn = [], taken = new Map();
       const images = runs.flatMap(([first, end]) => [...this.grid.order.subarray(first, end)]).sort((a, b) => a - b);
@@ -145,12 +142,12 @@
         if (!free) continue;
         taken.set(row * 4096 + column, [x, y]);
         context.globalAlpha = bytes[4 * image + 3] / 255;
-        const box = X.drawThumb(context, image, x, y, side - 5);
-        if (box) {
+        const square = side - 5;
+        if (X.drawThumb(context, image, x, y, square)) {
           context.lineWidth = 2;
           context.strokeStyle = X.css(bytes.subarray(4 * image, 4 * image + 3));
-          context.strokeRect(...box);
-          drawn.push([image, ...box]);
+          context.strokeRect(x - square / 2, y - square / 2, square, square);
+          drawn.push([image, x, y, square]);
         }
       }
       context.globalAlpha = 1;

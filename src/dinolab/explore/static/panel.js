@@ -3,10 +3,12 @@
 ((X) => {
   const runOf = ({ name, step }) => (step === null || step === undefined ? name : name.slice(0, name.lastIndexOf("@")));
 
-  // The kept checkpoints of an encoder's run in rising order, itself among them.
+  // The kept checkpoints of an encoder's run in rising order, and the encoder itself at the end.
   function checkpoints(encoder) {
-    const { encoders } = X.state.about, run = runOf(encoders[encoder]);
-    return encoders.map((one, number) => ({ ...one, number })).filter((one) => runOf(one) === run);
+    const encoders = X.state.about.encoders.map((one, number) => ({ ...one, number })), run = runOf(encoders[encoder]);
+    let first = encoder;
+    while (first > 0 && encoders[first - 1].step !== null && runOf(encoders[first - 1]) === run) first--;
+    return encoders.slice(first, encoder + 1);
   }
 
   X.Panel = class {
@@ -98,7 +100,8 @@
       await this.painting.load(this.seen ?? this.encoder, this.image);
     }
 
-    #facts({ name, location, label, prediction, width, height, date }) {
+    #facts({ location, label, prediction, width, height, date }) {
+      const name = X.nameOf(this.image);
       this.title.textContent = name;
       this.painting.main.element.setAttribute("aria-label", `Picture of ${name}. Arrow keys move over its patches, Enter pins one.`);
       const guess = prediction === null || prediction === undefined || prediction === "" ? null
@@ -141,7 +144,7 @@
       ...Array.from({ length: heads }, (_, i) => X.el("option", { value: String(i) }, `head ${i + 1}`)));
     const mask = X.el("input", { type: "checkbox", change: () => X.setLook({ mask: mask.checked }) });
     const strength = X.el("input", {
-      type: "range", min: "0.2", max: "1", step: "0.05", value: "0.7",
+      type: "range", min: "0.2", max: "1", step: "0.05", value: "0.6",
       input: () => document.documentElement.style.setProperty("--strength", strength.value),
     });
     const attentive = X.el("span", { class: "group", hidden: true },

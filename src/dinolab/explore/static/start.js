@@ -95,7 +95,8 @@
     await fetchFacts();
     const { about, count } = X.state, names = X.slots().map((slot) => about.encoders[X.encoderOf(slot)].name);
     document.title = `${about.title} - dinolab explore`;
-    X.$("title").textContent = about.title;
+    X.$("title").textContent = about.title.split("/").slice(-2).join("/");
+    X.$("title").title = about.title;
     X.$("counts").textContent = `${count.toLocaleString("en")} images seen by ${names.join(" and ")}`;
     document.body.classList.add(X.slots().length > 1 ? "pair" : "one");
     X.startSelection();

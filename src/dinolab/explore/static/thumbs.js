@@ -44,30 +44,23 @@
     return picture;
   }
 
-  // Width and height of an image inside a square of side 1.
-  X.fit = (image) => {
-    const width = X.state.images.width[image] || 1, height = X.state.images.height[image] || 1, longer = Math.max(width, height);
-    return [width / longer, height / longer];
-  };
-
-  // Draw an image with its middle at x, y; false while its picture is on the way. Returns the box that it fills.
+  // Draw the middle square of an image round x, y; false while its picture is on the way.
   X.drawThumb = (context, image, x, y, side) => {
-    const [w, h] = X.fit(image), box = [x - (w * side) / 2, y - (h * side) / 2, w * side, h * side];
-    const small = X.state.count <= MOST_WITH_ATLAS;
+    const box = [x - side / 2, y - side / 2, side, side], small = X.state.count <= MOST_WITH_ATLAS;
     if (!small || side > 1.4 * CELL) {
       const picture = wanted("single", image, () => single(image));
       if (picture.ready) {
-        context.drawImage(picture, ...box);
-        return box;
+        const { naturalWidth: width, naturalHeight: height } = picture, square = Math.min(width, height);
+        context.drawImage(picture, (width - square) / 2, (height - square) / 2, square, square, ...box);
+        return true;
       }
-      if (!small) return null;
+      if (!small) return false;
     }
     const page = Math.floor(image / PER_PAGE), place = image % PER_PAGE;
     const atlas = wanted("page", page, () => X.data.url(`api/atlas/${page}`));
-    if (!atlas.ready) return null;
-    const left = (place % ACROSS) * CELL + ((1 - w) * CELL) / 2, top = Math.floor(place / ACROSS) * CELL + ((1 - h) * CELL) / 2;
-    context.drawImage(atlas, left, top, w * CELL, h * CELL, ...box);
-    return box;
+    if (!atlas.ready) return false;
+    context.drawImage(atlas, (place % ACROSS) * CELL, Math.floor(place / ACROSS) * CELL, CELL, CELL, ...box);
+    return true;
   };
 
   // An <img> of an image for lists. The name stands beside it, so it has no words of its own.
