@@ -1,0 +1,128 @@
+"use strict";
+// Draws many points as discs: with WebGL2, or into the pixels of a 2D canvas where there is none.
+((X) => {
+  const VERTEX = `#version 300 es
+    in vec2 place; in vec4 colour; uniform vec2 centre; uniform vec2 scale; uniform float size; out vec4 shade;
+    void main() { gl_Position = vec4((place - centre) * scale, 0.0, 1.0); gl_PointSize = size; shade = colour; }`;
+  const FRAGMENT = `#version 300 es
+    precision highp float; in vec4 shade; uniform float size; out vec4 pixel;
+    void main() {
+      float outside = length(gl_PointCoord - 0.5) * size - 0.5 * size + 1.0;
+      float share = shade.a * clamp(1.0 - outside, 0.0, 1.0);
+      pixel = vec4(shade.rgb * share, share);
+    }`;
+
+  function program(gl) {
+    const made = gl.createProgram();
+    for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, text);
+      gl.compileShader(shader);
+      gl.attachShader(made, shader);
+    }
+    gl.linkProgram(made);
+    if (!gl.getProgramParameter(made, gl.LINK_STATUS)) throw new Error("WebGL2 cannot draw the map.");
+    return made;
+  }
+
+  class WithWebGL {
+    constructor(canvas, gl) {
+      this.canvas = canvas;
+      this.gl = gl;
+      this.#begin();
+      canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
+      canvas.addEventListener("webglcontextrestored", () => {
+        this.#begin();
+        if (this.places) this.points(this.places);
+        if (this.shades) this.colours(this.shades);
+        X.emit("view");
+      });
+    }
+
+    #begin() {
+      const { gl } = this;
+      this.program = program(gl);
+      gl.useProgram(this.program);
+      this.uniform = Object.fromEntries(["centre", "scale", "size"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
+      this.buffers = { place: this.#buffer("place", 2, gl.FLOAT, false), colour: this.#buffer("colour", 4, gl.UNSIGNED_BYTE, true) };
+      gl.enable(gl.BLEND);
+      gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    }
+
+    #buffer(name, size, type, normalized) {
+      const { gl } = this, buffer = gl.createBuffer(), at = gl.getAttribLocation(this.program, name);
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+      gl.enableVertexAttribArray(at);
+      gl.vertexAttribPointer(at, size, type, normalized, 0, 0);
+      return buffer;
+    }
+
+    #fill(buffer, values) {
+      this.gl.bindBuffer(this.gl.ARRAY_BUFFER, buffer);
+      this.gl.bufferData(this.gl.ARRAY_BUFFER, values, this.gl.DYNAMIC_DRAW);
+    }
+
+    points(places) {
+      this.places = places;
+      this.#fill(this.buffers.place, places);
+    }
+
+    colours(shades) {
+      this.shades = shades;
+      this.#fill(this.buffers.colour, shades);
+    }
+
+    // runs: [first, end) of the points; centre and pixels per unit say where they lie; size in pixels of the canvas.
+    draw(runs, { x, y, unit }, size) {
+      const { gl, canvas } = this;
+      gl.viewport(0, 0, canvas.width, canvas.height);
+      gl.clearColor(0, 0, 0, 0);
+      gl.clear(gl.COLOR_BUFFER_BIT);
+      gl.uniform2f(this.uniform.centre, x, y);
+      gl.uniform2f(this.uniform.scale, (2 * unit) / canvas.width, (2 * unit) / canvas.height);
+      gl.uniform1f(this.uniform.size, size);
+      for (const [first, end] of runs) gl.drawArrays(gl.POINTS, first, end - first);
+    }
+  }
+
+  class WithPixels {
+    constructor(canvas) {
+      this.canvas = canvas;
+      this.context = canvas.getContext("2d");
+    }
+
+    points(places) { this.places = places; }
+
+    colours(shades) { this.shades = new Uint32Array(shades.buffer, shades.byteOffset, shades.length / 4); }
+
+    draw(runs, { x, y, unit }, size) {
+      const { width, height } = this.canvas, { places, shades } = this;
+      if (this.image?.width !== width || this.image?.height !== height) this.image = this.context.createImageData(width, height);
+      const pixels = new Uint32Array(this.image.data.buffer), half = size / 2, disc = [];
+      pixels.fill(0);
+      for (let dy = Math.ceil(-half); dy <= half; dy++) {
+        for (let dx = Math.ceil(-half); dx <= half; dx++) if (dx * dx + dy * dy <= half * half) disc.push([dx, dy]);
+      }
+      for (const faint of [true, false]) { // what is selected comes above the rest
+        for (const [first, end] of runs) {
+          for (let k = first; k < end; k++) {
+            if ((shades[k] >>> 24 < 128) !== faint) continue;
+            const column = Math.round((places[2 * k] - x) * unit + width / 2), row = Math.round(height / 2 - (places[2 * k + 1] - y) * unit);
+            for (const [dx, dy] of disc) {
+              const px = column + dx, py = row + dy;
+              if (px >= 0 && px < width && py >= 0 && py < height) pixels[py * width + px] = shades[k];
+            }
+          }
+        }
+      }
+      this.context.putImageData(this.image, 0, 0);
+    }
+  }
+
+  // A painter for a canvas. `?canvas=2d` in the address leaves WebGL aside.
+  X.painter = (canvas) => {
+    const gl = new URLSearchParams(location.search).get("canvas") === "2d" ? null
+      : canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
+    return gl ? new WithWebGL(canvas, gl) : new WithPixels(canvas);
+  };
+})(window.Explorer);
