@@ -123,8 +123,20 @@
       const more = neighbours.slice(overlays.length).map((neighbour) => X.tile(neighbour.image, line(neighbour)));
       const parts = [X.el("h3", {}, "Nearest neighbours"), X.el("div", { class: "tiles four" }, ...near)];
       if (more.length) parts.push(X.el("details", {}, X.el("summary", {}, `${more.length} more`), X.el("div", { class: "tiles four" }, ...more)));
-      if (prototypes?.length) parts.push(X.el("details", {}, X.el("summary", {}, "Prototypes"), ...prototypes.map(prototypeRow)));
-      this.rest.replaceChildren(...parts);
+      this.prototypes = X.el("details", { hidden: true });
+      this.rest.replaceChildren(...parts, this.prototypes);
+      this.#showPrototypes(prototypes);
+    }
+
+    // They come later than the rest where the server computes them for all images first (null until then).
+    async #showPrototypes(prototypes) {
+      const place = this.prototypes, { image } = this;
+      while (prototypes === null && place === this.prototypes) {
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        if (place === this.prototypes) ({ prototypes } = await X.data.get(`api/detail/${this.encoder}/${image}`).catch(() => ({ prototypes: [] })));
+      }
+      place.hidden = !prototypes?.length;
+      if (!place.hidden) place.replaceChildren(X.el("summary", {}, "Prototypes"), ...prototypes.map(prototypeRow));
     }
   };
 
