@@ -107,7 +107,7 @@
       const guess = prediction === null || prediction === undefined || prediction === "" ? null
         : X.el("span", { class: label ? (label === prediction ? "right" : "wrong") : "" }, `predicted ${prediction}`);
       const known = (value) => value !== null && value !== undefined && value !== "";
-      const parts = [known(label) ? `label ${label}` : null, guess, known(width) ? `${width} × ${height} pixels` : null, known(date) ? written(date) : null];
+      const parts = [known(label) ? `label ${label}` : null, guess, known(width) ? `${width} × ${height} pixels` : null, known(date) ? X.date(date) : null];
       this.facts.replaceChildren(...parts.filter(known).flatMap((part, i) => (i ? [" · ", part] : [part])),
         X.el("br"), X.el("span", { class: "location" }, location ?? ""));
     }
@@ -145,8 +145,6 @@
       X.el("div", { class: "tiles six" }, ...images.map((image) => X.tile(image, ""))));
   }
 
-  const written = (date) => (typeof date === "number" ? new Date(date * 1000).toISOString().slice(0, 16).replace("T", " ") : String(date));
-
   // The choices above the pictures; all panels follow them.
   function controls() {
     const { about } = X.state, place = X.el("span", { class: "group", role: "radiogroup", "aria-label": "What is painted over the picture" });
@@ -182,6 +180,7 @@
     X.$("panels").append(controls(), row);
     X.on("open", ({ image, from }) => {
       X.say(`Opened ${X.nameOf(image)}.`, { seen: false });
+      if (from !== "frames") X.$("panels").scrollTop = 0;
       const { top } = X.$("panels").getBoundingClientRect();
       if (from !== "frames" && from !== "start" && (top > innerHeight * 0.8 || top < -200)) {
         X.$("panels").scrollIntoView({ behavior: X.calm() ? "auto" : "smooth", block: "start" });
