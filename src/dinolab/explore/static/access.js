@@ -107,12 +107,11 @@
       }
     }
 
-    // An address for <img>.
+    // An address for <img>. An export has each image once, also in place of the pixels that an encoder saw.
     url(path) {
       if (!this.exported) return path;
-      const image = /^api\/images\/(\w+)/.exec(path);
-      if (image) return `images/${image[1]}.jpg`;
-      return `data:image/${path.startsWith("api/pixels/") ? "png" : "jpeg"};base64,${this.#stored(path)}`;
+      const image = /^api\/(?:images|pixels\/\d+)\/(\w+)/.exec(path);
+      return image ? `images/${image[1]}.jpg` : `data:image/jpeg;base64,${this.#stored(path)}`;
     }
 
     async post(path, body) {

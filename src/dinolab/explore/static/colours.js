@@ -69,8 +69,9 @@
 
   function categories(column, values, bytes) {
     // The largest categories get the clearest colours, unless all of them do and their order says something.
-    const size = column.values.length, counts = new Uint32Array(size);
-    let unknown = 0;
+    let size = column.values.length, unknown = 0;
+    if (!size) for (const value of values) size = Math.max(size, value + 1); // without names, numbers are the names
+    const counts = new Uint32Array(size);
     for (const value of values) value < 0 ? unknown++ : counts[value]++;
     const order = [...counts.keys()];
     if (size > PALETTE.length) order.sort((a, b) => counts[b] - counts[a] || a - b);
@@ -81,7 +82,7 @@
       bytes[4 * i] = colour[0]; bytes[4 * i + 1] = colour[1]; bytes[4 * i + 2] = colour[2]; bytes[4 * i + 3] = 255;
     }
     const entries = order.filter((value) => counts[value]).map((value) =>
-      ({ value, name: column.values[value], colour: colours[value], count: counts[value] }));
+      ({ value, name: column.values[value] ?? String(value), colour: colours[value], count: counts[value] }));
     if (unknown) entries.push({ value: -1, name: "unknown", colour: UNKNOWN, count: unknown });
     return { bytes, kind: "category", entries, values };
   }

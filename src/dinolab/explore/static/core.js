@@ -48,6 +48,8 @@ window.Explorer = {};
     return label ? label.column.values[label.values[image]] ?? "" : "";
   };
 
+  X.date = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " "); // UTC
+
   X.hover = (image) => {
     if (image === X.state.hovered) return;
     X.state.hovered = image;

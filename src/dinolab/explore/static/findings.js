@@ -43,17 +43,17 @@
   }
 
   // Decisions reach the server one after the other, so that the file ends as the page shows it.
-  function store(image, decision) {
+  function store({ image, kind, other }, decision) {
     decision ? decisions.set(image, decision) : decisions.delete(image);
     if (X.data.exported) return;
-    last = last.then(() => X.data.post("api/decisions", [{ image, decision }])).catch((error) =>
+    last = last.then(() => X.data.post("api/decisions", [{ image, decision, kind, other: other ?? null }])).catch((error) =>
       X.say(`The decision on ${X.nameOf(image)} is not saved: ${error.message}`, { error: true }));
   }
 
   function decide(decision) {
-    const { image } = findings[here];
-    history.push([here, image, decisions.get(image) ?? ""]);
-    store(image, decision);
+    const finding = findings[here], { image } = finding;
+    history.push([here, decisions.get(image) ?? ""]);
+    store(finding, decision);
     if (here < findings.length - 1) go(here + 1);
     else show();
     X.say(`${X.nameOf(image)} ${words[decision]}.`);
@@ -62,7 +62,7 @@
   function undo() {
     const step = history.pop();
     if (!step) return X.say("Nothing to undo.");
-    store(step[1], step[2]);
+    store(findings[step[0]], step[1]);
     return go(step[0]);
   }
 

@@ -15,8 +15,8 @@
     tip.hidden = image < 0;
     if (image < 0) return;
     tip.replaceChildren(X.el("b", {}, X.nameOf(image)), X.el("span", { class: "quiet" }, X.labelOf(image)));
-    const left = Math.min(event.clientX + 16, innerWidth - tip.offsetWidth - 8), top = event.clientY + 42;
-    tip.style.transform = `translate(${left}px, ${top + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 42 : top}px)`;
+    const left = Math.min(event.clientX + 16, innerWidth - tip.offsetWidth - 8), top = event.clientY + 20;
+    tip.style.transform = `translate(${left}px, ${top + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 20 : top}px)`;
   }
 
   class Pointers {
@@ -41,6 +41,7 @@
       this.begin = place;
       const draws = this.down.size === 1 && (X.tool !== "move" || event.shiftKey);
       this.map.line = draws ? [place] : null;
+      showTip(-1);
     }
 
     move(event) {
@@ -121,7 +122,7 @@
     element.addEventListener("pointerleave", (event) => {
       if (pointers.down.size) return;
       X.hover(-1);
-      showTip(-1, event);
+      showTip(-1);
     });
     element.addEventListener("wheel", (event) => {
       event.preventDefault();

@@ -87,12 +87,12 @@
     let most = 0;
     for (let at = 3; at < sums.length; at += 4) most = Math.max(most, sums[at]);
     const canvas = X.el("canvas", { width: side, height: side }), context = canvas.getContext("2d");
-    const picture = context.createImageData(side, side), scale = 215 / Math.log1p(most || 1);
+    const picture = context.createImageData(side, side), scale = 165 / Math.log1p(most || 1);
     for (let at = 0; at < sums.length; at += 4) {
       const weight = sums[at + 3];
       if (!weight) continue;
       for (let c = 0; c < 3; c++) picture.data[at + c] = sums[at + c] / weight;
-      picture.data[at + 3] = Math.min(255, 40 + scale * Math.log1p(weight));
+      picture.data[at + 3] = Math.min(255, 90 + scale * Math.log1p(weight));
     }
     context.putImageData(picture, 0, 0);
     return canvas;

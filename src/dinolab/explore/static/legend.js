@@ -4,8 +4,9 @@
   const SHOWN = 24, FAINT = 36;
   let colouring = null;
 
-  const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
   const figure = (value) => Number(value.toPrecision(3)).toString();
+  // A date, with the time where all of them lie within two days.
+  const day = (seconds, { low, high }) => X.date(seconds).slice(0, high - low < 172800 ? 16 : 10);
 
   // Images that are not searched for, or else not selected, are faint.
   function paint() {
@@ -39,10 +40,10 @@
       const more = colouring.entries.length - entries.length;
       if (more) place.append(X.el("button", { type: "button", class: "entry", click: () => show(true) }, `and ${more} more`));
     } else if (colouring.kind !== "none") {
-      const bar = X.el("i", { class: "ramp", "aria-hidden": "true" }), write = colouring.kind === "date" ? day : figure;
+      const bar = X.el("i", { class: "ramp", "aria-hidden": "true" }), write = colouring.kind === "date" ? day : figure, { low, high } = colouring;
       bar.style.background = X.rampCss();
-      const known = Number.isFinite(colouring.low);
-      place.append(known ? write(colouring.low) : "no values", bar, known ? write(colouring.high) : "");
+      if (Number.isFinite(low)) place.append(write(low, colouring), bar, write(high, colouring));
+      else place.append("no values");
     }
   }
 

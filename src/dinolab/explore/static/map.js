@@ -180,11 +180,7 @@
         context.globalAlpha = 1;
         this.#ring(open, 11, ink, 3);
       }
-      if (hovered >= 0 && hovered < count) {
-        const [x, y] = this.toScreen(hovered);
-        if (!X.drawThumb(context, hovered, x, y, 64)) this.#ring(hovered, 4, ink);
-        this.#ring(hovered, 9, ink);
-      }
+      if (hovered >= 0 && hovered < count && !this.line) this.#drawHovered(hovered, ink);
       if (this.line?.length > 1) {
         context.beginPath();
         this.line.forEach(([x, y]) => context.lineTo(x, y));
@@ -199,6 +195,17 @@
         context.globalAlpha = 1;
       }
       if (this.keyboard) this.#drawMiddle(ink);
+    }
+
+    // A ring round the hovered image, and its picture above it, or below it near the top.
+    #drawHovered(image, ink) {
+      const { context, width } = this, [x, y] = this.toScreen(image), side = 72;
+      this.#ring(image, 8, ink);
+      if (x < -20 || y < -20 || x > width + 20 || y > this.height + 20) return;
+      const left = X.clamp(x, side / 2 + 4, width - side / 2 - 4), middle = y > side + 20 ? y - side / 2 - 14 : y + side / 2 + 14;
+      if (!X.drawThumb(context, image, left, middle, side)) return;
+      context.lineWidth = 2;
+      context.strokeRect(left - side / 2, middle - side / 2, side, side);
     }
 
     #drawMiddle(ink) {

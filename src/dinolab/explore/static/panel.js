@@ -107,7 +107,7 @@
       const guess = prediction === null || prediction === undefined || prediction === "" ? null
         : X.el("span", { class: label ? (label === prediction ? "right" : "wrong") : "" }, `predicted ${prediction}`);
       const known = (value) => value !== null && value !== undefined && value !== "";
-      const parts = [known(label) ? `label ${label}` : null, guess, known(width) ? `${width} × ${height} pixels` : null, known(date) ? written(date) : null];
+      const parts = [known(label) ? `label ${label}` : null, guess, known(width) ? `${width} × ${height} pixels` : null, known(date) ? X.date(date) : null];
       this.facts.replaceChildren(...parts.filter(known).flatMap((part, i) => (i ? [" · ", part] : [part])),
         X.el("br"), X.el("span", { class: "location" }, location ?? ""));
     }
@@ -123,8 +123,20 @@
       const more = neighbours.slice(overlays.length).map((neighbour) => X.tile(neighbour.image, line(neighbour)));
       const parts = [X.el("h3", {}, "Nearest neighbours"), X.el("div", { class: "tiles four" }, ...near)];
       if (more.length) parts.push(X.el("details", {}, X.el("summary", {}, `${more.length} more`), X.el("div", { class: "tiles four" }, ...more)));
-      if (prototypes?.length) parts.push(X.el("details", {}, X.el("summary", {}, "Prototypes"), ...prototypes.map(prototypeRow)));
-      this.rest.replaceChildren(...parts);
+      this.prototypes = X.el("details", { hidden: true });
+      this.rest.replaceChildren(...parts, this.prototypes);
+      this.#showPrototypes(prototypes);
+    }
+
+    // They come later than the rest where the server computes them for all images first (null until then).
+    async #showPrototypes(prototypes) {
+      const place = this.prototypes, { image } = this;
+      while (prototypes === null && place === this.prototypes) {
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        if (place === this.prototypes) ({ prototypes } = await X.data.get(`api/detail/${this.encoder}/${image}`).catch(() => ({ prototypes: [] })));
+      }
+      place.hidden = !prototypes?.length;
+      if (!place.hidden) place.replaceChildren(X.el("summary", {}, "Prototypes"), ...prototypes.map(prototypeRow));
     }
   };
 
@@ -132,8 +144,6 @@
     return X.el("div", { class: "prototype" }, X.el("p", { class: "quiet" }, `prototype ${prototype}: probability ${probability.toFixed(3)}`),
       X.el("div", { class: "tiles six" }, ...images.map((image) => X.tile(image, ""))));
   }
-
-  const written = (date) => (typeof date === "number" ? new Date(date * 1000).toISOString().slice(0, 16).replace("T", " ") : String(date));
 
   // The choices above the pictures; all panels follow them.
   function controls() {
@@ -170,6 +180,7 @@
     X.$("panels").append(controls(), row);
     X.on("open", ({ image, from }) => {
       X.say(`Opened ${X.nameOf(image)}.`, { seen: false });
+      if (from !== "frames") X.$("panels").scrollTop = 0;
       const { top } = X.$("panels").getBoundingClientRect();
       if (from !== "frames" && from !== "start" && (top > innerHeight * 0.8 || top < -200)) {
         X.$("panels").scrollIntoView({ behavior: X.calm() ? "auto" : "smooth", block: "start" });

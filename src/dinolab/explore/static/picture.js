@@ -50,7 +50,9 @@
         overlay.features = null;
         if (!patches) return;
         const features = await X.data.cached(`api/patches/${encoder}/${overlay.number}`, "half");
-        if (wish === this.wish) overlay.features = features;
+        if (wish !== this.wish) return;
+        overlay.features = features;
+        overlay.image.style.aspectRatio = `${features.shape[1]} / ${features.shape[0]}`; // what fills no whole patch was cut off
       };
       const others = this.near.map((overlay) => load(overlay).catch(() => {})); // a page's export may lack some neighbours
       await load(this.main);
