@@ -1,7 +1,7 @@
 """Who may ask the server: browsers that have seen the address with its token, from a page of this server, under its own name."""
 
 import hmac
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -74,7 +74,7 @@ class Guard:
     def let_in(self, request: Request) -> Response:
         """Set the cookie, and send the browser to the same address without the token."""
         rest = urlencode([pair for pair in parse_qsl(request.url.query) if pair[0] != TOKEN])
-        path = "/" + urlsplit(request.url.path).path.lstrip("/")  # "//elsewhere" would lead to another server
+        path = "/" + request.scope["path"].lstrip("/\\")  # "//elsewhere" would lead to another server
         answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="lax")
         return answer

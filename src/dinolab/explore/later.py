@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from dinolab.errors import UserError, reason
@@ -56,10 +57,8 @@ class Later(Generic[T]):
         raise Busy(self.done, self.message)
 
     def run(self) -> None:
-        try:
+        with suppress(UserError):  # it is kept, for whoever asks next
             self.wait()
-        except UserError:
-            pass  # it is kept, for whoever asks next
 
     def report(self, done: float) -> None:
         self.done = done

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import socket
 import webbrowser
@@ -24,9 +25,8 @@ from dinolab.explore.collection import Gone
 from dinolab.explore.guard import Guard
 from dinolab.explore.later import Busy
 from dinolab.explore.pictures import Image, encoded
-from dinolab.explore.session import Session
+from dinolab.explore.session import STATIC, Session
 
-STATIC = Path(__file__).parent / "static"
 LARGEST_DROP = 32 << 20  # bytes
 LARGEST_LIST = 64 << 20  # bytes of a list of decisions
 LONGEST_SIDE = 4096  # pixels of an image that is sent
@@ -86,7 +86,7 @@ class Answers:
 
     def image(self, request: Request) -> Response:
         asked = request.query_params.get("side", "1024")
-        side = int(asked) if asked.isdecimal() and len(asked) < 6 else 1024
+        side = 1024 if (found := number_in(asked)) is None else found
         data = self.session.pictures.jpeg(self.picture(request), min(max(side, 1), LONGEST_SIDE))
         return Response(data, media_type="image/jpeg")
 
@@ -121,11 +121,17 @@ class Answers:
     def picture(self, request: Request) -> Image:
         """The image that an address names: a number, or the name of one that was dropped in."""
         word = request.path_params["image"]
-        if word.isdecimal() and len(word) < 10 and int(word) < len(self.session.images):
-            return int(word)
-        if word[0] == "u" and word[1:].isdecimal():
+        number = number_in(word)
+        if number is not None and number < len(self.session.images):
+            return number
+        if word[0] == "u" and number_in(word[1:]) is not None:
             return word
         raise Gone("there is no such image")
+
+
+def number_in(word: str) -> int | None:
+    """The whole number that a word is; None for any other word."""
+    return int(word) if re.fullmatch("[0-9]{1,9}", word) else None
 
 
 async def body(request: Request, most: int) -> bytes:
@@ -197,7 +203,9 @@ def failed(request: Request, error: Exception) -> Response:
 def make_app(session: Session, token: str, hosts: list[str]) -> Any:
     """The server as an ASGI application; arguments as of `Guard`."""
     handlers = dict.fromkeys((Busy, UserError, HTTPException), failed)
-    return Guard(Starlette(routes=routes(Answers(session)), exception_handlers=handlers), token, hosts)
+    app = Starlette(routes=routes(Answers(session)), exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Guard(app, token, hosts)
 
 
 def serve(session: Session, host: str, port: int, open_page: bool) -> None:

@@ -19,6 +19,7 @@ from dinolab.explore.options import ExploreOptions
 from dinolab.explore.pictures import Image, Pictures
 from dinolab.explore.survey import VOTERS, Survey, changes
 
+STATIC = Path(__file__).parent / "static"  # the page
 CHANGED = 200  # images that are listed because their neighbours have changed
 
 
@@ -34,6 +35,7 @@ class Session:
         self.options = options
         whole = open_collection(options)
         self.encoders, chosen = listed(models)
+        self.compared = chosen  # the numbers of one or two encoders
         self.first, self.second = chosen[0], (chosen[1] if len(chosen) > 1 else None)
         folder = folder_of(whole, options)
         first = Survey(self.encoders[self.first].word, whole, options, folder)

@@ -77,7 +77,7 @@ class Survey:
         features, readable = features_of(*self.opened.wait(), self.images)
         if self.first:
             self.first.features.wait()
-        self.rows = self.first.rows if self.first else readable
+        self.rows = self.first.rows if self.first else drawn(readable, self.options)
         assert self.rows is not None
         if len(self.rows) < len(features):
             features = features[torch.from_numpy(self.rows)]
@@ -132,6 +132,14 @@ class Survey:
         assert self.prototypes
         return assign(self.prototypes, *self.features.wait())
 
+    def settle(self) -> None:
+        """Compute all that images are coloured by."""
+        self.clusters.wait()
+        if self.images.source.labels is not None:
+            self.predicted.wait()
+        if self.prototypes:
+            self.assigned.wait()
+
     def neighbours(self, token: Tensor, own: int | None, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
         """The images whose features are nearest to a class token (D,) of length one.
 
@@ -146,6 +154,13 @@ class Survey:
             similarity[own] = -torch.inf
         found = similarity.topk(min(count, len(similarity) - (own is not None)))
         return found.values, found.indices
+
+
+def drawn(rows: np.ndarray, options: ExploreOptions) -> np.ndarray:
+    """All rows, or the sample of them that is exported."""
+    if not options.export or len(rows) <= options.sample:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, options.sample, replace=False))
 
 
 def features_of(network: Any, how: Extraction, images: Collection) -> tuple[Tensor, np.ndarray]:
