@@ -69,7 +69,14 @@ class MadeUp:
         patches = rng.normal(size=(SIDE, SIDE, WIDTH))
         self.patches = (patches / np.linalg.norm(patches, axis=-1, keepdims=True)).astype("<f2")
         names = [f"photo_{number:07d}.jpg" for number in range(points)]
-        encoder = {"name": "made up", "step": None, "patches": True, "attention": False, "heads": 0, "prototypes": False}
+        encoder = {
+            "name": "made up",
+            "step": None,
+            "patches": True,
+            "attention": False,
+            "heads": 0,
+            "prototypes": False,
+        }
         column = {"id": "label", "title": "label", "kind": "category", "values": [f"class {n}" for n in range(CLASSES)]}
         self.json: dict[str, Any] = {
             "about.json": {"title": "made up", "count": points, "encoders": [encoder], "first": 0, "second": None, "columns": [column],
@@ -83,7 +90,9 @@ class MadeUp:
         if path.startswith("detail/"):
             near = [{"image": n + 1, "similarity": 0.9} for n in range(NEIGHBOURS)]
             facts = dict.fromkeys(("label", "prediction", "date", "group", "width", "height"))
-            return json.dumps({"name": "photo", "location": "", "neighbours": near, "prototypes": [], **facts}).encode(), {}
+            return json.dumps(
+                {"name": "photo", "location": "", "neighbours": near, "prototypes": [], **facts}
+            ).encode(), {}
         if path in self.json:
             return json.dumps(self.json[path]).encode(), {}
         array = self.patches if path.startswith("patches/") else self.arrays[path]
@@ -124,7 +133,11 @@ def measure(page: Page, points: int, query: str) -> dict[str, Any]:
     page.goto(f"http://127.0.0.1:{server.server_port}/{query}")
     page.wait_for_selector("body[data-ready]", state="attached", timeout=120_000)
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-    result: dict[str, Any] = {"points": points, "first_map_s": time.perf_counter() - start, **page.evaluate(MOVE, SECONDS)}
+    result: dict[str, Any] = {
+        "points": points,
+        "first_map_s": time.perf_counter() - start,
+        **page.evaluate(MOVE, SECONDS),
+    }
     page.evaluate("() => Explorer.open(0)")
     page.wait_for_function("() => Explorer.panels[0].painting.overlays.length === 9")
     page.evaluate(HOVER, 20)  # compiles the inner loop
@@ -150,7 +163,9 @@ def main() -> None:
     options = args.parse_args()
     rows = []
     with sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=options.chromium, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+        browser = browsers.chromium.launch(
+            executable_path=options.chromium, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
         for points in options.points:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             rows.append(measure(page, points, f"?canvas={options.canvas}"))
