@@ -2,8 +2,9 @@
 
     python benchmarks/explore_page.py [--points 10000 100000 1000000] [--out docs/results/explore.json]
 
-The page runs in a headless Chromium with made-up data from a server of files, so the figures are of the page alone. `--canvas 2d` leaves WebGL aside. Where the machine has no graphics processor, Chromium draws in software on the CPU; the
-result names what has drawn. A run of the default takes about two minutes.
+The page runs in a headless Chromium with made-up data from a server of files, so the figures are of the page alone. Where the
+machine has no graphics processor, the page leaves WebGL aside and writes points as pixels (`--canvas auto`); `--canvas webgl2` makes
+Chromium compute WebGL on the CPU. The result names what has drawn. A run takes about a minute.
 
 `frames_per_s`: the map moves by some pixels in every frame for some seconds (Chromium draws at most 60 frames a second).
 `hover_ms`: from a pointer's move to another patch until the similarity to all patches of the image and of its eight neighbours is
@@ -157,7 +158,7 @@ def measure(page: Page, points: int, query: str) -> dict[str, Any]:
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--points", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    args.add_argument("--canvas", choices=("webgl2", "2d"), default="webgl2")
+    args.add_argument("--canvas", choices=("auto", "webgl2", "2d"), default="auto")
     args.add_argument("--chromium", default="/usr/bin/chromium")
     args.add_argument("--out", type=Path, default=Path("docs/results/explore.json"))
     options = args.parse_args()

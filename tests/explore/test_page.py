@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,13 +11,8 @@ import pytest
 import torch
 
 from dinolab.data.sources import open_source
-from dinolab.explore.options import ExploreOptions
-from dinolab.models.vit import ViT
-from dinolab.options import Model
-from dinolab.runs.train import train
 from dinolab.visuals.similarity import similarity_map
-from dinolab.weights.load import save_encoder
-from tests.pictures import TINY, make_folder
+from tests.explore.conftest import NASTY
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
@@ -24,30 +20,7 @@ pytest.importorskip("starlette")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
-NASTY = """<img src=x onerror="document.title='hit'">&amp;,'.png"""
 READY = "body[data-ready]"
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """Three classes of twelve images, one of which has a name that is HTML."""
-    folder = make_folder(tmp_path_factory.mktemp("explored") / "images", classes=3, side=32)
-    shutil.move(folder / "class1" / "003.png", folder / "class1" / NASTY)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def session(images, tmp_path_factory):
-    """A run with two kept checkpoints, and another encoder with larger patches."""
-    from dinolab.explore.session import Session
-
-    folder = tmp_path_factory.mktemp("encoders")
-    words = [f"data.path={images}", f"run.dir={folder / 'mine'}", "run.keep=3"]
-    words += ["optim.length=4 steps", "optim.warmup=1 steps", "run.save_every=2 steps", "eval.every=4 steps"]
-    made = train("dino_vits16", *[word for word in TINY if "ibot" not in word], *words)
-    save_encoder(ViT(Model(dim=24, depth=1, heads=3, patch_size=8), 32), folder / "other", {})
-    options = ExploreOptions(data=str(images), open=False, cache=str(folder / "cache"), device="cpu", workers=0)
-    return Session([str(made), str(folder / "other")], options)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +43,9 @@ def address(session):
 @pytest.fixture(scope="session")
 def browser():
     with playwright.sync_playwright() as browsers:
-        opened = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"])
+        opened = browsers.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
         yield opened
         opened.close()
 
@@ -118,9 +93,7 @@ def hover(page, slot, row, column):
     big.scroll_into_view_if_needed()
     height, width, _ = page.evaluate(f"Explorer.panels[{slot}].painting.main.features.shape")
     box = big.bounding_box()
-    page.mouse.move(
-        box["x"] + (column + 0.5) * box["width"] / width, box["y"] + (row + 0.5) * box["height"] / height
-    )
+    page.mouse.move(box["x"] + (column + 0.5) * box["width"] / width, box["y"] + (row + 0.5) * box["height"] / height)
 
 
 def likeness(page, slot):
@@ -169,6 +142,12 @@ def test_two_encoders_have_their_own_neighbours_and_share_what_is_hovered(page, 
     assert page.locator(".map").count() == page.locator(".panel").count() == 2
     hover(page, 0, 6, 2)  # of 8 x 8 patches: the same place of 4 x 4
     assert page.evaluate("Explorer.panels[1].painting.cursor.patch") == [3, 1]
+    page.mouse.down()
+    page.mouse.up()
+    hover(page, 0, 0, 0)
+    pinned = page.evaluate("Explorer.panels.map(({ painting }) => painting.pinned.patch)")
+    assert pinned == [[6, 2], [3, 1]]
+    page.keyboard.press("Escape")
     page.locator("#tab-changes").click()
     page.wait_for_selector("#page-changes .tile")
     page.locator("#page-changes .tile").first.hover()
@@ -176,7 +155,9 @@ def test_two_encoders_have_their_own_neighbours_and_share_what_is_hovered(page, 
     slider = page.locator("input[aria-label='Checkpoint of the run']")
     with page.expect_request("**/api/patches/0/7"):
         slider.press("Home")
-    page.wait_for_function("() => Explorer.panels[0].painting.encoder === 0 && Explorer.panels[0].painting.overlays.length === 9")
+    page.wait_for_function(
+        "() => Explorer.panels[0].painting.encoder === 0 && Explorer.panels[0].painting.overlays.length === 9"
+    )
     assert session.about()["encoders"][0]["step"] < session.about()["encoders"][1]["step"]
 
 
@@ -281,8 +262,50 @@ def test_findings_are_walked_with_keys_and_saved(opened, address, session):
     assert page.locator("#tab-findings").inner_text() == "Findings 1 / 3"
 
 
+@pytest.fixture(scope="session")
+def exported(encoders, options, tmp_path_factory):
+    """The page of both encoders without a server. UMAP is left aside: its first use compiles for more than a minute."""
+    from dinolab.explore.export import export
+    from dinolab.explore.survey import Survey
+
+    out = tmp_path_factory.mktemp("exported") / "page"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Survey, "make_umap", lambda self, report: self.pca.wait()[:, ::-1])
+        export(encoders, replace(options, export=str(out)), progress=False)
+    return out
+
+
+def test_an_export_works_from_disk_without_any_request(opened, exported, session):
+    requests = []
+
+    def note(route):
+        requests.append(route.request.url)
+        route.continue_()
+
+    page = opened((exported / "index.html").as_uri(), routes={"**/*": note})
+    show(page, 5)
+    hover(page, 0, 2, 1)
+    maps, numbers = likeness(page, 0)
+    looker = session.lookers[session.first]
+    query = torch.from_numpy(np.asarray(looker.patches(5))).float()[2, 1]
+    for found, number in zip(maps, numbers, strict=True):
+        expected = similarity_map(torch.from_numpy(np.asarray(looker.patches(number))), query)
+        np.testing.assert_allclose(found, expected.flatten(), atol=1e-2)
+    for key in ("a", "c", "o"):
+        page.keyboard.press(key)
+    page.locator("#projection").select_option("umap")
+    page.locator("#search").fill("class1")
+    page.locator("#page-found .tile").nth(11).wait_for()
+    page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    assert not page.locator("#own").is_visible()
+    outside = [url for url in requests if not url.startswith((exported.as_uri(), "data:"))]
+    assert requests and outside == []
+
+
 def test_an_image_of_ones_own(page, tmp_path, images):
     shutil.copy(images / "class0" / "000.png", tmp_path / "mine.png")
     page.locator("#own-file").set_input_files(tmp_path / "mine.png")
-    page.wait_for_function("() => Explorer.panels.every(({ painting: p }) => p.image === 'u1' && p.overlays.length === 9)")
+    page.wait_for_function(
+        "() => Explorer.panels.every(({ painting: p }) => p.image === 'u1' && p.overlays.length === 9)"
+    )
     assert page.locator(".panel .tile").first.get_attribute("data-image") == "0"  # the image itself is the nearest

@@ -22,7 +22,7 @@
 
   function letGo() {
     const pinned = X.panels.filter(({ painting }) => painting.pinned);
-    if (pinned.length) pinned.forEach(({ painting }) => painting.pin(painting.main, null));
+    if (pinned.length) for (const { painting } of pinned) painting.pin(painting.main, null);
     else if (X.$("search").value) clearSearch();
     else X.select([]);
   }

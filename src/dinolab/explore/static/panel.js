@@ -1,7 +1,7 @@
 "use strict";
 // The open image by one encoder: picture, facts, frames of its video, checkpoints, neighbours and prototypes.
 ((X) => {
-  const runOf = ({ name, step }) => (step === null || step === undefined ? name : name.slice(0, name.lastIndexOf("@")));
+  const runOf = ({ name, step }) => (step === null ? name : name.slice(0, name.lastIndexOf("@")));
 
   // The kept checkpoints of an encoder's run in rising order, and the encoder itself at the end.
   function checkpoints(encoder) {
@@ -26,9 +26,7 @@
         this.title, this.facts, this.painting.main.element, this.readout, this.frames.element, this.#steps(), this.rest);
       X.on("open", ({ image }) => this.show(image).catch(X.fail));
       X.on("look", () => this.painting.paint().catch?.(X.fail));
-      X.on("patch", ({ slot: from, image, place }) => {
-        if (from !== slot && image === this.painting.image) this.painting.pointFraction(place);
-      });
+      X.on("patch", (shared) => { if (shared.slot !== slot) this.painting.follow(shared); });
     }
 
     // A slider through the frames of a video.
@@ -63,23 +61,24 @@
 
     // A slider over the kept checkpoints of the encoder's run.
     #steps() {
-      const steps = checkpoints(this.encoder);
-      if (steps.length < 2) return null;
-      const title = ({ step }) => (step === null || step === undefined ? "end of the run" : `step ${step}`);
-      const words = X.el("span", { class: "quiet" }, title(steps.find(({ number }) => number === this.encoder)));
+      const steps = checkpoints(this.encoder), words = X.el("span", { class: "quiet" });
       const range = X.el("input", {
         type: "range", min: "0", max: String(steps.length - 1), step: "1", "aria-label": "Checkpoint of the run",
-        input: () => {
-          const chosen = steps[range.value];
-          words.textContent = title(chosen);
-          range.setAttribute("aria-valuetext", title(chosen));
-          this.seen = chosen.number;
-          clearTimeout(this.later);
-          this.later = setTimeout(() => this.see().catch(X.fail), 60);
-        },
+        input: () => this.choose(steps[range.value].number),
       });
-      range.value = String(steps.findIndex(({ number }) => number === this.encoder));
-      return X.el("div", { class: "slider" }, X.el("span", {}, "Checkpoint"), range, words);
+      // Look at the image with one of these encoders.
+      this.choose = (number) => {
+        const place = steps.findIndex((one) => one.number === number);
+        if (place < 0) return;
+        words.textContent = steps[place].step === null ? "end of the run" : `step ${steps[place].step}`;
+        range.value = String(place);
+        range.setAttribute("aria-valuetext", words.textContent);
+        this.seen = number;
+        clearTimeout(this.later);
+        this.later = setTimeout(() => this.see().catch(X.fail), 60);
+      };
+      this.choose(this.encoder);
+      return steps.length < 2 ? null : X.el("div", { class: "slider" }, X.el("span", {}, "Checkpoint"), range, words);
     }
 
     async show(image) {
@@ -97,7 +96,7 @@
 
     async see() {
       if (this.image === undefined) return;
-      await this.painting.load(this.seen ?? this.encoder, this.image);
+      await this.painting.load(this.seen, this.image);
     }
 
     #facts({ location, label, prediction, width, height, date }) {

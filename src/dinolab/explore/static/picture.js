@@ -121,17 +121,24 @@
       if (!this.pinned) this.similarity();
     }
 
-    // The same place of the image, in fractions, for the panel of the other encoder.
-    pointFraction(place) {
-      if (!this.main.features) return;
+    // What the panel of the other encoder points at or pins, as fractions of the image's height and width; null for nothing.
+    follow({ image, place, pinned }) {
+      if (image !== this.image || !this.main.features) return;
       const [height, width] = this.main.features.shape;
-      this.point(this.main, place ? [Math.floor(place[0] * height), Math.floor(place[1] * width)] : null);
+      const patch = place && [Math.floor(place[0] * height), Math.floor(place[1] * width)];
+      if (pinned === undefined) this.point(this.main, patch);
+      else this.#hold(patch && this.#at(this.main, patch));
     }
 
-    #share(overlay, patch) {
+    #share(overlay, patch, pinned) {
       if (overlay !== this.main) return;
-      const [height, width] = overlay.features.shape;
-      X.emit("patch", { slot: this.slot, image: this.image, place: patch && [(patch[0] + 0.5) / height, (patch[1] + 0.5) / width] });
+      const [height, width] = overlay.features?.shape ?? [1, 1];
+      X.emit("patch", { slot: this.slot, image: this.image, pinned, place: patch && [(patch[0] + 0.5) / height, (patch[1] + 0.5) / width] });
+    }
+
+    #hold(query) {
+      this.pinned = query;
+      if (X.look.mode === "similarity") this.similarity();
     }
 
     #pointed(overlay, event) {
@@ -143,7 +150,7 @@
 
     #left() {
       this.point(this.main, null);
-      X.emit("patch", { slot: this.slot, image: this.image, place: null });
+      this.#share(this.main, null);
     }
 
     #clicked(overlay, event) {
@@ -154,9 +161,9 @@
     // Pin a patch; the pinned one again, or none: let it go.
     pin(overlay, patch) {
       const same = patch && this.pinned?.image === overlay.number && this.pinned.patch.join() === patch.join();
-      this.pinned = patch && !same ? this.#at(overlay, patch) : null;
-      this.similarity();
-      X.say(this.pinned ? "Pinned. The patch stays while you open other images; click it again, or press Escape, to let it go." : "No patch is pinned.");
+      this.#hold(patch && !same ? this.#at(overlay, patch) : null);
+      this.#share(overlay, this.pinned?.patch ?? null, true);
+      X.say(this.pinned ? "Pinned: it stays while you open other images. Escape lets it go." : "No patch is pinned.");
     }
 
     #key(event) {

@@ -80,11 +80,12 @@
     });
   }
 
-  // #image=17, or #name=cats/17.jpg for the image whose location ends so.
+  // #image=17, or #name=cats/17.jpg for the image whose location ends so; &encoder=1 looks at it with a checkpoint.
   function openAddressed() {
     const wanted = new URLSearchParams(location.hash.slice(1)), { locations } = X.state.images;
     let image = wanted.has("image") ? Number(wanted.get("image")) : -1;
     if (wanted.has("name")) image = locations.findIndex((one) => one === wanted.get("name") || one.endsWith(`/${wanted.get("name")}`));
+    if (wanted.has("encoder")) for (const panel of X.panels) panel.choose(Number(wanted.get("encoder")));
     if (image >= 0 && image < X.state.count) X.open(image, { from: "start" });
     else if (wanted.has("image") || wanted.has("name")) X.say("The image of this address is not among these.", { error: true });
   }
