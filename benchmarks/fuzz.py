@@ -27,6 +27,7 @@ from fuzzing.data_kinds import KINDS as DATA
 from fuzzing.kind import Kind
 from fuzzing.option_kinds import KINDS as OPTIONS
 from fuzzing.run_kinds import KINDS as RUN
+from fuzzing.set_kinds import KINDS as SET
 from fuzzing.trial import Fault, Reader, make_template
 from rich.console import Console
 from rich.progress import Progress
@@ -34,7 +35,7 @@ from rich.table import Table
 
 from dinolab.machine import environment
 
-KINDS = DATA | OPTIONS | RUN
+KINDS = DATA | OPTIONS | RUN | SET
 SHORTENINGS = 60  # tries to make the input of a failure smaller, at most
 
 

@@ -36,7 +36,10 @@ OTHER_MEANINGS = {
     "depth": None,  # the number of blocks of a network
     "dino": {"evals/contract.py"},  # the paper, whose evaluations are a suite
     "dinov2": {"evals/contract.py", "weights/huggingface.py"},  # the paper; Hugging Face's name of an architecture
-    "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/way_stages.py", "jobs/checks.py", "report/sections/learned.py"},
+    "video": {
+        "cli/show.py", "cli/job.py", "explore/session.py", "jobs/stages.py", "jobs/way_stages.py", "jobs/checks.py",
+        "report/sections/learned.py",
+    },
     # common words: checked as locations, not here
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None, "cifar": None, "curated": None,
 }  # fmt: skip

@@ -38,6 +38,7 @@ def heap(tmp_path):
 def curate(*words: object) -> int:
     """The exit status of a command; embedding is by raw pixels, in this process."""
     usual = {"embed": ["encoder=pixels"], "all": ["encoder=pixels"]}.get(str(words[0]), [])
-    here = ["device=cpu", "workers=0"] if words[0] not in ("sample", "explain", "audit") else []
-    search = ["search_device=cpu"] if words[0] not in ("embed", "explain") else []
+    here = ["device=cpu", "workers=0"] if words[0] in ("embed", "dedup", "retrieve", "all") else []
+    searching = ("dedup", "retrieve", "sample", "all", "audit")
+    search = ["search_device=cpu"] if words[0] in searching else []
     return cli.main(["curate", *map(str, words), *usual, *here, *search])

@@ -11,8 +11,8 @@ import pytest
 from dinolab import cli
 from dinolab.curation import embed
 from dinolab.curation.decisions import lineage
-from dinolab.curation.store import Store
 from dinolab.data.sources import open_source
+from dinolab.features.store import Store
 from tests.curation.conftest import CHANGES, curate, picture
 from tests.pictures import TINY, fit_words
 

@@ -107,7 +107,7 @@ def deadly(path):
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the worker must inherit the patch")
 def test_a_worker_that_dies_costs_one_line(source, monkeypatch):
-    monkeypatch.setattr("dinolab.features.extract.read_file", deadly)
+    monkeypatch.setattr("dinolab.features.loading.read_file", deadly)
     monkeypatch.setattr("dinolab.evals.augmented.read_image", deadly)
     images = Augmented(source.paths, torch.as_tensor(source.labels), lambda image, rng: None, 0)
     for way in (

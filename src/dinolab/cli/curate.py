@@ -1,4 +1,4 @@
-"""dinolab curate embed, dedup, retrieve, sample, all, explain and audit."""
+"""dinolab curate embed, dedup, retrieve, sample, all, review, explain, audit and export."""
 
 import sys
 from functools import partial
@@ -27,12 +27,13 @@ def run_embed(out: str, own: Any) -> int:
     store = embed_store(Path(out), source, embedder)
     facts = store.manifest
     say(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
+    say_changed(out)
     return 0
 
 
 def run_dedup(out: str, own: Any) -> int:
     from dinolab.curation.dedup import dedup
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = dedup(open_store(out), own, sys.stderr.isatty())
     near = found["near"] + found["chain"]
@@ -43,12 +44,13 @@ def run_dedup(out: str, own: Any) -> int:
     if own.against:
         say(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
     say(f"recall of the search for neighbours: {found['recall']:.4f}")
+    say_changed(out)
     return 0
 
 
 def run_retrieve(out: str, own: Any) -> int:
     from dinolab.curation.retrieve import retrieve
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = retrieve(open_store(out), own, sys.stderr.isatty())
     say(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
@@ -57,16 +59,18 @@ def run_retrieve(out: str, own: Any) -> int:
         say(f"{again}; recall of the search: {found['recall']:.4f}")
     else:
         say(f"{found['taken']:,} of {found['clusters']:,} clusters hold {own.at_least} curated images or more")
+    say_changed(out)
     return 0
 
 
 def run_sample(out: str, own: Any) -> int:
     from dinolab.curation.sample import sample
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     found = sample(open_store(out), own)
     levels = ", ".join(f"{count:,}" for count in found["clusters"])
     say(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
+    say_changed(out)
     return 0
 
 
@@ -77,26 +81,53 @@ def run_all(out: str, own: Any) -> int:
     return max(run(out, own.part(schema)) for run, schema in stages)
 
 
+def run_review(out: str, own: Any) -> int:
+    from dinolab.curation.review import review
+    from dinolab.features.store import open_store
+
+    found = review(open_store(out), own)
+    say(
+        f"{out}: {found['kept']:,} images are in, after decisions about {found['decisions']:,}: {found['dropped']:,} of "
+        f"{found['images']:,} are left out, and {found['brought_back']:,} brought back"
+    )
+    say_changed(out)
+    return 0
+
+
 def run_explain(out: str, image: str) -> int:
     from dinolab.curation.decisions import explain
-    from dinolab.curation.store import open_store
+    from dinolab.features.store import open_store
 
     say(*explain(open_store(out), image))
+    say_changed(out)
+    return 0
+
+
+def say_changed(out: str) -> None:
+    """Say so where an audit is of the set as it was before."""
+    from dinolab.curation.findings import changed_since
+
+    say(*changed_since(Path(out)))
+
+
+def run_export(out: str, own: Any) -> int:
+    from dinolab.curation.export import export
+    from dinolab.features.store import open_store
+
+    found = export(open_store(out), own, sys.stderr.isatty())
+    there = f", {found['there']:,} of which were there" if found["there"] else ""
+    say(f"{own.to}: {found['images']:,} images in {found['files']:,} files{there}")
     return 0
 
 
 def run_audit(out: str, own: Any) -> int:
     from dinolab.curation.audit import audit
-    from dinolab.curation.findings import LEAK, LISTED, write_findings
-    from dinolab.curation.store import open_store
-    from dinolab.files import write_whole
+    from dinolab.curation.findings import LEAK, LISTED, write_audit
+    from dinolab.features.store import open_store
     from dinolab.report.audited import PAGE, audit_page
 
     found = audit(open_store(out), own, sys.stderr.isatty())
-    folder = Path(out) / "audit"
-    folder.mkdir(exist_ok=True)
-    write_findings(found, folder / LISTED)
-    write_whole(folder / PAGE, audit_page(found, own.shown).encode(errors="replace"))
+    folder = write_audit(found, own, audit_page(found, own.shown).encode(errors="replace"), PAGE)
     say(f"{out}: {found.images:,} images audited; recall of the search for neighbours: {found.recall:.4f}")
     for kind, one in found.found.items():
         say(f"{len(one):>8,}  {kind.title.lower()}")
@@ -107,8 +138,8 @@ def run_audit(out: str, own: Any) -> int:
 
 
 def members() -> dict[str, Verb | Family]:
-    stages = {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "all": ALL}
-    return {**stages, "explain": EXPLAIN, "audit": AUDIT}
+    stages = {"embed": EMBED, "dedup": DEDUP, "retrieve": RETRIEVE, "sample": SAMPLE, "review": REVIEW, "all": ALL}
+    return {**stages, "explain": EXPLAIN, "audit": AUDIT, "export": EXPORT}
 
 
 EMBED = Verb(
@@ -148,6 +179,16 @@ SAMPLE = Verb(
     examples=("curate sample sets/heap size=100000",),
 )
 
+REVIEW = Verb(
+    "leave out, keep or bring back images that a person has decided about",
+    run_review,
+    about="Take the decisions of a CSV file with the columns image and decision (keep or drop), such as an audit's findings.csv with "
+    "that column filled in. They stand above those of the other stages.",
+    positionals=(OUT,),
+    options=partial(options_of, "ReviewOptions"),
+    examples=("curate review sets/heap decisions=sets/heap/audit/findings.csv",),
+)
+
 ALL = Verb(
     "embed, dedup and retrieve, with their main options",
     run_all,
@@ -161,7 +202,10 @@ EXPLAIN = Verb(
     "why an image is in or out",
     run_explain,
     about="Print what each stage has decided about an image, and because of which other image.",
-    positionals=(OUT, Positional("IMAGE", "its path, or the end of it, as decisions.csv has it")),
+    positionals=(
+        OUT,
+        Positional("IMAGE", "its path, or the end of it, as decisions.csv has it; or its row there, from 0 on"),
+    ),
     examples=("curate explain sets/heap cats/17.jpg",),
 )
 
@@ -173,6 +217,16 @@ AUDIT = Verb(
     positionals=(OUT,),
     options=partial(options_of, "AuditOptions"),
     examples=("curate audit sets/heap shown=50",),
+)
+
+EXPORT = Verb(
+    "write the images that are in, with their embeddings, as Parquet files",
+    run_export,
+    about="Write Parquet files that other tools read: images, labels, embeddings, locations and sizes. Interrupted, the same command "
+    "goes on with the next file.",
+    positionals=(OUT,),
+    options=partial(options_of, "ExportOptions"),
+    examples=("curate export sets/heap to=exported",),
 )
 
 CURATE = Family(

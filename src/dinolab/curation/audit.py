@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinolab.curation.decisions import before
+from dinolab.curation.decisions import before, last_manifest
 from dinolab.curation.findings import (
     BLURRED,
     COPY,
@@ -28,9 +28,9 @@ from dinolab.curation.findings import (
 from dinolab.curation.graph import Neighbours, search
 from dinolab.curation.options import AuditOptions
 from dinolab.curation.sharpness import measure
-from dinolab.curation.store import Store
 from dinolab.curation.whitening import learn_spread
 from dinolab.errors import UserError
+from dinolab.features.store import Store, fingerprint
 from dinolab.parallel import choose_device
 
 TO_DEVIATION = 1.4826  # of a median absolute deviation: the standard deviation of normally distributed values
@@ -43,7 +43,7 @@ def audit(store: Store, options: AuditOptions, progress: bool = False) -> Audit:
     Raises:
         UserError: there are fewer than two images, or none of them can be read any more.
     """
-    rows = before(store)
+    rows, parent = before(store), fingerprint(last_manifest(store.folder))
     if len(rows) < 2:
         raise UserError(f"{store.folder}: an audit compares images with each other, and the set has only one")
     found: dict[Kind, list[Finding]] = {kind: [] for kind in KINDS}
@@ -57,7 +57,7 @@ def audit(store: Store, options: AuditOptions, progress: bool = False) -> Audit:
     found[LABEL] = doubtful_labels(look, near)
     source = store.rows["source"]
     between = Counter((source[one.other], source[one.row]) for one in found[LEAK])
-    return Audit(store, len(rows), near.recall, found, dict(between.most_common()))
+    return Audit(store, len(rows), near.recall, found, dict(between.most_common()), parent)
 
 
 class Neighbourhood:

@@ -6,7 +6,7 @@
     OUT/decisions.csv      the same for people
     OUT/in.txt             the images that are in, one on each line
 
-Each stage sees the images that the stages before it have left in. N images.
+Each stage sees the images that the stages before it have left in; only a review brings others back. N images.
 """
 
 import csv
@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from dinolab.curation.store import Store, fingerprint, write_manifest
-from dinolab.data.sources.curated import CURATED, DECISIONS, MANIFEST
+from dinolab.curation.names import Names
+from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.features.store import Store, fingerprint, write_manifest
 from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
-STAGES = ("dedup", "retrieve", "sample")  # in the order in which they follow each other
+STAGES = ("dedup", "retrieve", "sample", "review")  # in the order in which they follow each other
 COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
 
 
@@ -36,7 +37,9 @@ COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "f
 class Verdicts:
     """A stage's decisions."""
 
-    kept: np.ndarray  # bool (N,); False for images that stages before have left out
+    kept: (
+        np.ndarray
+    )  # bool (N,); False for images that stages before have left out, except for those that a review brings back
     reason: np.ndarray  # object (N,), texts; empty for images that stages before have left out
     of: (
         np.ndarray
@@ -84,11 +87,18 @@ def lineage(source: Source) -> list[dict[str, Any]]:
     Returns:
         The manifests of the set, that of the embedding first, each with its "sha256".
     """
-    folder = Path(source.name.removeprefix("curated:")).expanduser()
-    if not CURATED.claims(str(folder)):
-        return []
-    files = [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
-    return [{**read_object(file, CURATION), "sha256": fingerprint(file)} for file in files]
+    folder = folder_of(source)
+    return lineage_of(folder) if folder else []
+
+
+def lineage_of(folder: Path) -> list[dict[str, Any]]:
+    """The same for the folder of a curated set."""
+    return [{**read_object(file, CURATION), "sha256": fingerprint(file)} for file in manifests(folder)]
+
+
+def manifests(folder: Path) -> list[Path]:
+    """The manifests of a set, that of the embedding first."""
+    return [folder / MANIFEST, *(folder / f"{stage}.json" for stage in finished(folder))]
 
 
 def write_stage(store: Store, stage: str, verdicts: Verdicts, options: dict[str, Any], figures: dict[str, Any]) -> None:
@@ -132,11 +142,11 @@ def write_decisions(store: Store) -> None:
     similarity = np.full(len(store), np.nan, np.float32)
     for stage in finished(store.folder):
         found = read_verdicts(store.folder, stage)
-        new = kept & ((found.reason != "") | ~found.kept)
+        new = (kept & (found.reason != "")) | (kept != found.kept)
         by[new] = stage
         for ours, theirs in ((reason, found.reason), (of, found.of), (similarity, found.similarity)):
             ours[new] = theirs[new]
-        kept &= found.kept
+        kept = found.kept
     columns = {"location": rows["location"], "label": rows["label"], "source": rows["source"], "kept": kept}
     columns |= {"stage": by, "reason": reason, "of": of, "similarity": similarity}
     table = pa.table({name: pa.array(values, from_pandas=False) for name, values in columns.items()})
@@ -157,35 +167,28 @@ def explain(store: Store, image: str) -> list[str]:
     """Why an image is in or out: a sentence for each stage.
 
     Args:
-        image: its path, or the end of it, as decisions.csv has it.
+        image: what it is called, see `Names.row`.
 
     Raises:
         UserError: there is no such image, or there are several.
     """
-    wanted = image.rstrip("/")
-    names = [describe(location) for location in store.rows["location"]]
-    found = [row for row, name in enumerate(names) if name == wanted or name.endswith(f"/{wanted}")]
-    exact = [row for row in found if names[row] == wanted]
-    if len(found) != 1 and len(exact) != 1:
-        which = (
-            f"{len(found)} images are called so; give more of the path" if found else "no image of the set is called so"
-        )
-        raise UserError(f"{image}: {which}")
-    row = (exact or found)[0]
+    names = Names(store.rows["location"])
+    row = names.row(image)
+    name = names.names[row]
     facts = {name: store.rows[name][row] for name in ("source", "problem", "height", "width", "bytes")}
     if facts["problem"]:
-        return [f"{names[row]}: out", f"embed: cannot be read ({facts['problem']})"]
+        return [f"{name}: out", f"embed: cannot be read ({facts['problem']})"]
     lines = [f"embed: from {facts['source']}, {facts['width']} x {facts['height']} pixels, {facts['bytes']:,} bytes"]
     kept = True
     for stage in finished(store.folder):
         verdicts = read_verdicts(store.folder, stage)
-        kept = bool(verdicts.kept[row])
+        was_in, kept = kept, bool(verdicts.kept[row])
+        if not was_in and not kept:
+            continue
         parts = [verdicts.reason[row] or ("in" if kept else "out")]
         parts += [describe(verdicts.of[row])] if verdicts.of[row] else []
         parts += [f"(cosine {verdicts.similarity[row]:.3f})"] if not np.isnan(verdicts.similarity[row]) else []
         lines.append(f"{stage}: {' '.join([*([] if kept else ['out:']), *parts])}")
         copies = int((~verdicts.kept & (verdicts.of == store.rows["location"][row])).sum())
         lines += [f"{stage}: {copies} copies of it are out"] if copies else []
-        if not kept:
-            break
-    return [f"{names[row]}: {'in' if kept else 'out'}", *lines]
+    return [f"{name}: {'in' if kept else 'out'}", *lines]

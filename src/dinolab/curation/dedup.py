@@ -16,9 +16,9 @@ from dinolab.curation.decisions import before, undecided, write_stage
 from dinolab.curation.graph import search
 from dinolab.curation.options import DedupOptions
 from dinolab.curation.references import References, open_references
-from dinolab.curation.store import Store
 from dinolab.curation.whitening import Spread, learn_spread
 from dinolab.features.duplicates import group
+from dinolab.features.store import Store
 from dinolab.parallel import choose_device
 
 STAGE = "dedup"

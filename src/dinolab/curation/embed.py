@@ -13,19 +13,20 @@ import torch
 
 from dinolab.curation.decisions import finished, lineage, undo, write_decisions
 from dinolab.curation.options import Viewed
-from dinolab.curation.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.data.addresses import is_remote
-from dinolab.data.headers import settings as decoding
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
-from dinolab.features.cache import parts_of, stamp_if_there
+from dinolab.features.cache import stamp_if_there
 from dinolab.features.duplicates import perceptual_hash
-from dinolab.features.extract import DIGEST, Views, digest
+from dinolab.features.extract import Views
 from dinolab.features.inputs import extraction_arguments
+from dinolab.features.loading import DIGEST, digest
 from dinolab.features.options import FeatureOptions
+from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
+from dinolab.features.stored import preprocessing, weights_sha256
 from dinolab.features.views import View
 from dinolab.files import lock
 from dinolab.models.encoder import refuse_infinite
@@ -57,11 +58,8 @@ class Embedder:
 
     def facts(self) -> dict[str, Any]:
         """What embeddings depend on, for the manifest."""
-        sha = hashlib.sha256()
-        for part in parts_of(self.network):
-            sha.update(part)
-        preprocessing = f"{View(self.size).key()}, {self.precision} {decoding()}".strip()
-        return {"encoder": {"name": self.name, "sha256": sha.hexdigest()}, "preprocessing": preprocessing}
+        encoder = {"name": self.name, "sha256": weights_sha256(self.network)}
+        return {"encoder": encoder, "preprocessing": preprocessing(View(self.size), self.precision)}
 
     def embed(self, source: Source, first: int, stop: int) -> tuple[np.ndarray, dict[str, Any]]:
         """Embeddings float16 (N, D) of the images from `first` up to `stop`, with D = 0 if none can be read, and columns of facts."""

@@ -1,16 +1,31 @@
-"""What an audit finds: the kinds of findings, and the file that lists them."""
+"""What an audit finds: the kinds of findings, and the files that tell of them.
+
+OUT/audit/findings.csv  a line for each finding, with an empty column in which a person may decide
+OUT/audit/audit.json    the audit's manifest: its options, its figures, and the SHA-256 of the last manifest of the set
+"""
 
 import csv
+import logging
 from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from dinolab.curation.store import Store
+from dinolab.config import to_dict
+from dinolab.curation.decisions import manifests
+from dinolab.curation.options import AuditOptions
+from dinolab.curation.review import read_decisions
 from dinolab.data.storage import describe
-from dinolab.files import beside
+from dinolab.errors import UserError
+from dinolab.features.store import Store, fingerprint, write_manifest
+from dinolab.files import beside, write_whole
+from dinolab.schemas import CURATION, read_object
 
-LISTED = "findings.csv"
-COLUMNS = ["image", "finding", "score", "other_image", "words"]
+log = logging.getLogger(__name__)
+
+FOLDER, LISTED, MANIFEST = "audit", "findings.csv", "audit.json"
+COLUMNS = ["image", "finding", "score", "other_image", "words", "decision"]
 
 
 class Kind(NamedTuple):
@@ -78,10 +93,57 @@ class Audit(NamedTuple):
     recall: float  # of the search for neighbours
     found: dict[Kind, list[Finding]]  # the worst of each kind first
     leaks: dict[tuple[str, str], int]  # number of pairs by the names of the two sources
+    parent: str  # SHA-256 of the last manifest of the set that it looked at
 
     def name(self, row: int) -> str:
         """The location of a row's image in words."""
         return describe(self.store.rows["location"][row])
+
+
+def write_audit(audit: Audit, options: AuditOptions, page: bytes, page_name: str) -> Path:
+    """Write an audit's files, the manifest last; returns their folder. Decisions in an earlier list of findings are kept beside it."""
+    folder = audit.store.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    keep_decisions(folder)
+    write_findings(audit, folder / LISTED)
+    write_whole(folder / page_name, page)
+    counts = {kind.id: len(found) for kind, found in audit.found.items()}
+    between = [{"sources": list(names), "pairs": pairs} for names, pairs in audit.leaks.items()]
+    figures = {"images": audit.images, "recall": audit.recall, "found": counts, "leaks": between}
+    content = {"stage": FOLDER, "options": to_dict(options), "figures": figures, "parent": audit.parent}
+    write_manifest(folder / MANIFEST, {**content, "dinolab": version("dinolab")})
+    return folder
+
+
+def keep_decisions(folder: Path) -> None:
+    """Rename a list of findings in which a person has decided anything, or that can no longer be read."""
+    file = folder / LISTED
+    if not file.is_file():
+        return
+    try:
+        is_decided = any(True for _ in read_decisions(file))
+    except UserError:
+        is_decided = True
+    if is_decided:
+        places = (folder / f"decided-{number}.csv" for number in count(1))
+        kept = next(place for place in places if not place.exists())
+        file.rename(kept)
+        log.warning("%s: its decisions are kept in %s", file, kept)
+
+
+def changed_since(folder: Path) -> list[str]:
+    """What has happened to a curated set since its audit: a sentence, or none where nothing has or there is no audit."""
+    file = folder / FOLDER / MANIFEST
+    if not file.is_file():
+        return []
+    parent, now = read_object(file, CURATION).get("parent"), manifests(folder)
+    prints = [fingerprint(one) for one in now]
+    if parent == prints[-1]:
+        return []
+    after = [one.stem for one in now[prints.index(parent) + 1 :]] if parent in prints else []
+    change = f"{' and '.join(after)} came after it" if after else "images or stages have changed"
+    return [f"{folder / FOLDER}: this audit is of the set as it was before ({change})"]
 
 
 def write_findings(audit: Audit, file: Path) -> None:
@@ -95,4 +157,4 @@ def write_findings(audit: Audit, file: Path) -> None:
 
 def line(audit: Audit, kind: Kind, one: Finding) -> Sequence[str]:
     other = audit.name(one.other) if one.other >= 0 else ""
-    return [audit.name(one.row), kind.id, f"{one.score:.4f}", other, one.words]
+    return [audit.name(one.row), kind.id, f"{one.score:.4f}", other, one.words, ""]

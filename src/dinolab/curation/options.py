@@ -10,6 +10,7 @@ from dinolab.options import Columns
 
 T = TypeVar("T")
 SPACES = ("whitened", "raw")
+NUMBERS = ("float32", "float16", "none")
 KEEP = ("largest", "first", "newest")
 
 
@@ -104,6 +105,23 @@ class SampleOptions:
     draw: str = option("random", "which images of a cluster are drawn", choices=("random", "closest"))
     seed: int = option(0, "another seed draws other images", 0)
     search_device: str = option("auto", "where clusters are computed: auto, cpu, cuda, cuda:1 or mps")
+
+
+@dataclass
+class ReviewOptions:
+    """Where a person's decisions are."""
+
+    decisions: str = option("", "CSV file with the columns image and decision, keep or drop (empty: OUT/review.csv)")
+
+
+@dataclass
+class ExportOptions:
+    """What is written where."""
+
+    to: str = option("", "folder to write to", required=True)
+    images: bool = option(True, "also write the images, as the files hold them")
+    embeddings: str = option("float32", "number type of the embeddings; none writes none", choices=NUMBERS)
+    per_file: int = option(1000, "images of a file", 1, 1_000_000)
 
 
 @dataclass

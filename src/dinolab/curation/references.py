@@ -6,10 +6,10 @@ import numpy as np
 
 from dinolab.curation.embed import embed_store, make_embedder
 from dinolab.curation.options import Loaded, Viewed
-from dinolab.curation.store import Store
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.features.inputs import open_encoder
+from dinolab.features.store import Store
 
 
 class References(NamedTuple):

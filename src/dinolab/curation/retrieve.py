@@ -13,7 +13,7 @@ from dinolab.curation.graph import search
 from dinolab.curation.kmeans import assign, kmeans
 from dinolab.curation.options import RetrieveOptions
 from dinolab.curation.references import References, open_references
-from dinolab.curation.store import Store
+from dinolab.features.store import Store
 from dinolab.parallel import choose_device
 
 STAGE = "retrieve"

@@ -10,8 +10,8 @@ from dinolab.config import to_dict
 from dinolab.curation.decisions import before, undecided, write_stage
 from dinolab.curation.hierarchy import Level, build_tree, in_order, sample_tree
 from dinolab.curation.options import SampleOptions
-from dinolab.curation.store import Store
 from dinolab.errors import UserError
+from dinolab.features.store import Store
 from dinolab.parallel import choose_device
 
 STAGE = "sample"

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 FORMAT = "results 3"  # to be raised when the same settings give other results
 REPEATED = (
     "dinolab.features.extract",
+    "dinolab.features.stored",
     "dinolab.evals.scores",
     "dinolab.evals.splits",
 )  # loggers of warnings about images

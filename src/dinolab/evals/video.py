@@ -24,7 +24,8 @@ from dinolab.evals.linear import LinearHeads
 from dinolab.evals.logreg import LogisticRegression
 from dinolab.evals.roots import below, train_and_test
 from dinolab.evals.scores import match_classes
-from dinolab.features.extract import DIGEST, FeatureSet
+from dinolab.features.extract import FeatureSet
+from dinolab.features.loading import DIGEST
 from dinolab.features.options import TOKENS
 from dinolab.fields import option
 

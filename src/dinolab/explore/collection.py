@@ -3,13 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from dinolab.curation.embed import Embedder
-from dinolab.curation.store import Store, open_store
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources import open_source, take
@@ -18,7 +14,7 @@ from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.explore.options import ExploreOptions
-from dinolab.features.inputs import Extraction
+from dinolab.features.store import Store, open_store
 
 UNKNOWN = "unknown"
 
@@ -82,16 +78,6 @@ class Collection:
         if len(index) == len(self):
             return self
         return Collection(take(self.source, index), self.store, self.rows[index] if self.store else self.rows)
-
-    def stored(self, network: Any, how: Extraction) -> Tensor | None:
-        """The embeddings of a curated set, float16 (N, D), where they are of this encoder and these settings; else None."""
-        if self.store is None:
-            return None
-        embedder = Embedder("", network, how.device, how.size, how.precision, how.workers, how.progress)
-        facts, manifest = embedder.facts(), self.store.manifest
-        same = manifest["preprocessing"] == facts["preprocessing"]
-        same &= manifest["encoder"]["sha256"] == facts["encoder"]["sha256"]
-        return self.store.vectors(self.rows) if same else None
 
     def check(self, number: int) -> None:
         """Raises Gone where the image's file has changed since it was listed, or is not there any more."""

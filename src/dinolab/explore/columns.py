@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dinolab.curation.decisions import before
-from dinolab.evals.knn import vote
 from dinolab.explore.collection import Collection
 
 TYPES = {"category": np.int32, "number": np.float32, "date": np.float64}
@@ -59,6 +58,8 @@ def voted(similarities: Tensor, near: Tensor, labels: np.ndarray, classes: int) 
         similarities, near: of the neighbours and their numbers, (M, k).
         labels: of all images, int64 (N,), -1 without one.
     """
+    from dinolab.evals.knn import vote  # here, for the evaluations take a second to import
+
     of = torch.from_numpy(labels)[near]
     known = of >= 0
     votes = vote(similarities.masked_fill(~known, -torch.inf), of.clamp(min=0), classes)

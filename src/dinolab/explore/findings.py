@@ -10,13 +10,13 @@ import numpy as np
 from dinolab.curation.decisions import finished, read_verdicts
 from dinolab.curation.dedup import STAGE as DEDUP
 from dinolab.curation.findings import COLUMNS as FOUND
-from dinolab.curation.findings import LISTED
+from dinolab.curation.findings import FOLDER, LISTED
+from dinolab.curation.review import FILE as REVIEW
 from dinolab.errors import UserError
 from dinolab.explore.collection import Collection
 from dinolab.files import beside
 
 log = logging.getLogger(__name__)
-REVIEW = "review.csv"  # in a curated set; for other images below the folder of maps
 COLUMNS = ["image", "decision", "kind", "other"]
 DECISIONS = ("keep", "drop", "")  # the last takes a decision back
 
@@ -29,7 +29,7 @@ def read_findings(images: Collection) -> list[dict[str, Any]]:
     """
     if images.store is None:
         return []
-    return [*audited(images, images.store.folder / "audit" / LISTED), *copies(images)]
+    return [*audited(images, images.store.folder / FOLDER / LISTED), *copies(images)]
 
 
 def audited(images: Collection, file: Path) -> list[dict[str, Any]]:

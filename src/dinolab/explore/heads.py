@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
+from dinolab.losses import centred_softmax, sinkhorn_knopp
+from dinolab.methods.prototypes import PrototypeLoss
 from dinolab.models.encoder import evaluating
 from dinolab.models.heads import DINOHead
-from dinolab.options import Head
 from dinolab.recipes import load_saved_config
 from dinolab.rundir import RunFolder
 from dinolab.training.checkpoint import checkpoints
@@ -25,7 +26,7 @@ from dinolab.weights.metadata import CheckpointReader, load_tensors
 
 PREFIXES = ("method.teacher.head.", "method.student.head.")  # the first that there is
 CENTRE = "method.centre"
-ROWS = 16384  # images whose probabilities are computed at once
+SCORES = 1 << 24  # probabilities that exist at once
 SHOWN = 6  # prototypes of an image, and images of a prototype
 
 
@@ -35,12 +36,15 @@ class Prototypes:
 
     head: DINOHead
     centre: Tensor  # (K,); zeros where the training had none
-    temperature: float
+    loss: PrototypeLoss  # its options
 
     def probabilities(self, features: Tensor) -> Tensor:
         """float32 (n, K) from features (n, D)."""
         with evaluating(self.head):
-            return ((self.head(features.float()) - self.centre) / self.temperature).softmax(-1)
+            logits = self.head(features.float())
+        if self.loss.targets == "sinkhorn":
+            return sinkhorn_knopp(logits.clone(), self.loss.teacher_temperature, self.loss.sinkhorn_iterations)
+        return centred_softmax(logits.clone(), self.centre, self.loss.teacher_temperature)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def read_prototypes(place: Path) -> Prototypes | None:
         reader = CheckpointReader(kept[0])
         saved: dict[str, Any] = reader.metadata.state_dict_metadata
         prefix = next((one for one in PREFIXES if f"{one}prototypes.weight" in saved), "")
-        if not prefix or not isinstance(getattr(config, "head", None), Head):
+        if not prefix or not isinstance(getattr(config, "loss", None), PrototypeLoss):
             return None
         names = [name for name in saved if name.startswith(prefix) or name == CENTRE]
         tensors = {name: torch.empty(saved[name].size, dtype=saved[name].properties.dtype) for name in names}
@@ -73,13 +77,13 @@ def read_prototypes(place: Path) -> Prototypes | None:
         head.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
     except (UserError, OSError, ValueError, LookupError, RuntimeError, AttributeError, CheckpointException):
         return None  # the images are worth looking at without them
-    return Prototypes(head.requires_grad_(False).eval(), centre, config.loss.teacher_temperature)
+    return Prototypes(head.requires_grad_(False).eval(), centre, config.loss)
 
 
 def assign(prototypes: Prototypes, unit: Tensor, lengths: Tensor) -> Assigned:
     """The prototypes of all images.
 
-    Images are taken in a random order: a head with batch norm compares those that it sees at once.
+    Images are taken in a random order: batch norm and Sinkhorn-Knopp compare those that they see at once.
 
     Args:
         unit: their features (N, D), of length one.
@@ -89,7 +93,7 @@ def assign(prototypes: Prototypes, unit: Tensor, lengths: Tensor) -> Assigned:
     columns = min(SHOWN, len(prototypes.centre))
     best = torch.empty(len(unit), columns, dtype=torch.int64)
     probability = torch.empty(len(unit), columns)
-    for rows in order.split(ROWS):
+    for rows in order.split(max(256, SCORES // len(prototypes.centre))):
         found = prototypes.probabilities(unit[rows] * lengths[rows]).topk(columns)
         best[rows], probability[rows] = found.indices, found.values
     images: dict[int, list[int]] = {}

@@ -18,6 +18,7 @@ from dinolab.files import write_whole
 Image = int | str  # the number of an image of the source, or the name of one that was dropped into the page
 CELL, CELLS = 48, 16  # pixels of a thumbnail; thumbnails along a side of a page of them
 DROPPED, DECODED = 16, 24  # images that are kept in memory
+SMALL, SMALL_ONES = 128, 5000  # pixels of the longer side of a small picture; those that are kept in memory
 QUALITY = 85
 
 
@@ -33,7 +34,7 @@ class Pictures:
         self.images, self.folder = images, folder
         self.dropped: OrderedDict[str, np.ndarray] = OrderedDict()
         self.count = 0
-        self.decoded = Recent(DECODED)
+        self.decoded, self.small = Recent(DECODED), Recent(SMALL_ONES)
 
     def name(self, image: Image) -> str:
         return self.images.locations[image] if isinstance(image, int) else "the dropped image"
@@ -61,8 +62,11 @@ class Pictures:
         return name
 
     def jpeg(self, image: Image, side: int) -> bytes:
-        """The image, its longer side at most `side` pixels."""
-        return encoded(shrunk(self.read(image), side), "JPEG")
+        """The image, its longer side at most `side` pixels. Small ones are quick: they stand for points on the map."""
+        if isinstance(image, str) or side > SMALL:
+            return encoded(shrunk(self.read(image), side), "JPEG")
+        self.images.check(image)
+        return self.small.get((image, side), lambda: small_jpeg(self.images.source.paths[image], side))
 
     def atlas(self, page: int) -> bytes:
         """A JPEG of 256 thumbnails, those of the images from 256 * page on; black where an image cannot be read."""
@@ -95,15 +99,27 @@ def read_now(path: str) -> np.ndarray:
 def thumbnail(path: str) -> np.ndarray:
     """The middle square of an image, uint8 (48, 48, 3); black where it cannot be read."""
     try:
-        data = read_file(path)
-        size = jpeg_size(data)
-        reduction = max((r for r in (1, 2, 4, 8) if size and min(size) >= CELL * r), default=1)
-        picture = decode(data, path, reduction)
+        picture = reduced(path, CELL)
     except BrokenImage:
         return np.zeros((CELL, CELL, 3), np.uint8)
     side = min(picture.shape[:2])
     top, left = ((length - side) // 2 for length in picture.shape[:2])
     return cv2.resize(picture[top : top + side, left : left + side], (CELL, CELL), interpolation=cv2.INTER_AREA)
+
+
+def reduced(path: str, side: int) -> np.ndarray:
+    """An image whose shorter side has at least `side` pixels, if it has them: a JPEG is decoded no larger than needed."""
+    data = read_file(path)
+    size = jpeg_size(data)
+    reduction = max((r for r in (1, 2, 4, 8) if size and min(size) >= side * r), default=1)
+    return decode(data, path, reduction)
+
+
+def small_jpeg(path: str, side: int) -> bytes:
+    try:
+        return encoded(shrunk(reduced(path, side), side), "JPEG")
+    except BrokenImage as error:
+        raise Gone(str(error)) from error
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import socket
-import webbrowser
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from starlette.staticfiles import StaticFiles
 
 from dinolab.errors import UserError, reason
 from dinolab.explore.collection import Gone
-from dinolab.explore.guard import Guard
+from dinolab.explore.guard import TOKEN, Guard
 from dinolab.explore.later import Busy
+from dinolab.explore.options import ExploreOptions
 from dinolab.explore.pictures import Image, encoded
 from dinolab.explore.session import STATIC, Session
 
@@ -208,22 +209,41 @@ def make_app(session: Session, token: str, hosts: list[str]) -> Any:
     return Guard(app, token, hosts)
 
 
-def serve(session: Session, host: str, port: int, open_page: bool) -> None:
-    """Answer requests until the process is interrupted; prints the address.
+class Server:
+    """The page at an address of this machine.
 
-    Raises UserError where the port is taken, or there is no such host.
+    Args:
+        session: what it shows.
+        options: its host and port.
+
+    Attributes:
+        address: what to open, with the token.
+
+    Raises:
+        UserError: the port is taken, or there is no such host.
     """
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"host={host} port={port}: cannot be used ({error.strerror}); choose another port") from error
-    port = listening.getsockname()[1]
-    names = {host: None, "localhost": None} if host == "127.0.0.1" else {host: None}
-    hosts = [f"{name}:{port}" for name in names]
-    token = secrets.token_urlsafe(32)
-    app = make_app(session, token, hosts)
-    address = f"http://{hosts[0]}/?token={token}"
-    print(f"the explorer is at {address} (Ctrl-C ends it)", flush=True)
-    if open_page:
-        webbrowser.open(address)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+    def __init__(self, session: Session, options: ExploreOptions) -> None:
+        host = options.host
+        try:
+            self.listening = socket.create_server((host, options.port))
+        except OSError as error:
+            raise UserError(
+                f"host={host} port={options.port}: cannot be used ({error.strerror}); choose another port"
+            ) from error
+        port = self.listening.getsockname()[1]
+        names = [host, "localhost"] if host == ExploreOptions.host else [host]
+        hosts, token = [f"{name}:{port}" for name in names], secrets.token_urlsafe(32)
+        self.address = f"http://{hosts[0]}/?{TOKEN}={token}"
+        app = make_app(session, token, hosts)
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self) -> None:
+        """Answer until the process is interrupted, or `close` is called."""
+        self.server.run(sockets=[self.listening])
+
+    def close(self) -> None:
+        """End a server that runs in its thread."""
+        self.server.should_exit = True
+        self.thread.join()

@@ -165,9 +165,6 @@ def drawn(rows: np.ndarray, options: ExploreOptions) -> np.ndarray:
 
 def features_of(network: Any, how: Extraction, images: Collection) -> tuple[Tensor, np.ndarray]:
     """Class tokens of all images of a source, float32 (N, D), zeros for those that cannot be read; positions of the others."""
-    stored = images.stored(network, how)
-    if stored is not None:
-        return stored.float(), np.arange(len(images))
     found = how.extract(network, images.source)
     kept_rows = found.kept.numpy()
     if len(kept_rows) == len(images):

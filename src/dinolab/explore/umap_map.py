@@ -1,5 +1,6 @@
 """The UMAP of images from their nearest neighbours; above 200,000 of a sample, whose neighbours place the others. N images."""
 
+import atexit
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,7 @@ def embedded(graph: Neighbours, start: np.ndarray, report: Report) -> np.ndarray
         np.savez(file, indices=indices, distances=distances.astype(np.float32), start=start.astype(np.float32))
         command = [sys.executable, "-m", "dinolab.explore.umap_process", str(file)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            atexit.register(process.kill)  # where the server ends first
             assert process.stdout and process.stderr
             try:
                 for line in process.stdout:

@@ -3,25 +3,24 @@
 N images, D width of a class token. With several processes each computes its share of the batches, and all get all features.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from dinolab.data.decode import BrokenImage, decode, read_file
 from dinolab.data.loader import loaded, make_loader
+from dinolab.data.sources.curated import folder_of
 from dinolab.data.storage import describe as location
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.features import cache as kept_features
+from dinolab.features.loading import Groups, Images, Note, collate, digest
+from dinolab.features.stored import Tokens, find_stored
 from dinolab.features.views import View
 from dinolab.models.encoder import evaluating, refuse_infinite
 from dinolab.parallel import collect, rank, world
@@ -31,14 +30,8 @@ from dinolab.progress import progress_bar
 log = logging.getLogger(__name__)
 NAMED = 5  # broken images that the warning names; the rest are counted
 FLUSH = 4096  # rows that stay on the device before they are copied: each copy waits for it
-DIGEST = 16  # bytes
 
-# position in the source, uint8 (3, H, W) or None, what is noted of the file, why there is no image
-Item = tuple[int, Tensor | None, bytes, str]
-Note = Callable[
-    [bytes, np.ndarray], bytes
-]  # (a file's content, its image uint8 (H, W, 3)) -> as many bytes for every file
-Groups = list[tuple[list[int], Tensor]]  # images of one size, uint8 (n, 3, H, W), with their rows in the batch
+Found = tuple[dict[str, Tensor], dict[str, str]]  # the tensors of a FeatureSet by name, without the labels, and notes
 
 
 @dataclass(frozen=True)
@@ -78,11 +71,6 @@ class FeatureSet:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def digest(data: bytes, image: np.ndarray) -> bytes:
-    """BLAKE2b of a file's content, 16 bytes."""
-    return hashlib.blake2b(data, digest_size=DIGEST).digest()
-
-
 def joined(sets: list[FeatureSet]) -> FeatureSet:
     """The rows of all sets, one set after the other; all are of the same encoder, blocks and patches."""
     if len(sets) == 1:
@@ -117,7 +105,7 @@ def extract(
         patches: whether the mean of the last block's patches is wanted.
         precision: "fp32", "bf16" (autocast) or, without a cache, "auto"; features are float32 in any case.
         cache: folder that keeps features until weights, images, size or precision change. Features with more blocks, or patches,
-            serve for fewer.
+            serve for fewer. With a cache, a curated set whose embeddings this encoder has made serves for one block without patches.
 
     Raises:
         UserError: not one image can be read, a process that loads images has died, or a feature is no finite number.
@@ -125,25 +113,60 @@ def extract(
     encoder.to(device)
     size = (size, size) if isinstance(size, int) else size
     view = size if isinstance(size, View) else View(size)
-    file = found = None
-    if cache:
-        key = kept_features.key(encoder, source, f"{view.key()}, {precision}")
-        file = cache / f"{key}.safetensors"
-        found = kept_features.read(file)
-    most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
-    missing = found is None or blocks > most or patches > with_patches
-    if any(collect(missing)):  # then the blocks and patches that the file holds are computed again, and it is replaced
-        most, with_patches = max(blocks, most), patches or with_patches
-        most, with_patches = (max(values) for values in zip(*collect((most, with_patches))))
-        views = Views(encoder, source, view, torch.device(device), batch_size, workers, precision, progress)
-        found = views.all_features(most, with_patches)
-        if file and rank() == 0:
-            kept_features.write(file, *found)
-    assert found is not None
+    views = Views(encoder, source, view, torch.device(device), batch_size, workers, precision, progress)
+    stored = from_store(views) if cache and blocks == 1 and not patches else None
+    found = stored or from_cache(views, cache, blocks, patches)
     features = as_feature_set(source, *found, blocks, patches)
     for tokens in (*features.blocks, features.patches):
         refuse_infinite(tokens, encoder, lambda row: location(source.paths[features.kept[row]]))
     return features
+
+
+def from_store(views: "Views") -> Found | None:
+    """Features with one block: a curated set's embeddings, and what it lacks, which alone is computed.
+
+    None where the source is no curated set, or this encoder has not made its embeddings.
+    """
+    source = views.source
+    if folder_of(source) is None:
+        return None
+    held = find_stored(views.encoder, source, views.view, views.precision)
+    lacking = np.setdiff1d(np.arange(len(source)), held.kept.numpy() if held else [])
+    lacking = np.unique(np.concatenate(collect(lacking)))  # processes on other machines may see other dates of files
+    if held is None or len(lacking) == len(source):
+        return None
+    broken: list[str] = []
+    held = held.without(torch.from_numpy(lacking))
+    if len(lacking):
+        part = replace(source, paths=[source.paths[position] for position in lacking], labels=None)
+        tensors, broken = replace(views, source=part).collected(1, False)
+        if tensors:
+            kept = torch.from_numpy(lacking)[tensors["kept"]]
+            held = held.joined(Tokens(tensors["block00"], kept, tensors["digests"]))
+    if rank() == 0:
+        counts = f"{len(source) - len(lacking):,} class tokens are read from the set, {len(lacking):,} are computed"
+        log.info("%s: %s", source.name, counts)
+    whole = {"block00": held.cls, "patches": held.cls[:, :0], "kept": held.kept, "digests": held.digests}
+    return whole, {"broken": json.dumps(broken), "asked": json.dumps([1, False])}
+
+
+def from_cache(views: "Views", cache: Path | None, blocks: int, patches: bool) -> Found:
+    """Features that a file of the cache holds; where it lacks some of them, all are computed, and it is replaced."""
+    file = found = None
+    if cache:
+        key = kept_features.key(views.encoder, views.source, f"{views.view.key()}, {views.precision}")
+        file = cache / f"{key}.safetensors"
+        found = kept_features.read(file)
+    most, with_patches = json.loads(found[1]["asked"]) if found else (0, False)
+    missing = found is None or blocks > most or patches > with_patches
+    if any(collect(missing)):  # then the blocks and patches that the file holds are computed again
+        most, with_patches = max(blocks, most), patches or with_patches
+        most, with_patches = (max(values) for values in zip(*collect((most, with_patches))))
+        found = views.all_features(most, with_patches)
+        if file and rank() == 0:
+            kept_features.write(file, *found)
+    assert found is not None
+    return found
 
 
 def as_feature_set(
@@ -174,20 +197,25 @@ class Views:
     progress: bool
     note: Note = digest  # what is kept of every file, under the name "digests"
 
-    def all_features(self, blocks: int, patches: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors of a FeatureSet by name, without the labels, and notes: what the cache keeps. Raises UserError without any."""
+    def all_features(self, blocks: int, patches: bool) -> Found:
+        """What the cache keeps. Raises UserError where no image can be read."""
+        tensors, broken = self.collected(blocks, patches)
+        if not tensors:
+            count = f"none of its {len(self.source)} images can be read"
+            raise UserError(f"{self.source.name}: {count}; {'; '.join(broken[:1])}")
+        return tensors, {"broken": json.dumps(broken), "asked": json.dumps([blocks, patches])}
+
+    def collected(self, blocks: int, patches: bool) -> tuple[dict[str, Tensor], list[str]]:
+        """Tensors by name for all images, none if not one can be read; and what is wrong with the others."""
         # whole batches for each process, so that every batch is the same as with a single process
         parts = np.array_split(np.arange(0, len(self.source), self.batch_size), world())
         starts = [*(int(part[0]) if len(part) else len(self.source) for part in parts), len(self.source)]
         shares = collect(self.share(starts[rank()], starts[rank() + 1], blocks, patches))
         broken = [reason for _, reasons in shares for reason in reasons]
         found = [tensors for tensors, _ in shares if tensors]
-        if not found:
-            raise UserError(
-                f"{self.source.name}: none of its {len(self.source)} images can be read; {'; '.join(broken[:1])}"
-            )
-        whole = found[0] if len(found) == 1 else {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        return whole, {"broken": json.dumps(broken), "asked": json.dumps([blocks, patches])}
+        if len(found) < 2:
+            return (found or [{}])[0], broken
+        return {name: torch.cat([part[name] for part in found]) for name in found[0]}, broken
 
     def share(self, first: int, stop: int, blocks: int, patches: bool) -> tuple[dict[str, Tensor], list[str]]:
         """Tensors by name for the images from `first` up to `stop`, none if not one can be read; and what is wrong with the others."""
@@ -260,35 +288,3 @@ class Rows:
             matrix[self.count : self.count + len(column)] = column
         self.count += len(columns[0]) if columns else 0
         self.held.clear()
-
-
-class Images(Dataset[Item]):
-    """Views of the images at some positions of a list of paths."""
-
-    def __init__(self, paths: list[str], view: View, positions: range, note: Note = digest) -> None:
-        self.paths, self.view, self.positions, self.note = paths, view, positions, note
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, number: int) -> Item:
-        position = self.positions[number]
-        path = self.paths[position]
-        try:
-            data = read_file(path)
-            image = decode(data, path)
-            view = self.view(position, image, digest(data, image))
-            return position, torch.as_tensor(view), self.note(data, image), ""
-        except BrokenImage as error:
-            return position, None, b"", str(error)
-
-
-def collate(items: list[Item]) -> tuple[list[int], Groups, list[bytes], list[str]]:
-    """Positions of the readable images, those images by their sizes, what is noted of each, and what is wrong with the others."""
-    good = [(position, image, digest) for position, image, digest, _ in items if image is not None]
-    by_size: dict[torch.Size, list[int]] = {}
-    for row, (_, image, _) in enumerate(good):
-        by_size.setdefault(image.shape, []).append(row)
-    groups = [(rows, torch.stack([good[row][1] for row in rows])) for rows in by_size.values()]
-    reasons = [reason for _, image, _, reason in items if image is None]
-    return [position for position, _, _ in good], groups, [digest for _, _, digest in good], reasons

@@ -9,6 +9,7 @@ from pathlib import Path
 from dinolab.data.addresses import absolute, is_remote
 from dinolab.data.sources.kind import Count, Kind, Listing, Request
 from dinolab.data.tables import read_table
+from dinolab.data.types import Source
 from dinolab.errors import UserError
 
 MANIFEST = "curation.json"  # what the images were embedded by
@@ -46,3 +47,9 @@ class Curated(Kind):
 
 
 CURATED = Curated()
+
+
+def folder_of(source: Source) -> Path | None:
+    """The folder of the curated set that a source is; None for any other source."""
+    folder = Path(source.name.removeprefix("curated:")).expanduser()
+    return folder if CURATED.claims(str(folder)) else None

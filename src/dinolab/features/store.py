@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.tables import arrow, read_table, write_table
-from dinolab.errors import UserError
+from dinolab.errors import UserError, reason
 from dinolab.files import beside, write_whole
 from dinolab.schemas import CURATION, read_object
 
@@ -78,7 +79,12 @@ class Shard:
 
     def gone(self, count: int) -> np.ndarray:
         """Which of its `count` rows are gone, bool (N,)."""
-        return read_array(self.gone_file) if self.gone_file.is_file() else np.zeros(count, bool)
+        if not self.gone_file.is_file():
+            return np.zeros(count, bool)
+        found = read_array(self.gone_file)
+        if found.dtype != bool or found.shape != (count,):
+            raise UserError(f"{self.gone_file}: damaged (no marks of {count} rows); {EMBED_AGAIN}")
+        return found
 
     def vectors(self) -> np.ndarray:
         """The embeddings, float16 (N, D), memory-mapped. Raises UserError where the file is not as it was written."""
@@ -98,8 +104,8 @@ def read_array(file: Path) -> np.ndarray:
     """An array that is mapped into memory. Raises UserError where the file is missing or cut short."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); {EMBED_AGAIN}") from error
+    except (OSError, ValueError, TypeError, EOFError, SyntaxError, TokenError, OverflowError) as error:
+        raise UserError(f"{file}: missing or damaged ({reason(error)}); {EMBED_AGAIN}") from error
 
 
 @dataclass(frozen=True)
