@@ -128,7 +128,8 @@
     const changes = await X.data.get("api/changes.json", []);
     const overlap = new Map(changes.map((change) => [change.image, change.overlap]));
     X.fillList(page, [...overlap.keys()], {
-      empty: "No list of changes.", line: (image) => `${Math.round(100 * overlap.get(image))} % of the neighbours kept`,
+      before: X.el("p", { class: "quiet" }, "How many of their 24 nearest neighbours both encoders agree on, the fewest first."),
+      empty: "No list of changes.", line: (image) => `${Math.round(100 * overlap.get(image))} % kept`,
     });
   }
 

@@ -1,6 +1,8 @@
 "use strict";
 // Draws many points as discs: with WebGL2, or into the pixels of a 2D canvas where there is none.
 ((X) => {
+  const FEW = 20000; // points that a 2D canvas draws as discs
+
   const VERTEX = `#version 300 es
     in vec2 place; in vec4 colour; uniform vec2 centre; uniform vec2 scale; uniform float size; out vec4 shade;
     void main() { gl_Position = vec4((place - centre) * scale, 0.0, 1.0); gl_PointSize = size; shade = colour; }`;
@@ -95,22 +97,47 @@
 
     colours(shades) { this.shades = new Uint32Array(shades.buffer, shades.byteOffset, shades.length / 4); }
 
-    draw(runs, { x, y, unit }, size) {
+    draw(runs, view, size) {
+      const total = runs.reduce((sum, [first, end]) => sum + end - first, 0);
+      total <= FEW ? this.#discs(runs, view, size) : this.#squares(runs, view, size);
+    }
+
+    // Round points, all of one colour at once; what is selected comes above the faint rest.
+    #discs(runs, { x, y, unit }, size) {
+      const { context, places, shades } = this, { width, height } = this.canvas, alike = new Map();
+      for (const [first, end] of runs) {
+        for (let k = first; k < end; k++) {
+          if (!alike.has(shades[k])) alike.set(shades[k], []);
+          alike.get(shades[k]).push(k);
+        }
+      }
+      context.clearRect(0, 0, width, height);
+      for (const [shade, points] of [...alike].sort(([one], [other]) => (one >>> 24) - (other >>> 24))) {
+        context.fillStyle = `rgb(${shade & 255} ${(shade >> 8) & 255} ${(shade >> 16) & 255} / ${(shade >>> 24) / 255})`;
+        context.beginPath();
+        for (const k of points) {
+          const px = (places[2 * k] - x) * unit + width / 2, py = height / 2 - (places[2 * k + 1] - y) * unit;
+          context.moveTo(px + size / 2, py);
+          context.arc(px, py, size / 2, 0, 2 * Math.PI);
+        }
+        context.fill();
+      }
+    }
+
+    // Very many small points, written as pixels.
+    #squares(runs, { x, y, unit }, size) {
       const { width, height } = this.canvas, { places, shades } = this;
       if (this.image?.width !== width || this.image?.height !== height) this.image = this.context.createImageData(width, height);
-      const pixels = new Uint32Array(this.image.data.buffer), half = size / 2, disc = [];
+      const pixels = new Uint32Array(this.image.data.buffer), half = Math.max(1, Math.round(size)) / 2;
       pixels.fill(0);
-      for (let dy = Math.ceil(-half); dy <= half; dy++) {
-        for (let dx = Math.ceil(-half); dx <= half; dx++) if (dx * dx + dy * dy <= half * half) disc.push([dx, dy]);
-      }
-      for (const faint of [true, false]) { // what is selected comes above the rest
+      for (const faint of [true, false]) {
         for (const [first, end] of runs) {
           for (let k = first; k < end; k++) {
-            if ((shades[k] >>> 24 < 128) !== faint) continue;
-            const column = Math.round((places[2 * k] - x) * unit + width / 2), row = Math.round(height / 2 - (places[2 * k + 1] - y) * unit);
-            for (const [dx, dy] of disc) {
-              const px = column + dx, py = row + dy;
-              if (px >= 0 && px < width && py >= 0 && py < height) pixels[py * width + px] = shades[k];
+            if (shades[k] >>> 24 < 128 !== faint) continue;
+            const left = Math.round((places[2 * k] - x) * unit + width / 2 - half), right = Math.min(width, left + 2 * half);
+            const top = Math.round(height / 2 - (places[2 * k + 1] - y) * unit - half), bottom = Math.min(height, top + 2 * half);
+            for (let row = Math.max(0, top); row < bottom; row++) {
+              for (let column = Math.max(0, left); column < right; column++) pixels[row * width + column] = shades[k];
             }
           }
         }
@@ -119,13 +146,20 @@
     }
   }
 
-  // A painter for a canvas. WebGL is left aside where the browser would compute it on the CPU: writing pixels is three times as
-  // quick then. `?canvas=2d` or `?canvas=webgl2` in the address chooses.
+  // Whether a graphics processor draws. Where WebGL is computed on the CPU, writing pixels is three times as quick.
+  function accelerated() {
+    const gl = X.el("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
+    if (!gl) return false;
+    const info = gl.getExtension("WEBGL_debug_renderer_info");
+    const name = gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+    gl.getExtension("WEBGL_lose_context")?.loseContext();
+    return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+  }
+
+  // A painter for a canvas. `?canvas=2d` or `?canvas=webgl2` in the address chooses.
   X.painter = (canvas) => {
-    const chosen = new URLSearchParams(location.search).get("canvas");
-    const gl = chosen === "2d" ? null : canvas.getContext("webgl2", {
-      antialias: false, premultipliedAlpha: true, failIfMajorPerformanceCaveat: chosen !== "webgl2",
-    });
+    const chosen = new URLSearchParams(location.search).get("canvas"), wanted = chosen ? chosen === "webgl2" : accelerated();
+    const gl = wanted ? canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true }) : null;
     return gl ? new WithWebGL(canvas, gl) : new WithPixels(canvas);
   };
 })(window.Explorer);
