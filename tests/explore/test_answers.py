@@ -112,7 +112,7 @@ def test_a_dropped_image_is_looked_at_like_the_others(ask, client, images, sessi
     np.testing.assert_array_equal(ask(f"patches/3/{name}", np.float16), ask("patches/3/9", np.float16))
     for _ in range(16):
         session.pictures.drop(content)
-    assert client.get(f"/api/patches/3/{name}").status_code == 404
+    assert client.get(f"/api/images/{name}").status_code == 404
 
 
 def test_prototypes_are_those_of_the_teacher(ask, session) -> None:

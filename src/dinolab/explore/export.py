@@ -140,7 +140,8 @@ class Page:
             survey = session.surveys[number]
             if survey.prototypes:
                 survey.assigned.wait()
-            self.answers |= {f"api/detail/{place}/{image}": session.detail(number, image) for image in range(count)}
+            for image, name in enumerate(session.images.names):
+                self.answers[f"api/detail/{place}/{image}"] = session.detail(number, image) | {"location": name}
             self.answers[f"api/maps/{place}/pca"] = packed(survey.pca.wait())
             self.answers[f"api/maps/{place}/umap"] = packed(survey.umap.wait())
         session.surveys[session.first].settle()
