@@ -1,7 +1,7 @@
 "use strict";
 // Draws many points as discs: with WebGL2, or into the pixels of a 2D canvas where there is none.
 ((X) => {
-  const FEW = 20000; // points that a 2D canvas draws as discs
+  const FEW = 3000; // points that a 2D canvas draws as discs
 
   const VERTEX = `#version 300 es
     in vec2 place; in vec4 colour; uniform vec2 centre; uniform vec2 scale; uniform float size; out vec4 shade;
@@ -95,7 +95,10 @@
 
     points(places) { this.places = places; }
 
-    colours(shades) { this.shades = new Uint32Array(shades.buffer, shades.byteOffset, shades.length / 4); }
+    colours(shades) {
+      this.shades = new Uint32Array(shades.buffer, shades.byteOffset, shades.length / 4);
+      this.mixed = this.shades.some((shade) => shade >>> 24 < 128);
+    }
 
     draw(runs, view, size) {
       const total = runs.reduce((sum, [first, end]) => sum + end - first, 0);
@@ -128,16 +131,16 @@
     #squares(runs, { x, y, unit }, size) {
       const { width, height } = this.canvas, { places, shades } = this;
       if (this.image?.width !== width || this.image?.height !== height) this.image = this.context.createImageData(width, height);
-      const pixels = new Uint32Array(this.image.data.buffer), half = Math.max(1, Math.round(size)) / 2;
+      const pixels = new Uint32Array(this.image.data.buffer), side = Math.max(1, Math.round(size));
+      const middle = (width - side) / 2 - x * unit, level = (height - side) / 2 + y * unit;
       pixels.fill(0);
-      for (const faint of [true, false]) {
+      for (const faint of this.mixed ? [true, false] : [false]) {
         for (const [first, end] of runs) {
           for (let k = first; k < end; k++) {
-            if (shades[k] >>> 24 < 128 !== faint) continue;
-            const left = Math.round((places[2 * k] - x) * unit + width / 2 - half), right = Math.min(width, left + 2 * half);
-            const top = Math.round(height / 2 - (places[2 * k + 1] - y) * unit - half), bottom = Math.min(height, top + 2 * half);
-            for (let row = Math.max(0, top); row < bottom; row++) {
-              for (let column = Math.max(0, left); column < right; column++) pixels[row * width + column] = shades[k];
+            const shade = shades[k], left = Math.round(places[2 * k] * unit + middle), top = Math.round(level - places[2 * k + 1] * unit);
+            if (shade >>> 24 < 128 !== faint || left < 0 || top < 0 || left + side > width || top + side > height) continue;
+            for (let row = top * width + left, last = row + side * width; row < last; row += width) {
+              for (let at = row; at < row + side; at++) pixels[at] = shade;
             }
           }
         }
