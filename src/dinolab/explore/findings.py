@@ -62,14 +62,19 @@ def copies(images: Collection) -> list[dict[str, Any]]:
     found = []
     for n, row in enumerate(images.rows.tolist()):
         if not verdicts.kept[row] and verdicts.reason[row]:
-            score = float(verdicts.similarity[row])
-            other = number.get(verdicts.of[row])
-            found.append(finding(DEDUP, n, other, score if np.isfinite(score) else None, verdicts.reason[row]))
+            other, score = number.get(verdicts.of[row]), float(verdicts.similarity[row])
+            found.append(finding(DEDUP, n, other, score, verdicts.reason[row]))
     return found
 
 
-def finding(kind: str, image: int, other: int | None, score: float | None, words: str) -> dict[str, Any]:
-    return {"kind": kind, "image": image, "other": other, "score": score, "words": words}
+def finding(kind: str, image: int, other: int | None, score: float, words: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "image": image,
+        "other": other,
+        "score": score if np.isfinite(score) else None,
+        "words": words,
+    }
 
 
 class Reviews:

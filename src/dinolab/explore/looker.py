@@ -24,7 +24,7 @@ from dinolab.visuals.neighbours import class_tokens
 from dinolab.visuals.pca import fit, paint
 
 PATCHES = 28  # along the short side of an image whose patches are shown
-KEPT = 64  # answers of each kind that are kept in memory
+KEPT = 48  # answers of each kind that are kept in memory
 SHARE = 0.6  # of the attention, which the mask covers
 
 

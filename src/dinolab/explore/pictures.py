@@ -17,9 +17,10 @@ from dinolab.files import write_whole
 
 Image = int | str  # the number of an image of the source, or the name of one that was dropped into the page
 CELL, CELLS = 48, 16  # pixels of a thumbnail; thumbnails along a side of a page of them
-DROPPED, DECODED = 16, 24  # images that are kept in memory
+DROPPED, DECODED = 16, 8  # images that are kept in memory
 SMALL, SMALL_ONES = 128, 5000  # pixels of the longer side of a small picture; those that are kept in memory
-QUALITY = 85
+QUALITY = {"quality": 85}
+FINE = {"quality": 95, "subsampling": 0}  # of small pictures, which are shown enlarged
 
 
 class Pictures:
@@ -134,6 +135,6 @@ def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 def encoded(picture: np.ndarray, kind: str) -> bytes:
     """A picture uint8 (H, W, 3) as a JPEG or PNG."""
     file = io.BytesIO()
-    options: dict[str, Any] = {"quality": QUALITY} if kind == "JPEG" else {}
-    Pillow.fromarray(picture).save(file, kind, **options)
+    options: dict[str, Any] = FINE if max(picture.shape[:2]) <= SMALL else QUALITY
+    Pillow.fromarray(picture).save(file, kind, **(options if kind == "JPEG" else {}))
     return file.getvalue()

@@ -28,6 +28,7 @@ from dinolab.explore.options import ExploreOptions
 from dinolab.explore.pictures import Image, encoded
 from dinolab.explore.session import STATIC, Session
 
+EVERYWHERE = ("", "0.0.0.0", "::")  # no browser opens these, and other names of a server are refused
 LARGEST_DROP = 32 << 20  # bytes
 LARGEST_LIST = 64 << 20  # bytes of a list of decisions
 LONGEST_SIDE = 4096  # pixels of an image that is sent
@@ -198,12 +199,13 @@ def failed(request: Request, error: Exception) -> Response:
         return JSONResponse({"done": error.done, "message": error.message}, 202)
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail.lower()}, error.status_code)
-    return JSONResponse({"error": reason(error)}, 404 if isinstance(error, Gone) else 400)
+    status = 404 if isinstance(error, Gone) else 400 if isinstance(error, UserError) else 500
+    return JSONResponse({"error": reason(error)}, status)
 
 
 def make_app(session: Session, token: str, hosts: list[str]) -> Any:
     """The server as an ASGI application; arguments as of `Guard`."""
-    handlers = dict.fromkeys((Busy, UserError, HTTPException), failed)
+    handlers = dict.fromkeys((Busy, UserError, HTTPException, Exception), failed)
     app = Starlette(routes=routes(Answers(session)), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guard(app, token, hosts)
@@ -225,6 +227,8 @@ class Server:
 
     def __init__(self, session: Session, options: ExploreOptions) -> None:
         host = options.host
+        if host in EVERYWHERE:
+            raise UserError(f"host={host}: name the one address of this machine that browsers are to open")
         try:
             self.listening = socket.create_server((host, options.port))
         except OSError as error:
