@@ -11,6 +11,7 @@ from dinolab.methods import METHODS
 
 ROOT = Path(dinolab.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+SCRIPTS = sorted(ROOT.rglob("*.js"))
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
 
 # Files that may name one: its own, and the places where a person has made a choice.
@@ -35,7 +36,10 @@ OTHER_MEANINGS = {
     "depth": None,  # the number of blocks of a network
     "dino": {"evals/contract.py"},  # the paper, whose evaluations are a suite
     "dinov2": {"evals/contract.py", "weights/huggingface.py"},  # the paper; Hugging Face's name of an architecture
-    "video": {"cli/show.py", "cli/job.py", "jobs/stages.py", "jobs/way_stages.py", "jobs/checks.py", "report/sections/learned.py"},
+    "video": {
+        "cli/show.py", "cli/job.py", "explore/session.py", "jobs/stages.py", "jobs/way_stages.py", "jobs/checks.py",
+        "report/sections/learned.py",
+    },
     # common words: checked as locations, not here
     "text": None, "csv": None, "folder": None, "dataset": None, "shards": None, "clips": None, "cifar": None, "curated": None,
 }  # fmt: skip
@@ -63,7 +67,7 @@ def test_shared_code_names_no_method_evaluation_or_source() -> None:
 
 
 def test_files_are_short() -> None:
-    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in [*FILES, *SCRIPTS]}
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
@@ -76,3 +80,8 @@ def test_functions_are_short() -> None:
                 if length > LONGEST_FUNCTION:
                     long[f"{file.relative_to(ROOT)}:{node.name}"] = length
     assert long == {}
+
+
+def test_scripts_of_pages_make_no_html_of_text() -> None:
+    words = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
+    assert [(file.name, word) for file in SCRIPTS for word in words if word in file.read_text()] == []

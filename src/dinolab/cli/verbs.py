@@ -5,6 +5,7 @@ from dinolab.cli.completion import COMPLETION
 from dinolab.cli.curate import CURATE
 from dinolab.cli.data import DATA
 from dinolab.cli.evaluate import EMBED, EVAL
+from dinolab.cli.explore import EXPLORE
 from dinolab.cli.export import EXPORT
 from dinolab.cli.grammar import Family, Verb
 from dinolab.cli.grid import GRID
@@ -23,6 +24,7 @@ VERBS: dict[str, Verb | Family] = {
     "predict": PREDICT,
     "embed": EMBED,
     "show": SHOW,
+    "explore": EXPLORE,
     "report": REPORT,
     "export": EXPORT,
     "data": DATA,

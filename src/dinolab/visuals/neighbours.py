@@ -53,7 +53,7 @@ def neighbours(
     ]
 
 
-def class_tokens(encoder: Any, queries: Sequence[np.ndarray], size: int) -> Tensor:
+def class_tokens(encoder: Any, queries: Sequence[np.ndarray], size: int | tuple[int, int]) -> Tensor:
     """Return the queries' class tokens, float32 (queries, D), on the CPU."""
     views = torch.stack([torch.from_numpy(eval_view(query, size)) for query in queries])
     with evaluating(encoder):

@@ -1,0 +1,311 @@
+"""The explorer's page in a real browser, before a real server; skipped where there is no Chromium or no playwright."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dinolab.data.sources import open_source
+from dinolab.visuals.similarity import similarity_map
+from tests.explore.conftest import NASTY
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+READY = "body[data-ready]"
+
+
+@pytest.fixture(scope="session")
+def address(session):
+    """Where the session is served, with the token."""
+    import uvicorn
+
+    from dinolab.explore.server import make_app, socket
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    host = f"127.0.0.1:{listening.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(make_app(session, "secret", [host]), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield f"http://{host}/?token=secret"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with playwright.sync_playwright() as browsers:
+        opened = browsers.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens pages, and looks at the end for complaints in their console."""
+    pages, complaints = [], []
+
+    def open_page(address, width=1280, dark=False, routes=None):
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        for path, answer in (routes or {}).items():
+            page.route(path, answer)
+        page.goto(address)
+        page.wait_for_selector(READY, state="attached")
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(opened, address):
+    return opened(address)
+
+
+def show(page, image):
+    """Open an image, and wait until both panels have the patches of it and its neighbours."""
+    page.evaluate("(image) => Explorer.open(image)", image)
+    page.wait_for_function(
+        "(image) => Explorer.panels.every(({ painting: p }) => p.image === image && p.overlays.length === 9)", arg=image
+    )
+
+
+def hover(page, slot, row, column):
+    """Move the pointer to a patch of an open image."""
+    big = page.locator(".picture.big").nth(slot)
+    big.scroll_into_view_if_needed()
+    height, width, _ = page.evaluate(f"Explorer.panels[{slot}].painting.main.features.shape")
+    box = big.bounding_box()
+    page.mouse.move(box["x"] + (column + 0.5) * box["width"] / width, box["y"] + (row + 0.5) * box["height"] / height)
+
+
+def likeness(page, slot):
+    """The similarities that are painted over the image and its neighbours, and the neighbours' numbers."""
+    maps, numbers = page.evaluate(f"""(() => {{ const {{ overlays }} = Explorer.panels[{slot}].painting;
+      return [overlays.map((one) => [...one.likeness]), overlays.map((one) => one.number)]; }})()""")
+    return [np.array(one) for one in maps], numbers
+
+
+@pytest.mark.parametrize("canvas", ["webgl2", "2d"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_map_is_drawn_and_the_page_fits(opened, address, session, canvas, width, dark):
+    page = opened(f"{address}&canvas={canvas}", width, dark)
+    page.locator("#small").uncheck()
+    pixels = cv2.imdecode(np.frombuffer(page.locator(".map").first.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    ground = pixels[20, -20]
+    assert (ground.mean() < 100) == dark
+    drawn = (np.abs(pixels.astype(int) - ground).max(-1) > 40).mean()
+    assert 0.001 < drawn < 0.2  # some discs on an even ground
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("#theme").select_option("light" if dark else "dark")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b, 0)")
+    assert (ground > 380) == dark
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_hover_compares_patches_as_python_does(page, session, slot):
+    show(page, 5)
+    hover(page, slot, 2, 1)
+    maps, numbers = likeness(page, slot)
+    looker = session.lookers[[session.first, session.second][slot]]
+    query = torch.from_numpy(np.asarray(looker.patches(5))).float()[2, 1]
+    for found, number in zip(maps, numbers, strict=True):
+        expected = similarity_map(torch.from_numpy(np.asarray(looker.patches(number))), query)
+        np.testing.assert_allclose(found, expected.flatten(), atol=1e-2)
+    assert maps[0].argmax() == 2 * looker.patches(5).shape[1] + 1
+    assert page.locator(".panel").nth(slot).locator("canvas.patches:visible").count() == 9
+
+
+def test_two_encoders_have_their_own_neighbours_and_share_what_is_hovered(page, session):
+    show(page, 7)
+    for slot, encoder in enumerate((session.first, session.second)):
+        unit = session.surveys[encoder].features.wait().unit.numpy()
+        order = [n for n in np.argsort(-(unit @ unit[7]), kind="stable") if n != 7][:8]
+        assert likeness_numbers(page, slot)[1:] == order
+    assert page.locator(".map").count() == page.locator(".panel").count() == 2
+    hover(page, 0, 6, 2)  # of 8 x 8 patches: the same place of 4 x 4
+    assert page.evaluate("Explorer.panels[1].painting.cursor.patch") == [3, 1]
+    page.mouse.down()
+    page.mouse.up()
+    hover(page, 0, 0, 0)
+    pinned = page.evaluate("Explorer.panels.map(({ painting }) => painting.pinned.patch)")
+    assert pinned == [[6, 2], [3, 1]]
+    page.keyboard.press("Escape")
+    page.locator("#tab-changes").click()
+    page.wait_for_selector("#page-changes .tile")
+    page.locator("#page-changes .tile").first.hover()
+    assert page.evaluate("Explorer.state.hovered") >= 0
+    slider = page.locator("input[aria-label='Checkpoint of the run']")
+    with page.expect_request("**/api/patches/0/7"):
+        slider.press("Home")
+    page.wait_for_function(
+        "() => Explorer.panels[0].painting.encoder === 0 && Explorer.panels[0].painting.overlays.length === 9"
+    )
+    assert session.about()["encoders"][0]["step"] < session.about()["encoders"][1]["step"]
+
+
+def likeness_numbers(page, slot):
+    return page.evaluate(f"Explorer.panels[{slot}].painting.overlays.map((one) => one.number)")
+
+
+def test_a_lasso_selects_and_what_is_saved_can_be_read(page, session, images, tmp_path):
+    points = np.array(session.surveys[session.first].pca.wait())
+    chosen = np.flatnonzero(points[:, 0] < 0)
+    page.keyboard.press("l")
+    page.evaluate("Explorer.moveView({ x: 0, y: 0, zoom: 0.8 })")
+    box = page.locator(".map").first.bounding_box()
+    middle, unit = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), page.evaluate("Explorer.maps[0].unit")
+    corners = [(0, 1.1), (-1.1, 1.1), (-1.1, -1.1), (0, -1.1), (0, 1.1)]
+    page.mouse.move(middle[0], middle[1] - 1.1 * unit)
+    page.mouse.down()
+    for x, y in corners[1:]:
+        page.mouse.move(middle[0] + x * unit, middle[1] - y * unit, steps=5)
+    page.mouse.up()
+    assert page.locator("#selected").inner_text() == f"{len(chosen)} selected"
+    page.locator("#tag").fill("left, far")
+    page.keyboard.press("Enter")
+    expected = sorted(session.images.locations[n] for n in chosen)
+    for button, name in (("#save-list", "images.txt"), ("#save-csv", "images.csv")):
+        with page.expect_download() as download:
+            page.locator(button).click()
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+        source = open_source(str(tmp_path / name))
+        assert sorted(source.paths) == expected
+    assert '"left, far"' in (tmp_path / "images.csv").read_text()
+    page.locator("#colour").select_option("tag")
+    page.wait_for_function("() => document.querySelector('#legend').textContent.includes('left, far')")
+
+
+def test_names_that_are_html_are_shown_as_text(page, session):
+    page.locator("#search").fill("ONERROR")
+    tile = page.locator("#page-found .tile")
+    tile.wait_for()
+    assert NASTY in tile.inner_text()
+    tile.click()
+    page.wait_for_function("() => document.querySelector('.panel h2').textContent.includes('onerror')")
+    assert NASTY in page.locator(".panel h2").first.inner_text()
+    assert page.title() != "hit" and page.locator("[src='x']").count() == 0
+
+
+def test_everything_by_keyboard(page, session):
+    page.keyboard.press("/")
+    page.keyboard.type("class2")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => Explorer.panels[0].painting.overlays.length === 9")
+    first = page.evaluate("Explorer.state.open")
+    assert session.images.source.labels[first] == 2
+    page.keyboard.press("Escape")  # leaves the field
+    page.keyboard.press("i")
+    for key in ("ArrowUp", "ArrowUp", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    assert page.evaluate("Explorer.panels[0].painting.pinned.patch") == [3, 3]
+    assert "Pinned" in page.locator("#message").inner_text()
+    page.keyboard.press("Escape")
+    assert page.evaluate("Explorer.panels[0].painting.pinned") is None
+    for key, mode in (("a", "attention"), ("c", "pca"), ("o", "picture"), ("s", "similarity")):
+        page.keyboard.press(key)
+        assert page.evaluate("Explorer.look.mode") == mode
+    page.keyboard.press("m")
+    for key in ("+", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_function("(first) => Explorer.state.open !== first", arg=first)
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible() and page.locator("#keys dt").count() > 12
+    page.keyboard.press("Escape")
+    unnamed = page.evaluate("""[...document.querySelectorAll("button, input, select, [role=application]")].filter((one) =>
+      !(one.textContent.trim() || one.ariaLabel || one.labels?.length || one.hidden)).map((one) => one.outerHTML)""")
+    assert unnamed == []
+
+
+def test_findings_are_walked_with_keys_and_saved(opened, address, session):
+    findings = [{"image": n, "kind": "leak", "other": n + 1, "score": 0.9, "words": "<i>alike</i>"} for n in (2, 4, 6)]
+    saved = []
+
+    def about(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "findings": True})
+
+    def decide(route):
+        saved.append([(one["image"], one["decision"]) for one in json.loads(route.request.post_data)])
+        route.fulfill(json={"saved": 1, "file": "review.csv"})
+
+    routes = {
+        "**/api/about.json": about, "**/api/decisions": decide,
+        "**/api/findings.json": lambda route: route.fulfill(json=findings),
+        "**/api/decisions.json": lambda route: route.fulfill(json=[]),
+    }  # fmt: skip
+    page = opened(address, routes=routes)
+    for key in ("k", "d", "u", "n"):
+        page.keyboard.press(key)
+    page.wait_for_function("() => document.querySelector('.finding').textContent.includes('3 of 3')")
+    page.wait_for_timeout(200)
+    assert saved == [[(2, "keep")], [(4, "drop")], [(4, "")]]
+    assert "<i>alike</i>" in page.locator(".finding").inner_text()
+    assert page.locator("#tab-findings").inner_text() == "Findings 1 / 3"
+
+
+@pytest.fixture(scope="session")
+def exported(encoders, options, tmp_path_factory):
+    """The page of both encoders without a server. UMAP is left aside: its first use compiles for more than a minute."""
+    from dinolab.explore.export import export
+    from dinolab.explore.survey import Survey
+
+    out = tmp_path_factory.mktemp("exported") / "page"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Survey, "make_umap", lambda self, report: self.pca.wait()[:, ::-1])
+        export(encoders, replace(options, export=str(out)), progress=False)
+    return out
+
+
+def test_an_export_works_from_disk_without_any_request(opened, exported, session):
+    requests = []
+
+    def note(route):
+        requests.append(route.request.url)
+        route.continue_()
+
+    page = opened((exported / "index.html").as_uri(), routes={"**/*": note})
+    show(page, 5)
+    hover(page, 0, 2, 1)
+    maps, numbers = likeness(page, 0)
+    looker = session.lookers[session.first]
+    query = torch.from_numpy(np.asarray(looker.patches(5))).float()[2, 1]
+    for found, number in zip(maps, numbers, strict=True):
+        expected = similarity_map(torch.from_numpy(np.asarray(looker.patches(number))), query)
+        np.testing.assert_allclose(found, expected.flatten(), atol=1e-2)
+    for key in ("a", "c", "o"):
+        page.keyboard.press(key)
+    page.locator("#projection").select_option("umap")
+    page.locator("#search").fill("class1")
+    page.locator("#page-found .tile").nth(11).wait_for()
+    page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    assert not page.locator("#own").is_visible()
+    outside = [url for url in requests if not url.startswith((exported.as_uri(), "data:"))]
+    assert requests and outside == []
+
+
+def test_an_image_of_ones_own(page, tmp_path, images):
+    shutil.copy(images / "class0" / "000.png", tmp_path / "mine.png")
+    page.locator("#own-file").set_input_files(tmp_path / "mine.png")
+    page.wait_for_function(
+        "() => Explorer.panels.every(({ painting: p }) => p.image === 'u1' && p.overlays.length === 9)"
+    )
+    assert page.locator(".panel .tile").first.get_attribute("data-image") == "0"  # the image itself is the nearest
