@@ -68,14 +68,17 @@
 
   X.startLegend = async () => {
     fillChoice();
-    const choice = X.$("colour"), first = X.state.about.columns[0];
-    choice.value = X.state.label ? "label" : first?.id ?? "";
+    const choice = X.$("colour");
+    choice.value = X.state.label ? "label" : X.state.about.columns[0]?.id ?? "";
     choice.addEventListener("change", () => X.recolour().catch(X.fail));
     X.on("select", () => colouring && paint());
     X.on("tags", () => {
       fillChoice();
       if (choice.value === "tag" || !colouring) X.recolour().catch(X.fail);
     });
-    await X.recolour();
+    colouring = await X.colouring(null);
+    paint();
+    const first = X.recolour().catch(X.fail);
+    if (X.state.label) await first; // other columns may take the server a while
   };
 })(window.Explorer);

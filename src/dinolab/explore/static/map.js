@@ -127,7 +127,7 @@
 
     // Thumbnails of the images in view, each where no other one lies yet. Returns [image, x, y, side] of each.
     #drawThumbs(runs, total) {
-      const { context, bytes } = this, side = X.clamp(150 / Math.log2(total + 4), 26, 64), drawn = [], taken = new Map();
+      const { context, bytes } = this, side = X.clamp(260 / Math.log2(total + 4), 28, 72), drawn = [], taken = new Map();
       const images = runs.flatMap(([first, end]) => [...this.grid.order.subarray(first, end)]).sort((a, b) => a - b);
       for (const image of images) {
         const [x, y] = this.toScreen(image), column = Math.floor(x / side), row = Math.floor(y / side);

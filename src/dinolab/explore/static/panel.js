@@ -158,11 +158,13 @@
     });
     const attentive = X.el("span", { class: "group", hidden: true },
       X.el("label", { class: "inline" }, "Head ", head), X.el("label", { class: "inline" }, mask, " 60 % of it"));
+    const patches = about.encoders.some((encoder) => encoder.patches);
+    if (!patches) X.look.mode = "picture";
     const choice = X.choices(place, "mode", modes, X.look.mode, (mode) => {
       attentive.hidden = mode !== "attention";
       X.setLook({ mode });
     });
-    for (const mode of ["similarity", "pca"]) choice.allow(mode, about.encoders.some(({ patches }) => patches));
+    for (const mode of ["similarity", "pca"]) choice.allow(mode, patches);
     choice.allow("attention", heads > 0);
     X.chooseMode = choice.choose;
     X.nextHead = () => {

@@ -42,9 +42,11 @@
       this.features = null; // {shape: [h, w, D], values}
     }
 
-    show(address, alt = "") {
-      this.image.src = address;
+    // shape: how many patches the picture is high and wide; what fills no whole patch was cut off. Null: the whole picture.
+    show(address, alt, shape) {
+      if (this.address !== address) this.image.src = this.address = address;
       this.image.alt = alt;
+      this.image.style.aspectRatio = shape ? `${shape[1]} / ${shape[0]}` : "";
     }
 
     #pixels(height, width) {

@@ -45,14 +45,13 @@
       this.cursor = null;
       if (this.pinned && this.pinned.encoder !== encoder) this.pinned = null;
       const load = async (overlay) => {
-        overlay.show(X.data.url(patches || attention ? `api/pixels/${encoder}/${overlay.number}` : `api/images/${overlay.number}?side=1024`),
-          X.nameOf(overlay.number));
         overlay.features = null;
+        this.#show(overlay);
         if (!patches) return;
         const features = await X.data.cached(`api/patches/${encoder}/${overlay.number}`, "half");
         if (wish !== this.wish) return;
         overlay.features = features;
-        overlay.image.style.aspectRatio = `${features.shape[1]} / ${features.shape[0]}`; // what fills no whole patch was cut off
+        this.#show(overlay);
       };
       const others = this.near.map((overlay) => load(overlay).catch(() => {})); // a page's export may lack some neighbours
       await load(this.main);
@@ -62,10 +61,19 @@
       if (wish === this.wish) await this.paint();
     }
 
+    // The pixels that the encoder saw, so that patches fit; or where nothing is painted over it, the large picture.
+    #show(overlay) {
+      const { patches, attention } = X.state.about.encoders[this.encoder], plain = overlay === this.main && X.look.mode === "picture";
+      const whole = plain || !(patches || attention);
+      overlay.show(X.data.url(whole ? `api/images/${overlay.number}?side=1024` : `api/pixels/${this.encoder}/${overlay.number}`),
+        X.nameOf(overlay.number), whole ? null : overlay.features?.shape);
+    }
+
     async paint() {
       const { mode } = X.look;
+      if (this.can) this.#show(this.main);
       for (const overlay of [this.main, ...this.near]) overlay.clear();
-      if (!this.can?.[mode]) return this.readout(this.can ? `This encoder gives no ${mode === "pca" ? "patches" : mode}.` : "");
+      if (!this.can?.[mode]) return this.readout(this.can ? `This encoder has no ${mode === "attention" ? "attention" : "patches"}.` : "");
       if (mode === "similarity") return this.similarity();
       if (mode === "attention") return this.#attention();
       if (mode === "pca") return this.#pca();
