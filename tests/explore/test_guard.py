@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import pytest
@@ -125,11 +126,16 @@ def test_images_that_change_meanwhile_are_gone(tmp_path) -> None:
     from dinolab.explore.session import Session
 
     images = make_folder(tmp_path / "images", per_class=3)
+    odd = os.fsencode(images / "class1") + b"/\xff.png"  # no text in UTF-8
+    shutil.copy(images / "class1" / "002.png", odd)
     save_encoder(ViT(Model(dim=16, depth=1, heads=2, patch_size=8), 24), tmp_path / "model", {})
     options = ExploreOptions(data=str(images), cache=str(tmp_path / "cache"), device="cpu", workers=0)
     client = client_of(
         make_app(Session([str(tmp_path / "model")], options), "secret", [HOST]), f"http://{HOST}", cookies=COOKIE
     )
+    assert client.get("/api/images.json").json()["names"][6] == "class1/\udcff.png"
+    saved = client.post("/api/decisions", content=b'[{"image": 6, "decision": "drop"}]', headers=ORIGIN).json()
+    assert saved["saved"] == len(client.get("/api/decisions.json").json()) == 1
     (images / "class0" / "001.png").unlink()
     (images / "class1" / "000.png").write_bytes((images / "class0" / "000.png").read_bytes())
     for number in (1, 3):
@@ -139,4 +145,4 @@ def test_images_that_change_meanwhile_are_gone(tmp_path) -> None:
     assert client.get("/api/atlas/0").status_code == 200
     shutil.rmtree(images)
     assert client.get("/api/images/0").status_code == 404
-    assert client.get("/api/about.json").json()["count"] == 6
+    assert client.get("/api/about.json").json()["count"] == 7

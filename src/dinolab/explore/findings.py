@@ -94,7 +94,7 @@ class Reviews:
         if self.file is None or not self.file.is_file():
             return {}
         try:
-            with self.file.open(newline="", encoding="utf-8") as opened:
+            with self.file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
                 return {row["image"]: {name: row[name] or "" for name in COLUMNS} for row in csv.DictReader(opened)}
         except (OSError, ValueError, LookupError, csv.Error) as error:
             raise UserError(
@@ -141,7 +141,10 @@ class Reviews:
                 }  # fmt: skip
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with beside(self.file) as place, place.open("w", newline="", encoding="utf-8") as opened:
+            with (
+                beside(self.file) as place,
+                place.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
+            ):
                 writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows.values())

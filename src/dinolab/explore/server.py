@@ -34,6 +34,13 @@ LARGEST_LIST = 64 << 20  # bytes of a list of decisions
 LONGEST_SIDE = 4096  # pixels of an image that is sent
 
 
+class Json(JSONResponse):
+    """JSON in ASCII: names of files need not be text in UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 class Answers:
     """A function for each address below api/."""
 
@@ -41,10 +48,10 @@ class Answers:
         self.session = session
 
     def about(self, request: Request) -> Response:
-        return JSONResponse(self.session.about())
+        return Json(self.session.about())
 
     def listing(self, request: Request) -> Response:
-        return JSONResponse(self.session.listing())
+        return Json(self.session.listing())
 
     def column(self, request: Request) -> Response:
         column = self.session.columns.get(request.path_params["id"])
@@ -60,16 +67,16 @@ class Answers:
         return binary(found.get())
 
     def changes(self, request: Request) -> Response:
-        return JSONResponse(self.session.changes.get())
+        return Json(self.session.changes.get())
 
     def findings(self, request: Request) -> Response:
-        return JSONResponse(self.session.findings)
+        return Json(self.session.findings)
 
     def decisions(self, request: Request) -> Response:
-        return JSONResponse(self.session.reviews.listed())
+        return Json(self.session.reviews.listed())
 
     def health(self, request: Request) -> Response:
-        return JSONResponse({"memory_bytes": resident()})
+        return Json({"memory_bytes": resident()})
 
     async def decide(self, request: Request) -> Response:
         data = await body(request, LARGEST_LIST)
@@ -77,11 +84,11 @@ class Answers:
             decided = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise UserError("decisions: not JSON") from error
-        return JSONResponse(await run_in_threadpool(self.session.reviews.save, decided))
+        return Json(await run_in_threadpool(self.session.reviews.save, decided))
 
     async def look(self, request: Request) -> Response:
         data = await body(request, LARGEST_DROP)
-        return JSONResponse({"image": await run_in_threadpool(self.session.pictures.drop, data)})
+        return Json({"image": await run_in_threadpool(self.session.pictures.drop, data)})
 
     def atlas(self, request: Request) -> Response:
         return Response(self.session.pictures.atlas(request.path_params["page"]), media_type="image/jpeg")
@@ -93,7 +100,7 @@ class Answers:
         return Response(data, media_type="image/jpeg")
 
     def detail(self, request: Request) -> Response:
-        return JSONResponse(self.session.detail(self.encoder(request), self.picture(request)))
+        return Json(self.session.detail(self.encoder(request), self.picture(request)))
 
     def patches(self, request: Request) -> Response:
         return binary(self.looker(request).patches(self.picture(request)))
@@ -196,11 +203,11 @@ def page(request: Request) -> Response:
 def failed(request: Request, error: Exception) -> Response:
     """The one line about what went wrong."""
     if isinstance(error, Busy):
-        return JSONResponse({"done": error.done, "message": error.message}, 202)
+        return Json({"done": error.done, "message": error.message}, 202)
     if isinstance(error, HTTPException):
-        return JSONResponse({"error": error.detail.lower()}, error.status_code)
+        return Json({"error": error.detail.lower()}, error.status_code)
     status = 404 if isinstance(error, Gone) else 400 if isinstance(error, UserError) else 500
-    return JSONResponse({"error": reason(error)}, status)
+    return Json({"error": reason(error)}, status)
 
 
 def make_app(session: Session, token: str, hosts: list[str]) -> Any:

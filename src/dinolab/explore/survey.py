@@ -27,6 +27,7 @@ from dinolab.features.inputs import Extraction, extraction_arguments, open_encod
 
 NEIGHBOURS, VOTERS = 24, 20  # of an image; those whose labels predict its own
 CLUSTERS, CLUSTERED = 20, 50_000  # groups of images, and images that they are learned from
+FORMAT = b"maps 1"  # to be raised when the same features give other maps or neighbours
 SLOW_UMAP = "UMAP of the nearest neighbours; the first time a minute goes by until it is compiled"
 
 
@@ -87,7 +88,7 @@ class Survey:
     @cached_property
     def key(self) -> str:
         """By which what follows from the features is kept."""
-        return hashlib.blake2b(self.features.wait().unit.numpy().data, digest_size=16).hexdigest()
+        return hashlib.blake2b(self.features.wait().unit.numpy().data, digest_size=16, key=FORMAT).hexdigest()
 
     def file(self, name: str) -> Path | None:
         return self.folder and self.folder / f"{self.key}.{name}.safetensors"
