@@ -106,7 +106,7 @@ def test_the_video_beside_the_page_is_its_one_link(run, tmp_path):
 
 def test_queries_lead_to_the_explorer(run, page):
     links = [reference.removeprefix(EXPLORER) for reference in page.references if reference.startswith(EXPLORER)]
-    assert len(links) == 15 and len(set(links)) == 5  # as a query, in attention and in PCA
+    assert len(links) == 20 and len(set(links)) == 5  # as a query, in attention, by heads and in PCA
     assert all(Path(unquote(link)).is_file() for link in links)
     test = run.parent / "test"
     assert all(unquote(link).startswith(f"{test}/") for link in links)

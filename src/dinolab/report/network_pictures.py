@@ -142,8 +142,9 @@ def heads_grid(encoder: Encoder, images: Sequence[Shown]) -> Grid:
         view = crop_to_patches(image.view, encoder.patch_size)
         with evaluating(encoder):
             maps = attention_maps(encoder, view[None])[0].float().cpu()
-        for cells in rows_of(enlarge(view), maps, MASS, None, None, n):
-            rows.append(from_cells(cells, f"attention {image.label}".strip()))
+        first, *more = rows_of(enlarge(view), maps, MASS, None, None, n)
+        rows.append(row_of(image, first, "attention"))
+        rows += [from_cells(cells, f"attention {image.label}".strip()) for cells in more]
     return Grid("Attention, head by head", "Of the final network. Each map has its own scale of colours.", rows)
 
 
@@ -166,7 +167,7 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
     return over_time("PCA", note, rows, networks)
 
 
-def row_of(image: Shown, cells: Sequence[Cell], what: str) -> list[Picture]:
+def row_of(image: Shown, cells: Sequence[Cell | None], what: str) -> list[Picture]:
     """The image itself, which leads to the explorer, and what the networks make of it."""
     first, *others = from_cells(cells, f"{what} {image.label}".strip())
     return [first._replace(link=explorer.link(image.path)), *others]
