@@ -24,15 +24,25 @@ MEMORY = (  # parts of the messages by which PyTorch, oneDNN, CUDA's libraries, 
 FULL = {errno.ENOSPC: "is full", getattr(errno, "EDQUOT", errno.ENOSPC): "is full for you: your quota is used up"}
 
 
-class UserError(Exception):
-    """Something the user can mend: the message names the file or option and the way out.
+class Told(Exception):
+    """An exception whose message says all that the user needs: the command line and notebooks show no traceback of it.
 
-    The command line prints the message alone, without a traceback, and exits with status 2. The message is one line without
-    credentials, whatever the names in it hold.
+    The message is one line without credentials, whatever the names in it hold.
     """
 
     def __str__(self) -> str:
         return one_line(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that a notebook shows; IPython looks for a method of this name."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(Told):
+    """Something the user can mend: the message names the file or option and the way out.
+
+    The command line prints the message and exits with status 2.
+    """
 
 
 class LostContact(UserError):

@@ -1,18 +1,67 @@
-"""Progress bars on stderr: the title of the work, the number of items done, and the time left."""
+"""Progress bars on stderr, or in a notebook below the cell: the title of the work, the number of items done, and the time left."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from dinolab.errors import one_line
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds before `count_up` shows anything
+REDRAWN = 0.5  # seconds between two drawings in a notebook, at least
+NOTEBOOK = Console().is_jupyter  # whether this Python runs in a notebook
+
+
+class NotebookBar(Progress):
+    """A bar that keeps one output of a notebook's cell up to date; rich's own way to do so needs ipywidgets.
+
+    It is drawn by the thread that counts, so it appears below the cell that this thread belongs to.
+    """
+
+    _output: Any = None  # IPython's handle of the output; None before the start
+    _drawn = 0.0  # time of the last drawing
+
+    def start(self) -> None:
+        from IPython.display import display
+
+        self._output = self._output or display(self, display_id=True)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        if time.monotonic() - self._drawn > REDRAWN:
+            self.refresh()
+
+    def refresh(self) -> None:
+        if self._output:
+            self._drawn = time.monotonic()
+            self._output.update(self)
+
+    def stop(self) -> None:
+        self.refresh()
+
+
+def make_bar(*columns: ProgressColumn, console: Console, shown: bool, transient: bool = False) -> Progress:
+    """A bar that is not started; see rich's Progress."""
+    kind = NotebookBar if NOTEBOOK and shown else Progress
+    return kind(*columns, console=console, disable=not shown, transient=transient)
+
+
+def can_move(console: Console) -> bool:
+    """Whether a bar can be drawn over itself there: on a terminal and in a notebook, but not in a file."""
+    return NOTEBOOK or console.is_terminal
 
 
 @contextmanager
@@ -33,7 +82,7 @@ def progress_bar(title: str, total: int, shown: bool, unit: str = "") -> Iterato
         *speed,
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with make_bar(*columns, console=Console(stderr=True), shown=shown) as bar:
         task = bar.add_task(one_line(title), total=total, speed="-")
 
         def advance(items: int = 1) -> None:
@@ -70,18 +119,17 @@ def count_up(title: str, unit: str) -> Iterator[Callable[[int], None]]:
         unit: name of an item in the plural.
     """
     began = time.monotonic()
-    status = Console(stderr=True).status(Text(one_line(title)))
-    started = False
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+    bar = make_bar(*columns, console=console, shown=can_move(console), transient=True)
+    task = bar.add_task("", total=None)
 
     def count(items: int) -> None:
-        nonlocal started
         if items % 1000 == 0 and time.monotonic() - began > PATIENCE:
-            status.update(Text(f"{one_line(title)}: {items:,} {unit}"))
-            if not started:
-                status.start()
-                started = True
+            bar.update(task, description=f"{one_line(title)}: {items:,} {unit}")
+            bar.start()  # once: what is started stays as it is
 
     try:
         yield count
     finally:
-        status.stop()
+        bar.stop()

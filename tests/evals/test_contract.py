@@ -14,6 +14,7 @@ from dinolab.errors import UserError
 from dinolab.evals import EVALS
 from dinolab.evals.comparison_table import cells
 from dinolab.evals.contract import EvaluationOptions
+from dinolab.evals.result import Measured, Result
 from dinolab.evals.results import table
 from tests.pictures import make_folder
 from tests.toy.evaluation import TOY
@@ -59,6 +60,7 @@ def test_a_new_evaluation_is_one_file_and_one_line(folders, tmp_path, monkeypatc
     both = dinolab.compare("pixels", [], *folders, tmp_path / "both", evaluations=["knn", "toy"], size=32, cache="none")
     assert cells(both)[0] == ["", "knn, %", "toy, % (lower is better)", "images/s"]
     assert cells(both)[1][2] == "0.0"
+    assert "lower is better" in both._repr_mimebundle_()["text/html"]
     assert (tmp_path / "both" / "accuracy.png").is_file()
     assert (tmp_path / "both" / "pixels" / "toy" / "result.json").is_file()
 
@@ -89,3 +91,15 @@ def texts_of(file):
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return [node.value for node in strings if id(node) not in docstrings]
+
+
+def test_a_result_is_short_to_look_at():
+    data = {"test_images": 1000, "test": "x"}
+    figures = {"accuracy": Measured(0.5, (0.4, 0.61)), "own": Measured(2.0)}
+    found = Result("knn", {"name": "runs/\x1bmine", "info": {"long": "x" * 999}}, data, {}, figures)
+    found.per_class = {f"class{n}": {"accuracy": 0.5, "images": 1} for n in range(99)}
+    line = "<Result of knn, runs/\\x1bmine: accuracy 50.0% (40.0% to 61.0%), own 2, 1,000 test images>"
+    assert repr(found) == line
+    assert "40.0% to 61.0%" in found._repr_mimebundle_()["text/html"] and len(str(found._repr_mimebundle_())) < 9999
+    unlabelled = Result("unknown", {"name": "m"}, {}, {}, {})
+    assert unlabelled._repr_mimebundle_() == {"text/plain": "<Result of unknown, m: no figures>"}

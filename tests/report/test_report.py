@@ -2,12 +2,14 @@ import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from dinolab.data.types import Source
 from dinolab.errors import UserError
 from dinolab.evals import EVALS
-from dinolab.report import report
+from dinolab.report import explorer, report
 from dinolab.report.sections import SECTIONS, curves
 from dinolab.report.sections.section import Section
 from tests.pictures import make_folder
@@ -73,9 +75,18 @@ def test_all_parts_are_there(page):
     assert 'class="missing"' not in page.html
 
 
+EXPLORER = "http://127.0.0.1:8651/#name="
+
+
+def outside(page: Page) -> list[str]:
+    """What the page refers to beside itself and the explorer."""
+    return [reference for reference in page.references if not reference.startswith(("data:", "#", EXPLORER))]
+
+
 def test_nothing_is_fetched_from_the_network(page):
     assert page.references
-    assert [r[:80] for r in page.references if not r.startswith(("data:", "#"))] == []
+    assert outside(page) == []
+    assert all(picture["src"].startswith("data:") for picture in page.pictures)
     assert "@import" not in page.html and "url(" not in page.html
 
 
@@ -86,14 +97,31 @@ def test_the_video_beside_the_page_is_its_one_link(run, tmp_path):
     shutil.copy(run / "metrics.jsonl", small)
     (small / "video.mp4").write_bytes(b"video" * 100_000)
 
-    def outside(page: Page) -> list[str]:
-        return [r for r in page.references if not r.startswith(("data:", "#"))]
-
     beside = Page(report([small]))
     assert outside(beside) == ["video.mp4"] and "0.5 MB" in beside.text
     assert "content=\"default-src 'none'; img-src data:;" in beside.html and "<video" not in beside.html
     assert outside(Page(report([small], tmp_path / "elsewhere.html"))) == []
     assert outside(Page(report([small], photos=False))) == []
+
+
+def test_queries_lead_to_the_explorer(run, page):
+    links = [reference.removeprefix(EXPLORER) for reference in page.references if reference.startswith(EXPLORER)]
+    assert len(links) == 20 and len(set(links)) == 5  # as a query, in attention, by heads and in PCA
+    assert all(Path(unquote(link)).is_file() for link in links)
+    test = run.parent / "test"
+    assert all(unquote(link).startswith(f"{test}/") for link in links)
+    assert f"dinolab explore {run} data={test} port=8651" in page.words
+
+
+def test_names_in_links_are_quoted_and_other_machines_are_not_linked():
+    assert explorer.link("/a/x & y#1+2%.png") == f"{EXPLORER}/a/x%20%26%20y%231%2B2%25.png"
+    assert explorer.link("shards\0/a/x.tar\x00512+9\0cat/1.jpg") == f"{EXPLORER}/a/x.tar%3A%20cat/1.jpg"
+    assert explorer.link(b"/a/caf\xe9.png".decode(errors="surrogateescape")) == f"{EXPLORER}/a/caf%E9.png"
+    assert explorer.link("shards\0s3://bucket/x.tar\x00512+9\0cat/1.jpg") == ""
+    columns = Source("my images.csv", ["/a/1.png"], None, [], read_by={"label_column": "kind"})
+    assert explorer.command(Path("runs/a b"), columns) == (
+        "dinolab explore 'runs/a b' 'data=my images.csv' label_column=kind port=8651"
+    )
 
 
 def test_every_picture_is_within_and_described(page):
@@ -182,12 +210,14 @@ def test_two_runs_side_by_side(run, tmp_path):
     row = shown.html.split("<code>optim.lr</code>")
     assert row[0].endswith('<tr class="differs"><td>') and ">0.001</td>" in row[1].split("</tr>")[0]
     assert shown.html.split("<code>model.dim</code>")[0].endswith("<tr><td>")
+    assert "marked where the runs differ: 1" in shown.text
+    assert "<details open" not in shown.html.split('<section id="configuration">')[1].split("</section>")[0]
     assert "loss: DINO" in shown.words and "loss: KoLeo" in shown.words
 
 
 def test_without_photos_only_figures_are_left(run, tmp_path, page):
     out = Page(report([run], tmp_path / "to_hand_on.html", photos=False))
-    assert out.pictures == []
+    assert out.pictures == [] and "127.0.0.1" not in out.html and "dinolab explore" not in out.html
     for heading in (
         "A sample",
         "Best and worst classes",

@@ -64,7 +64,7 @@ def run_until_stopped(work: Callable[[], object]) -> int:
         work()
     except Interrupted as stop:
         if rank() == 0:
-            print(f"dinolab: {stop}; saved. The same command continues from here.", file=sys.stderr)
+            print(f"dinolab: {stop}", file=sys.stderr)
         return 128 + stop.signum
     return 0
 

@@ -33,6 +33,7 @@ from dinolab.features import cache as kept_features
 from dinolab.features.inputs import Encodes, extraction_arguments, open_device, open_encoder, python_options
 from dinolab.fields import option
 from dinolab.files import file_name, write_whole
+from dinolab.progress import NOTEBOOK
 from dinolab.rundir import COMPARISON, RESULT
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def compare(
     test: str | Path | Source | None = None,
     out: str | Path | None = None,
     *,
-    progress: bool = False,
+    progress: bool = NOTEBOOK,
     environment: Json | None = None,
     **options: Any,
 ) -> Comparison:

@@ -70,6 +70,12 @@ class Comparison:
     environment: Json | None = None
     encoders: list[Row] = field(default_factory=list)
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Json:
+        """What a notebook shows: the table that the command line prints."""
+        from dinolab.evals.comparison_table import table  # here: it builds on this file
+
+        return table(self)._repr_mimebundle_(include, exclude)
+
     @property
     def evaluations(self) -> list[str]:
         return list(self.settings["evaluations"])

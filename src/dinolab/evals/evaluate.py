@@ -15,6 +15,7 @@ from dinolab.evals.result import Json, Result
 from dinolab.evals.results import write_result
 from dinolab.evals.state import STATES
 from dinolab.features.inputs import Encodes, extraction_arguments, open_encoder, python_options
+from dinolab.progress import NOTEBOOK
 
 Images = str | Path | Source  # what users name images by
 
@@ -26,7 +27,7 @@ def evaluate(
     test: Images | Sequence[Images] | None = None,
     out: str | Path | None = None,
     *,
-    progress: bool = False,
+    progress: bool = NOTEBOOK,
     environment: Json | None = None,
     called: str | None = None,
     **options: Any,
@@ -42,7 +43,7 @@ def evaluate(
         test: the same. A test set without labels gets predictions and no figures. `test` may be a list of several sets: the first
             one gives the Result, and each other one a Result in its list `tests`.
         out: folder for result.json and the evaluation's other files; None writes nothing.
-        progress: show progress bars.
+        progress: show progress bars; by default in a notebook only.
         environment: facts about machine and versions, for result.json.
         called: what results call the encoder; by default what it was named.
         options: the evaluation's options, see `dinolab eval NAME --help`; None stands for the default. By default the encoder stays

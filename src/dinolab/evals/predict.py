@@ -23,6 +23,7 @@ from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, o
 from dinolab.features.options import PRECISIONS, FeatureOptions
 from dinolab.fields import option
 from dinolab.options import Columns
+from dinolab.progress import NOTEBOOK
 from dinolab.rundir import LAYER, NETWORK, PREDICTIONS, RunFolder
 
 AS_TRAINED = "layer"  # the precision that the layer was trained with
@@ -90,7 +91,7 @@ def predict(
     out: str | Path | None = None,
     encoder: Encodes | None = None,
     *,
-    progress: bool = False,
+    progress: bool = NOTEBOOK,
     **options: Any,
 ) -> Predicted:
     """Predict the class of each image by the linear layer that an evaluation has trained. Labels of the images are not used.
@@ -102,7 +103,7 @@ def predict(
         out: a CSV file to write as well.
         encoder: a network, or what `dinolab.load` takes; by default the one that the layer names, or the run that the layer's file
             lies in. Its weights must be those that the layer was trained on.
-        progress: show progress bars.
+        progress: show progress bars; by default in a notebook only.
         options: columns, size, precision, device, workers and cache, see `dinolab predict --help`. By default the encoder stays where it is
             (one that is named is loaded on the CPU), and no processes are started.
 

@@ -1,6 +1,6 @@
 """The result of an evaluation: one class for every kind of evaluation, to and from JSON."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import NoneType
 from typing import Any
 
@@ -62,6 +62,20 @@ class Result:
     def main(self) -> Measured | None:
         """The figure to compare encoders by; None where the test images have no labels."""
         return next(iter(self.figures.values()), None)
+
+    def __repr__(self) -> str:
+        from dinolab.evals.results import in_one_line  # here: it builds on this file
+
+        return in_one_line(self)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Json:
+        """What a notebook shows: the table that the command line prints, without its rows for classes and other parts."""
+        from dinolab.evals import EVALS
+        from dinolab.evals.results import table
+
+        if not self.main or self.evaluation not in EVALS:
+            return {"text/plain": repr(self)}
+        return table(replace(self, per_class={}, parts={}), EVALS[self.evaluation])._repr_mimebundle_(include, exclude)
 
     def to_json(self) -> Json:
         return {"version": VERSION, **asdict(self)}

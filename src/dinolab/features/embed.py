@@ -12,6 +12,7 @@ from dinolab.errors import UserError
 from dinolab.features.inputs import Encodes, Extraction, extraction_arguments, open_encoder, python_options
 from dinolab.features.options import EmbedOptions
 from dinolab.files import beside
+from dinolab.progress import NOTEBOOK
 
 
 def embed(
@@ -19,7 +20,7 @@ def embed(
     data: str | Path | Source,
     out: str | Path | None = None,
     *,
-    progress: bool = False,
+    progress: bool = NOTEBOOK,
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """Features of all images that can be read.
@@ -28,7 +29,7 @@ def embed(
         encoder: a network, or what `dinolab.load` takes, or "pixels".
         data: images, as `data.path` takes them, or an opened source.
         out: an .npz file to write the arrays to as well.
-        progress: show progress bars.
+        progress: show progress bars; by default in a notebook only.
         options: size, precision, device, workers, cache, patches, and the columns of `data`, see `dinolab embed --help`. By default the
             encoder stays where it is (one that is named is loaded on the CPU), and no processes are started.
 

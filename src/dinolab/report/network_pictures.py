@@ -14,6 +14,7 @@ from dinolab.data.views import eval_view
 from dinolab.errors import UserError
 from dinolab.models.encoder import Encoder, evaluating
 from dinolab.parallel import choose_device
+from dinolab.report import explorer
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
 from dinolab.report.run import Run
 from dinolab.rundir import RunFolder
@@ -110,7 +111,8 @@ def neighbours_grid(encoder: Encoder, images: Sequence[Shown], reference: Source
     found = neighbours(encoder, [image.pixels for image in images], among, NEAREST + 1, size)
     rows = []
     for image, near in zip(images, found):
-        row = [picture(enlarge(image.view), f"query {image.label}".strip(), image.label or "query")]
+        query = picture(enlarge(image.view), f"query {image.label}".strip(), image.label or "query")
+        row = [query._replace(link=explorer.link(image.path))]
         for n in [n for n in near if among.paths[n.position] != image.path][:NEAREST]:
             drawn, label = cell(among, n, size), name_of(among, n.position)
             mark = ("right" if label == image.label else "wrong") if label and image.label else ""
@@ -129,7 +131,7 @@ def attention_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Sho
             with evaluating(encoder):
                 attention = attention_maps(encoder, view[None])[0].float().cpu().mean(0)
             cells.append(Cell(overlay(enlarge(view), attention, MASS), name))
-        rows.append(from_cells(cells, f"attention {image.label}".strip()))
+        rows.append(row_of(image, cells, "attention"))
     note = f"The class token's attention in the last block, mean of the heads; lines enclose {100 * MASS:.0f}% of it."
     return over_time("Attention", note, rows, networks)
 
@@ -140,8 +142,9 @@ def heads_grid(encoder: Encoder, images: Sequence[Shown]) -> Grid:
         view = crop_to_patches(image.view, encoder.patch_size)
         with evaluating(encoder):
             maps = attention_maps(encoder, view[None])[0].float().cpu()
-        for cells in rows_of(enlarge(view), maps, MASS, None, None, n):
-            rows.append(from_cells(cells, f"attention {image.label}".strip()))
+        first, *more = rows_of(enlarge(view), maps, MASS, None, None, n)
+        rows.append(row_of(image, first, "attention"))
+        rows += [from_cells(cells, f"attention {image.label}".strip()) for cells in more]
     return Grid("Attention, head by head", "Of the final network. Each map has its own scale of colours.", rows)
 
 
@@ -160,8 +163,14 @@ def pca_grid(networks: Sequence[tuple[str, Encoder]], images: Sequence[Shown]) -
         "First three principal components of the patch features as red, green and blue. All images of a step share one basis, so "
         "colours can be compared down a column, not across. The last column has the components of the foreground's patches alone."
     )
-    rows = [from_cells(cells, f"PCA {image.label}".strip()) for cells, image in zip(zip(*columns), images)]
+    rows = [row_of(image, cells, "PCA") for image, cells in zip(images, zip(*columns))]
     return over_time("PCA", note, rows, networks)
+
+
+def row_of(image: Shown, cells: Sequence[Cell | None], what: str) -> list[Picture]:
+    """The image itself, which leads to the explorer, and what the networks make of it."""
+    first, *others = from_cells(cells, f"{what} {image.label}".strip())
+    return [first._replace(link=explorer.link(image.path)), *others]
 
 
 def over_time(what: str, note: str, rows: list[list[Picture]], networks: Sequence[tuple[str, Encoder]]) -> Grid:

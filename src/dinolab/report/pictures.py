@@ -23,6 +23,7 @@ class Picture(NamedTuple):
     mark: str = ""  # "right" or "wrong" frames it
     width: int = 0
     height: int = 0
+    link: str = ""  # an address that a click opens
 
 
 class Grid(NamedTuple):

@@ -1,6 +1,7 @@
 """Guards a run's folder: one run at a time holds it, and never one with another configuration or other images."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,24 @@ from dinolab.training.phases import has_highres
 
 # options that a resumed run may change; the images themselves are compared by number and names
 MAY_CHANGE = ("run.", "eval.", "data.", "highres.micro_batch")
+
+
+TRAINING: dict[int, object] = {}  # the training in this process, by the process: one that is forked is another
+
+
+@contextmanager
+def alone_in_process() -> Iterator[None]:
+    """Refuse a second training at the same time, in another thread: each would set PyTorch's random numbers for the other."""
+    mine = object()
+    if TRAINING.setdefault(os.getpid(), mine) is not mine:
+        raise UserError(
+            "another training runs in this process; wait for it, or start this one in a process of its own "
+            "(two threads would disturb each other's random numbers, and neither result could be repeated)"
+        )
+    try:
+        yield
+    finally:
+        del TRAINING[os.getpid()]
 
 
 def hold(folder: Path) -> IO:

@@ -13,7 +13,7 @@ from dinolab.recipes import load_config, load_saved_config, validate
 from dinolab.rundir import RunFolder
 from dinolab.runs.build import all_alike, describe, fitting, monitor_sources, open_data, out_of_memory
 from dinolab.runs.fit import check_micro_batch, settle_micro_batch
-from dinolab.runs.folder import check_run, describe_run, held_for_training
+from dinolab.runs.folder import alone_in_process, check_run, describe_run, held_for_training
 from dinolab.runs.pictures import draw_pictures
 from dinolab.runs.run import Run
 from dinolab.runs.state import begin, restore
@@ -35,7 +35,7 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
         resume: refuse to start a new run.
 
     Raises:
-        UserError: a mistake in the options or the data, or too little memory.
+        UserError: a mistake in the options or the data, too little memory, or another training in this process.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     if isinstance(config, Config):
@@ -47,7 +47,11 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
     if resume and not folder.is_dir():
         raise UserError(f"{folder}: no such run to resume")
     device = parallel.choose_device(cfg.run.device)
-    with parallel.processes(device), held_for_training(folder) if parallel.rank() == 0 else nullcontext():
+    with (
+        alone_in_process(),
+        parallel.processes(device),
+        held_for_training(folder) if parallel.rank() == 0 else nullcontext(),
+    ):
         carry_out(cfg, RunFolder(folder), device, resume)
     return folder
 

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from dinolab.config import to_dict
 from dinolab.errors import UserError, masked, one_line
 from dinolab.files import naming, write_whole
 from dinolab.options import Config
+from dinolab.progress import can_move, make_bar
 from dinolab.rundir import RunFolder
 
 
@@ -39,14 +40,14 @@ class RunLog:
         self._keep_lines_before(resume_step or -1)  # a new run keeps none, not even of its step 0
         self._metrics = folder.metrics.open("a")
         self._words = folder.log.open("a", encoding="utf-8", errors="backslashreplace")
-        self._progress = Progress(
+        self._progress = make_bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            shown=can_move(self.console),
         )
         self._task = self._progress.add_task(cfg.method, total=total, completed=resume_step, figures="")
         self._progress.start()
@@ -63,7 +64,7 @@ class RunLog:
         if "loss" in figures:
             text = f"loss {figures['loss']:.3f}  {figures['images_per_s']:.1f} img/s  waits {figures['data_wait']:.0%}  {self._knn}"
             self._progress.update(self._task, completed=step, figures=text)
-            if not self.console.is_terminal and step % (10 * self.cfg.run.log_every) == 0:
+            if self._progress.disable and step % (10 * self.cfg.run.log_every) == 0:
                 self.console.print(f"step {step}  {text}")
         if self._tensorboard:
             for key, value in figures.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 from dinolab.data import draws
 from dinolab.data.device_views import Photos
 from dinolab.data.types import Views
-from dinolab.errors import UserError
+from dinolab.errors import Told, UserError
 from dinolab.methods.base import Logs, Method
 from dinolab.options import Optim
 from dinolab.parallel import agree, rank, sum_over_ranks, world
@@ -29,11 +29,11 @@ MOST_SKIPPED = 10  # steps in a row, with optim.nan=skip
 BrokenImage = tuple[int, str]  # position in the source, and why it cannot be read
 
 
-class Interrupted(Exception):
+class Interrupted(Told):
     """SIGTERM or Ctrl-C came, and the state was saved."""
 
     def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; saved. The same command continues from here.")
         self.signum = signum
 
 
