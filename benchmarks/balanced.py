@@ -19,11 +19,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from dinolab.curation.store import open_store
 
 from dinolab.curation.hierarchy import share
 from dinolab.curation.options import SampleOptions
 from dinolab.curation.sample import sample
-from dinolab.curation.store import open_store
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError

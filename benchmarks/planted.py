@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dinolab.curation.store import open_store
 from heaps import COPIES, frames, save, small
 from planted_scores import Truth, draw_sheet, score_copies, score_leaks
 
 from dinolab.curation.dedup import dedup
 from dinolab.curation.options import DedupOptions
-from dinolab.curation.store import open_store
 from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinolab.curation.graph import Neighbours, assign_all, search
-from dinolab.curation.kmeans import kmeans
+from dinolab.curation import kmeans
+from dinolab.curation.graph import Neighbours, search
 from dinolab.explore.collection import Collection
 from dinolab.explore.columns import voted
 from dinolab.explore.heads import Assigned, Prototypes, assign, read_prototypes
@@ -118,8 +118,9 @@ class Survey:
         """The cluster of each image by spherical k-means, int64 (N,)."""
         unit, rng = self.features.wait().unit, np.random.default_rng(0)
         drawn = np.sort(rng.choice(len(unit), min(len(unit), CLUSTERED), replace=False))
-        centroids, _ = kmeans(unit[torch.from_numpy(drawn)], CLUSTERS, rng, spherical=True)
-        return assign_all(unit, F.normalize(centroids, dim=1)).numpy()
+        centroids, _ = kmeans.kmeans(unit[torch.from_numpy(drawn)], CLUSTERS, rng, spherical=True)
+        centroids = F.normalize(centroids, dim=1)
+        return kmeans.assign(unit, centroids).numpy()
 
     def make_predicted(self, report: Report) -> np.ndarray:
         """The class that the neighbours of each image vote for, int64 (N,)."""
