@@ -69,6 +69,7 @@ def shell_lines(page: Path) -> Iterator[Block]:
 
 def dinolab_words(line: str) -> Iterator[list[str]]:
     """The words after `dinolab` in a line, with all that is optional in it; several where words are alternatives."""
+    line = re.sub(r"^sbatch .*scripts/slurm.sh(?= curate )", "dinolab", line)
     line = re.sub(r"^sbatch .*scripts/slurm.sh", f"dinolab {'grid' if '--array' in line else 'train'}", line)
     if not re.match(r"(\w+=\S* )*(dinolab|(torchrun|python) .*-m dinolab)\s", line):
         return

@@ -18,6 +18,7 @@ from dinolab.cli.help import help_text, wants_help
 from dinolab.cli.verbs import ROOT as VERBS
 from dinolab.errors import UserError
 from dinolab.grid.read import read_grid
+from dinolab.grid.task import row_config
 from dinolab.recipes import load_config
 from dinolab.runs import train as training
 from tests.pages import PAGES, ROOT, blocks, broken_links, dinolab_words, python_blocks, shell_lines
@@ -74,8 +75,10 @@ def check(words: list[str]) -> None:
         name: word for name, word in named.items() if re.fullmatch("[a-z0-9_]+", word if isinstance(word, str) else "")
     }
     if "GRID" in shipped:
-        read_grid(shipped["GRID"])
-    if place.at.training:
+        grid = read_grid(shipped["GRID"])
+        for row in grid.rows:
+            row_config(grid, row, given[-1], given[1].base)
+    elif place.at.training:
         load_config(shipped.get("CONFIG"), given[-1])
 
 

@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from dinolab.errors import one_line
 
@@ -120,7 +121,7 @@ def count_up(title: str, unit: str) -> Iterator[Callable[[int], None]]:
     """
     began = time.monotonic()
     console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
     bar = make_bar(*columns, console=console, shown=can_move(console), transient=True)
     task = bar.add_task("", total=None)
 

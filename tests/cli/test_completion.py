@@ -56,7 +56,7 @@ def fish(folder, line):
         ("dinolab job har sp", ["speed"]),
         ("dinolab job ha", ["har"]),
         ("dinolab job photos bud", ["budget="]),
-        ("dinolab grid abl", ["ablations"]),
+        ("dinolab grid abl", ["ablations", "ablations_small"]),
         ("dinolab job har scale=sm", ["smoke", "small"]),
         ("dinolab embed photos precision=b", ["bf16"]),
         ("dinolab embed pho", ["phones.csv", "photos"]),

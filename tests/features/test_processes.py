@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dinolab.curation.embed import embed_store, make_embedder
+from dinolab.curation.embed import embed_store
+from dinolab.curation.embedder import make_embedder
 from dinolab.curation.options import Viewed
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source

@@ -152,7 +152,7 @@ def test_anything_but_a_copy_is_refused_in_a_line(small_har, tmp_path):
         prepare("", out)
     with pytest.raises(UserError, match=r"data=nowhere: no such"):
         prepare("nowhere", out)
-    with pytest.raises(UserError, match=r"no Training_set.csv in it.*tutorial"):
+    with pytest.raises(UserError, match=r"no Training_set.csv in it.*my-own-data"):
         prepare(str(small_har / "train"), out)
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match=r"broken.zip: not a whole zip"):
