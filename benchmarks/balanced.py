@@ -19,7 +19,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from dinolab.curation.store import open_store
 
 from dinolab.curation.hierarchy import share
 from dinolab.curation.options import SampleOptions
@@ -27,6 +26,7 @@ from dinolab.curation.sample import sample
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.features.store import open_store
 from dinolab.machine import environment
 
 MOST, FEWEST = 380, 3.8  # images of the most frequent and of the rarest class

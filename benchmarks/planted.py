@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dinolab.curation.store import open_store
 from heaps import COPIES, frames, save, small
 from planted_scores import Truth, draw_sheet, score_copies, score_leaks
 
@@ -32,6 +31,7 @@ from dinolab.curation.options import DedupOptions
 from dinolab.data.decode import read_image
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
+from dinolab.features.store import open_store
 from dinolab.files import write_whole
 from dinolab.machine import environment
 
