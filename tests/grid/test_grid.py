@@ -267,10 +267,15 @@ def test_rows_train_equally_long(tmp_path, photos, monkeypatch, capsys):
     assert "lost cannot be timed: no such file" in capsys.readouterr().err
     assert json.loads((out / "lengths.json").read_text())["steps"] == {"plain": 220, "no crops": 440}
     monkeypatch.setattr(lengths, "plan", None)  # nothing is timed again
-    grid = lengths.with_lengths(read_grid(write(tmp_path)), words, "", "2min", out, False, print)
+    grid = lengths.with_lengths(read_grid(write(tmp_path)), words[2:-3], "", "2min", out, False, print)
     assert [row.words[-1] for row in grid.rows] == ["optim.length=220 steps", "optim.length=440 steps"]
     assert "have each=2min. Give the same" in refused([*words, "each=3min"], capsys)
     assert "each=soon: not a time" in refused([*words, "each=soon"], capsys)
+    nowhere = tmp_path / "nowhere"
+    assert "no such file" in refused(
+        [*words, f"data.path={nowhere}", f"out={nowhere}"], capsys
+    )  # before rows are timed
+    assert not nowhere.exists()
 
 
 @pytest.mark.parametrize("name", shipped())

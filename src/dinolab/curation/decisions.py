@@ -6,7 +6,7 @@
     OUT/decisions.parquet  a row for each image: whether it is in, and the stage and reason that decided
     OUT/decisions.csv      the same for people
     OUT/in.txt             the images that are in, one on each line
-    OUT/work/STAGE-*/      parts of a stage, see dinolab.curation.parts
+    OUT/parts/STAGE-*/     parts of a stage, see dinolab.curation.parts
 
 Each stage sees the images that the stages before it have left in; only a review brings others back. N images.
 """
@@ -34,7 +34,7 @@ from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
 STAGES = ("dedup", "retrieve", "sample", "review")  # in the order in which they follow each other
-WORK = "work"  # folder of the parts of stages
+WORK = "parts"  # folder of the parts of stages
 COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
 
 

@@ -10,7 +10,7 @@ from dinolab.errors import UserError
 from dinolab.evals.evaluate import make_folder
 from dinolab.files import write_whole
 from dinolab.grid.read import Grid, Row
-from dinolab.grid.task import row_config
+from dinolab.grid.task import check_images, row_config
 from dinolab.plan import Plan, plan
 from dinolab.plan.text import parse_time
 from dinolab.schemas import EACH, Schema, read_object
@@ -36,10 +36,10 @@ def with_lengths(
         say: called with a line before each row that is timed, and with the reason where one cannot be.
 
     Raises:
-        UserError: `each` is no time, or another one than that of the runs that are there; rows that must be timed, but may not.
+        UserError: `each` is no time, or another one than that of the runs that are there; rows must be timed, but may not, or their
+            images are missing.
     """
     seconds, file = parse_time(each, "each"), folder / FILE
-    make_folder(folder)
     kept: dict[str, Any] = read_object(file, LENGTHS) if file.is_file() else {"each": each, "steps": {}}
     if kept["each"] != each:
         raise UserError(f"each={each}: the runs in {folder} have each={kept['each']}. Give the same, or another out=")
@@ -48,6 +48,9 @@ def with_lengths(
         raise UserError(
             f"each={each}: it is not known yet how many steps that are. Give the command once with plan=only"
         )
+    if missing:
+        check_images(row_config(grid, grid.rows[0], words, base))
+        make_folder(folder)
     for row in missing:
         try:
             cfg = row_config(grid, replace(row, words=(*row.words, f"optim.length={ROUGH}")), words, base)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dinolab import parallel
 from dinolab.errors import UserError, say
-from dinolab.evals import splits
 from dinolab.evals.earlier import read_result
 from dinolab.evals.evaluate import find, make_folder
 from dinolab.grid.findings import collect, remarks
@@ -18,7 +17,7 @@ from dinolab.grid.forecast import forecast, forecast_words
 from dinolab.grid.lengths import with_lengths
 from dinolab.grid.read import read_grid
 from dinolab.grid.table import write_tables
-from dinolab.grid.task import Task, do_task, make_tasks, open_labelled
+from dinolab.grid.task import Task, check_images, do_task, make_tasks
 from dinolab.machine import cores
 from dinolab.training.loop import Interrupted, StopSignals
 
@@ -66,7 +65,7 @@ def run_grid(
     tasks = make_tasks(grid, words, base, seeds, folder)
     if task > len(tasks):
         raise UserError(f"task={task}: the grid has {len(tasks)} runs")
-    check_images(tasks[0])
+    check_images(tasks[0].cfg)
     make_folder(folder)
     left = [one for one in tasks if not one.is_done()]
     try:
@@ -90,15 +89,6 @@ def run_grid(
 
 def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def check_images(task: Task) -> None:
-    """Raises UserError where the images or their labels are missing, before any run; a split that is drawn is kept here."""
-    if not (task.cfg.eval.train or task.cfg.data.path):
-        raise UserError("data.path is not set: name a folder of images, a text file of paths or a CSV, data.path=DIR")
-    train, test = open_labelled(task.cfg)
-    if test is None:
-        splits.held_out(train, 0, None, progress=False)
 
 
 def run_all(tasks: Sequence[Task], jobs: int, words: Callable[[int], list[str]]) -> None:

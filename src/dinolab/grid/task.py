@@ -11,6 +11,7 @@ from types import NoneType
 from dinolab.data.sources import open_source
 from dinolab.data.types import Source
 from dinolab.errors import UserError, reason
+from dinolab.evals import splits
 from dinolab.evals.evaluate import evaluate, find
 from dinolab.files import write_whole
 from dinolab.grid.read import Grid, Row
@@ -159,6 +160,15 @@ def open_labelled(cfg: Config) -> tuple[Source, Source | None]:
         else None
     )
     return train, test
+
+
+def check_images(cfg: Config) -> None:
+    """Raises UserError where the images or their labels are missing, before any run; a split that is drawn is kept here."""
+    if not (cfg.eval.train or cfg.data.path):
+        raise UserError("data.path is not set: name a folder of images, a text file of paths or a CSV, data.path=DIR")
+    train, test = open_labelled(cfg)
+    if test is None:
+        splits.held_out(train, 0, None, progress=False)
 
 
 def do_task(task: Task) -> None:
