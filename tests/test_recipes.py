@@ -7,6 +7,7 @@ from dinolab.config import flatten, parse_duration, to_dict
 from dinolab.errors import UserError
 from dinolab.fields import options
 from dinolab.methods import METHODS
+from dinolab.options import Model
 from dinolab.recipes import load_config, load_saved_config, save_config, schema
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -155,6 +156,16 @@ def test_a_recipe_may_be_used_with_another_method() -> None:
     own = load_config("small_10k")
     assert cfg.method == "dino" and not hasattr(cfg.loss, "koleo")
     assert (cfg.head.prototypes, cfg.optim.lr) == (own.head.prototypes, own.optim.lr)
+
+
+@pytest.mark.parametrize("recipe", ["small_10k", "har_small", "dino_vits8", "simclr_vits16"])
+def test_a_recipe_may_be_used_with_a_convolutional_network(recipe: str) -> None:
+    usual = load_config(recipe)
+    cfg = load_config(recipe, ["model.size=small", "model.size=resnet50"])
+    assert cfg.model == Model(size="resnet50")
+    assert (cfg.optim.lr, cfg.views, cfg.optim.length) == (usual.optim.lr, usual.views, usual.optim.length)
+    with pytest.raises(UserError, match=r"model\.dim=64: for vision transformers only; leave it out"):
+        load_config(recipe, ["model.size=resnet50", "model.dim=64"])
 
 
 def test_a_recipe_may_start_from_another(tmp_path: Path) -> None:

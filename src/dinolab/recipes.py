@@ -5,7 +5,7 @@ A configuration has the options that every training has (options.Config) and tho
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from dinolab.config import SHOWN, check_options, flatten, nested, parse_duration
 from dinolab.errors import UserError, nearest
 from dinolab.fields import AUTO, options
 from dinolab.methods import METHODS
-from dinolab.options import Config
+from dinolab.options import CONVNETS, Config, Model
 from dinolab.plain_yaml import read_yaml, write_yaml
 
 SEE = "dinolab train --help"
@@ -53,19 +53,27 @@ def load_config(file: str | Path | None = None, words: Sequence[str] = ()) -> Co
     """Defaults, then the YAML file (a path, or the name of a recipe that dinolab ships), then `key=value` words.
 
     A file may name another one, `base: NAME`, whose options it starts from. A word `method=NAME` takes a recipe of another method
-    along: options of the recipe that the method does not have are then left out.
+    along: options of the recipe that the method does not have are then left out. In the same way a word `model.size=resnet50` takes
+    along a recipe that was written for a vision transformer.
 
     Raises UserError for an unknown key (with the nearest known one), a wrong type, or a value out of range.
     """
     layers = read_recipe(file) if file is not None else []
     written = next((layer["method"] for _, layer in reversed(layers) if "method" in layer), "")
-    chosen = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), written)
+    chosen = last_given("method", words) or written
     if chosen != written:
         layers = [(where, without_foreign(layer, chosen)) for where, layer in layers]
+    if last_given("model.size", words) in CONVNETS:
+        layers = [(where, without(layer, only_of_vits())) for where, layer in layers]
     cfg = assemble(chosen, layers, words)
     cfg.run.dir = cfg.run.dir or str(Path("runs") / (Path(file).stem if file else cfg.method))
     validate(cfg)
     return cfg
+
+
+def last_given(option: str, words: Sequence[str]) -> str:
+    """The value of an option in the last of these words that has it; empty if none has."""
+    return next((word.partition("=")[2] for word in reversed(words) if word.startswith(f"{option}=")), "")
 
 
 def load_saved_config(file: Path, words: Sequence[str] = ()) -> Config:
@@ -150,11 +158,22 @@ def without_foreign(layer: dict[str, Any], method: str) -> dict[str, Any]:
     """Without the method's name, and without options that this method does not have and another has."""
     own = dict(options(schema(method)))
     foreign = {key for name in METHODS for key, _ in options(schema(name)) if key not in own}
-    kept: dict[str, Any] = {"method": method} if method else {}
+    return ({"method": method} if method else {}) | without(layer, {*foreign, "method"})
+
+
+def without(layer: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Without the options of these full names, as `model.dim`."""
+    kept: dict[str, Any] = {}
     for key, value in flatten(layer).items():
-        if key not in foreign and key != "method":
+        if key not in names:
             kept = merge(kept, nested(key, value))
     return kept
+
+
+def only_of_vits() -> list[str]:
+    """Names of the options that only vision transformers have."""
+    of_model = [f"model.{f.name}" for f in dataclasses.fields(Model) if f.name != "size"]
+    return [*of_model, "optim.patch_embed_lr", "run.compile", "run.checkpoint_activations", "init.lora"]
 
 
 def find_recipe(file: str | Path) -> Path:
@@ -218,9 +237,7 @@ def validate_model(cfg: Config) -> None:
 def refuse_vit_options(cfg: Config) -> None:
     """Raises UserError for options that only vision transformers have."""
     now, usual = flatten(to_dict(cfg)), flatten(to_dict(Config()))
-    only_vits = [name for name in usual if name.startswith("model.") and name != "model.size"]
-    only_vits += ["optim.patch_embed_lr", "run.compile", "run.checkpoint_activations", "init.lora"]
-    changed = [f"{name}={now[name]}" for name in only_vits if now[name] != usual[name]]
+    changed = [f"{name}={now[name]}" for name in only_of_vits() if now[name] != usual[name]]
     if changed:
         raise UserError(
             f"{', '.join(changed)}: for vision transformers only; leave it out with model.size={cfg.model.size}"
