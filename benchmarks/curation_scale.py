@@ -35,6 +35,7 @@ from dinolab.data.sources.curated import MANIFEST
 from dinolab.features.store import Embeddings, Shard, Store, write_manifest
 from dinolab.files import write_whole
 from dinolab.machine import environment
+from dinolab.parallel import choose_device
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
 
 WIDTH, SHARD, MADE = 384, 4096, 1 << 16  # features; rows of a shard; rows that are made at once
@@ -63,6 +64,9 @@ def main() -> None:
     parser.add_argument("--learned", type=int, default=64, help="rows for each centroid from which it is learned")
     parser.add_argument("--resamplings", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("docs/results/curation_scale.json"))
+    parser.add_argument(
+        "--device", default="cpu", help="for the graph of neighbours; auto takes a GPU where there is one"
+    )
     parser.add_argument("--plot", type=Path, help="draw the results in --out instead of measuring")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=list(STAGES), help="to go on where a call was stopped"
@@ -91,7 +95,7 @@ def main() -> None:
 
 def note(args: argparse.Namespace, stage: str, found: dict[str, Any]) -> None:
     """Add the figures of a stage to the file of results."""
-    options = ("neighbours", "probes", "clusters", "iterations", "learned", "resamplings")
+    options = ("neighbours", "probes", "clusters", "iterations", "learned", "resamplings", "device")
     content = json.loads(args.out.read_text()) if args.out.is_file() else {"runs": {}}
     content["command"] = "python benchmarks/curation_scale.py --folder SCRATCH --images N"
     run = {"options": {name: getattr(args, name) for name in options}, "threads": torch.get_num_threads()}
@@ -159,7 +163,8 @@ def open_rows(args: argparse.Namespace, is_unit: bool) -> Embeddings:
 
 def do_graph(args: argparse.Namespace) -> dict[str, Any]:
     rng, parts = np.random.default_rng(1), Parts(args.folder / "work" / "graph")
-    graph = build(open_rows(args, False), None, args.neighbours, rng, parts, probes=args.probes)
+    device = choose_device(args.device, "--device")
+    graph = build(open_rows(args, False), None, args.neighbours, rng, parts, device, args.probes)
     return {"recall": round(graph.recall, 4), "parts": len(graph.parts)}
 
 

@@ -75,13 +75,22 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("options", nargs="+", metavar="key=value")
     args.add_argument("--models", nargs="+", default=["dinov2_vits16", "dinov2_vits8"], metavar="RECIPE")
+    args.add_argument(
+        "--changes",
+        nargs="+",
+        default=list(CHANGES),
+        choices=CHANGES,
+        metavar="NAME",
+        help=f"some of: {'; '.join(CHANGES)}",
+    )
     args.add_argument("--steps", type=int, default=200)
     args.add_argument("--out", type=Path, default=Path("docs/results/end_to_end.json"))
     options = args.parse_intermixed_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for recipe in options.models:
-        for name, words in CHANGES.items():
+        for name in options.changes:
+            words = CHANGES[name]
             try:
                 figures = run(recipe, [*options.options, *words], options.steps)
             except UserError as error:  # most likely out of memory; the other rows can still be measured

@@ -35,7 +35,12 @@ GRACE = 60  # seconds to save after SIGTERM
 PHOTOS, HEIGHT, WIDTH = 512, 375, 500  # made where no DATA is given
 TAIL = 12_000  # characters of a command's output that are kept
 PYTHON, DINOLAB = [sys.executable], [sys.executable, "-m", "dinolab"]
-TESTS = ["tests/models/test_attention.py", "tests/training/test_step.py", "tests/data/test_device_views.py"]
+TESTS = [
+    "tests/models/test_attention.py",
+    "tests/training/test_step.py",
+    "tests/data/test_device_views.py",
+    "tests/test_parallel.py",
+]
 TINY_MODEL = ["model.dim=16", "model.depth=1", "model.heads=2", "optim.batch_size=4", "run.compile=false"]
 LATER = ["har"]  # only when they are named: they take hours
 
@@ -51,10 +56,13 @@ def commands(piece: str, tiny: bool, device: str, out: Path, data: str) -> list[
     short = [f"optim.length={2 if tiny else 20} steps", "optim.warmup=1 steps", "eval.every=0 steps"]
     steps = ["--steps", "4" if tiny else "100"]
     end = ["--out", str(out / "end_to_end.json")]
+    words_of_methods = [*recipe[1:], f"run.device={device}", "--recipe", recipe[0], "--rounds", "2" if tiny else "10"]
     time_of = ["--seconds", "0" if tiny else "20"]
-    script = {name: [*PYTHON, f"benchmarks/{name}.py"] for name in ("end_to_end", "sharding")}
+    script = {
+        name: [*PYTHON, f"benchmarks/{name}.py"] for name in ("end_to_end", "sharding", "methods", "curation_scale")
+    }
     pieces = {
-        "tests": [[*PYTHON, "-m", "pytest", *TESTS, *(["--collect-only", "-q"] if tiny else ["-ra"])]],
+        "tests": [[*PYTHON, "-m", "pytest", "-m", "not slow", *TESTS, *(["--collect-only", "-q"] if tiny else ["-ra"])]],
         "attention": [[*bench, "attention", *small, *(["sizes=32"] * tiny), seconds, f"device={device}", f"out={out}"]],
         "throughput": [[*bench, "throughput", *small, *(["size=32"] * tiny), seconds, f"device={device}", f"out={out}"]],
         "step": [[*bench, "step", *recipe, f"run.device={device}", seconds, f"out={out}"]],
@@ -68,12 +76,21 @@ def commands(piece: str, tiny: bool, device: str, out: Path, data: str) -> list[
         ],
         "plan": [[*DINOLAB, "plan", *recipe, *run, f"steps={2 if tiny else 20}", f"json={out / 'plan.json'}"]],
         "micro_batch": [[*DINOLAB, "train", *large, *run, *short, "run.micro_batch=auto"]],
+        "methods": [[*script["methods"], *words_of_methods, "--out", str(out / "methods.json")]],
+        "curation": [
+            [*script["curation_scale"], "--device", device, "--folder", str(out / "scratch"), "--images", str(n),
+             "--stages", "make", "graph", "components", "--out", str(out / "curation_scale.json")]
+            for n in ([2000] if tiny else [1_000_000])
+        ],
         "har": [[*DINOLAB, "job", "har", f"data={data}", "out=runs/har", f"scale={'smoke' if tiny else 'full'}"]],
     }  # fmt: skip
     return pieces[piece]
 
 
-PIECES = ["tests", "attention", "throughput", "step", "step_large", "end_to_end", "sharding", "plan", "micro_batch", *LATER]  # fmt: skip
+PIECES = [
+    "tests", "attention", "throughput", "step", "step_large", "end_to_end", "sharding", "plan", "micro_batch", "methods", "curation",
+    *LATER,
+]  # fmt: skip
 
 
 def make_photos(folder: Path, number: int) -> None:
