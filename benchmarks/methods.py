@@ -20,7 +20,6 @@ from dinolab.files import write_whole
 from dinolab.machine import environment
 from dinolab.memory import peak_memory
 from dinolab.methods import METHODS
-from dinolab.options import Config
 from dinolab.parallel import choose_device
 from dinolab.precision import autocast, choose_precision
 from dinolab.recipes import load_config
@@ -42,8 +41,7 @@ def main() -> None:
     args.add_argument("--method", help=argparse.SUPPRESS)  # in a process of one method
     options = args.parse_args()
     if options.method:
-        words = [*EQUAL, *options.words, f"method={options.method}"]
-        return answer(load_config(options.recipe, words))
+        return answer(options.recipe, [*EQUAL, *options.words, f"method={options.method}"])
     command = [sys.executable, __file__, "--recipe", options.recipe, *options.words, "--method"]
     rows, base = measure(command, options.rounds), load_config(options.recipe, [*EQUAL, *options.words])
     facts = {"recipe": options.recipe, "words": [*EQUAL, *options.words], "batch": base.optim.batch_size}
@@ -82,11 +80,12 @@ def measure(command: list[str], rounds: int) -> list[dict]:
     return rows
 
 
-def answer(cfg: Config) -> None:
+def answer(recipe: str, words: list[str]) -> None:
     """Make a step for each line that comes in, and print its seconds; before, a line with the peak of memory or why there is none."""
-    device = choose_device(cfg.run.device)
-    before = memory_in_use(device)
     try:
+        cfg = load_config(recipe, words)
+        device = choose_device(cfg.run.device)
+        before = memory_in_use(device)
         views, method, s = random_batch(cfg, device), build_method(cfg, device).train(), values(cfg)
         optimizer = make_optimizer(method.student, cfg.optim)
         precision = autocast(device, choose_precision(cfg.run.precision, device))
