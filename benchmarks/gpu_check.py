@@ -56,7 +56,15 @@ def commands(piece: str, tiny: bool, device: str, out: Path, data: str) -> list[
     short = [f"optim.length={2 if tiny else 20} steps", "optim.warmup=1 steps", "eval.every=0 steps"]
     steps = ["--steps", "4" if tiny else "100"]
     end = ["--out", str(out / "end_to_end.json")]
-    words_of_methods = [*recipe[1:], f"run.device={device}", "--recipe", recipe[0], "--rounds", "2" if tiny else "10"]
+    words_of_methods = [
+        *recipe[1:],
+        "optim.batch_size=4" if tiny else "optim.batch_size=64",
+        f"run.device={device}",
+        "--recipe",
+        recipe[0],
+        "--rounds",
+        "2" if tiny else "10",
+    ]
     time_of = ["--seconds", "0" if tiny else "20"]
     script = {
         name: [*PYTHON, f"benchmarks/{name}.py"] for name in ("end_to_end", "sharding", "methods", "curation_scale")

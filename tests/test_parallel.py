@@ -62,12 +62,12 @@ def test_checkpointed_activations_change_nothing(images, alone):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", [*EXACT, *WHOLE])
 def test_a_gpu_makes_the_step_of_the_cpu(images, alone, name):
-    """Within rounding, which ten steps in float64 multiply; the initial weights and all random numbers are the same."""
+    """Within rounding: the pixels are float32, and a GPU rounds their normalisation otherwise. All random numbers are the same."""
     made = run_all(images, {name: [*(EXACT | WHOLE)[name], "run.device=cuda"]}, 0)[name]
     assert made.keys() == alone[0][name].keys()
     for key, tensor in made.items():
         torch.testing.assert_close(
-            tensor.cpu(), alone[0][name][key], rtol=0, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}"
+            tensor.cpu(), alone[0][name][key], rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}"
         )
 
 
