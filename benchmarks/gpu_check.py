@@ -56,9 +56,10 @@ def commands(piece: str, tiny: bool, device: str, out: Path, data: str) -> list[
     short = [f"optim.length={2 if tiny else 20} steps", "optim.warmup=1 steps", "eval.every=0 steps"]
     steps = ["--steps", "4" if tiny else "100"]
     end = ["--out", str(out / "end_to_end.json")]
+    batch = [] if tiny else ["optim.batch_size=64"]  # the methods share the memory
     words_of_methods = [
         *recipe[1:],
-        "optim.batch_size=4" if tiny else "optim.batch_size=64",
+        *batch,
         f"run.device={device}",
         "--recipe",
         recipe[0],
