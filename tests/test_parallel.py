@@ -62,13 +62,16 @@ def test_checkpointed_activations_change_nothing(images, alone):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", [*EXACT, *WHOLE])
 def test_a_gpu_makes_the_step_of_the_cpu(images, alone, name):
-    """Within rounding: the pixels are float32, and a GPU rounds their normalisation otherwise. All random numbers are the same."""
-    made = run_all(images, {name: [*(EXACT | WHOLE)[name], "run.device=cuda"]}, 0)[name]
-    assert made.keys() == alone[0][name].keys()
+    """The first step within rounding of the pixels, which are float32; later ones less closely, since Adam and batch norm multiply it.
+
+    All random numbers are the same. A step moves a parameter by up to 3e-3.
+    """
+    made, cpu = run_all(images, {name: [*(EXACT | WHOLE)[name], "run.device=cuda"]}, 0)[name], alone[0][name]
+    assert made.keys() == cpu.keys()
+    torch.testing.assert_close(made["losses"][0], cpu["losses"][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(made.pop("losses"), cpu["losses"], rtol=1e-3, atol=1e-4)
     for key, tensor in made.items():
-        torch.testing.assert_close(
-            tensor.cpu(), alone[0][name][key], rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}"
-        )
+        torch.testing.assert_close(tensor.cpu(), cpu[key], rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.slow

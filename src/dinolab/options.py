@@ -230,7 +230,7 @@ class Run:
     )
     attention: str = option(
         "auto",
-        "attention kernel; auto: flash on CUDA, mixed on CPUs, else sdpa",
+        "attention kernel; auto: mixed on CPUs, else sdpa, which takes FlashAttention's kernel where there is one",
         choices=("auto", "flash", "sdpa", "math", "mixed"),
     )
     compile: bool = option(

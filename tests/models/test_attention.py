@@ -42,4 +42,5 @@ def test_flash_on_a_gpu_equals_the_formula(runs: tuple[tuple[int, int], ...]) ->
 
 def test_auto_backend() -> None:
     assert choose_backend("auto", torch.device("cpu")) == "mixed"
+    assert choose_backend("auto", torch.device("cuda")) == "sdpa"
     assert choose_backend("math", torch.device("cuda")) == "math"

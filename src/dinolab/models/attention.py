@@ -54,12 +54,10 @@ def pack_runs(runs: Runs, device: torch.device) -> Packing:
 
 
 def choose_backend(name: str, device: torch.device) -> str:
-    """Replaces "auto" by the fastest backend of a device: FlashAttention on GPUs from Ampere on, "mixed" on CPUs, else SDPA."""
+    """Replaces "auto" by the fastest backend of a device: "mixed" on CPUs, else "sdpa" (measured in docs/speed.md)."""
     if name != "auto":
         return name
-    if device.type == "cpu":
-        return "mixed"
-    return "flash" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "sdpa"
+    return "mixed" if device.type == "cpu" else "sdpa"
 
 
 def attention(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, packing: Packing, backend: str = "sdpa") -> Tensor:
