@@ -43,6 +43,17 @@ def test_commands_are_commands(page: Path, tmp_path: Path, monkeypatch: pytest.M
     assert not wrong, "\n".join(wrong)
 
 
+def test_commands_are_in_blocks() -> None:
+    """A command at the beginning of a line that is not indented is shown as running text."""
+    wrong = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if line.startswith("$ ")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def mistakes(words: list[str], whole: bool = True) -> list[str]:
     """What dinolab says against a command; of one that need not be whole, only verbs and names of options are looked at."""
     try:

@@ -1,5 +1,7 @@
 """The number type of a computation, and who computes matrix products on a CPU."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +32,25 @@ def test_the_trial_is_not_disturbed_by_autocast() -> None:
     cpu_is_fast_in_bf16.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert cpu_is_fast_in_bf16() == outside
+
+
+def test_the_trial_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads on cores that others use wait for each other, and whatever the trial then says is chance."""
+    seen, clock, before = set(), time.thread_time, torch.get_num_threads()
+
+    def look() -> float:
+        seen.add(torch.get_num_threads())
+        return clock()
+
+    monkeypatch.setattr(precision.time, "thread_time", look)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "_factors", lambda: (torch.ones(4, 4), torch.ones(4, 4)))
+    torch.set_num_threads(2)
+    try:
+        cpu_is_fast_in_bf16.__wrapped__()
+        assert seen == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_trial_is_in_float32_whatever_the_default() -> None:

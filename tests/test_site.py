@@ -1,18 +1,23 @@
 """The docs site: pages are staged and generated, and faults of a built site are found. `make docs` builds the whole."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from scripts.docs.check import misread, problems
-from scripts.docs.reference import plain, write_pages
+from scripts.docs.markdown import plain
+from scripts.docs.reference import write_pages
 from scripts.docs.stage import stage
 
 from dinolab.cli.grammar import walk
 from dinolab.cli.verbs import ROOT
 from dinolab.evals import EVALS
+from dinolab.evals.result import Measured, Result
 from dinolab.fields import options
+from dinolab.grid.findings import Findings, Found
 from dinolab.methods import METHODS
 from dinolab.recipes import schema, shipped
+from dinolab.schemas import CARD, CURATION, ENVIRONMENT, INFO
 
 
 def test_links_out_of_the_docs_are_taken_along(tmp_path: Path) -> None:
@@ -48,6 +53,11 @@ def test_everything_is_in_the_reference(tmp_path: Path) -> None:
     assert all(f"\n## {name}\n" in pages["evaluations"] for name in EVALS)
     assert all(f"\n## {name}\n" in pages["recipes"] for name in shipped())
     assert all(f" {place.name}\n" in pages["commands"] for place in walk(ROOT))
+    for kind in (Result, Measured, Findings, Found):
+        assert all(f"| `{f.name}` | " in pages["files"] for f in dataclasses.fields(kind))
+    for part in (CARD, INFO, ENVIRONMENT, CURATION):
+        assert all(f"| `{key}` | " in pages["files"] for key in part)
+    assert all(f"`{key}`" in pages["files"] for m in METHODS.values() for panel in m.PANELS for key in panel.series)
     assert "optim.lr_scaling` | `none` | `linear` |" in pages["recipes"]
 
 

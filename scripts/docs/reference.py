@@ -1,9 +1,12 @@
-"""Pages that are made from the code: commands, options, methods, evaluations, recipes, the Python interface."""
+"""Pages that are made from the code: commands, options, methods, evaluations, recipes, files, the Python interface."""
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from scripts.docs.files import files
+from scripts.docs.markdown import code, paragraph, plain, sentence, table
 
 import dinolab
 from dinolab.cli.evaluate import EVAL
@@ -32,7 +35,7 @@ RETURNED = (
 def write_pages(into: Path) -> None:
     """Write all pages, as Markdown, into a folder."""
     into.mkdir(parents=True, exist_ok=True)
-    for make in (commands, training, methods, evaluations, recipes, python):
+    for make in (commands, training, methods, evaluations, recipes, files, python):
         (into / f"{make.__name__}.md").write_text("\n".join(make()) + "\n")
 
 
@@ -168,32 +171,3 @@ def option_table(fields: Fields, place: str = "") -> Iterable[str]:
         needed = "needed" if f.metadata.get("required") else code(word_of(f))
         rows.append((f'<a id="{anchor}"></a>`{name}`', needed, plain(f.metadata["help"]), plain(takes(f))))
     yield from table(("option", "default", "what it does", "takes"), rows)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    if rows:
-        yield from (f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-        yield ""
-
-
-def paragraph(text: str) -> Iterable[str]:
-    return (text, "") if text else ()
-
-
-def sentence(text: str) -> str:
-    """The first sentence, with a capital and a full stop."""
-    first = " ".join(text.strip().split("\n\n")[0].split()).rstrip(".:")
-    return f"{first[0].upper()}{first[1:]}." if first else ""
-
-
-def code(text: str) -> str:
-    return f"`{text}`".replace("|", r"\|") if text else "empty"
-
-
-def plain(text: str) -> str:
-    """A text on one line, in which nothing is read as Markdown but code between backticks."""
-    parts = " ".join(text.split()).split("`")
-    for i in range(0, len(parts), 2):
-        for sign in r"\*_<[|":
-            parts[i] = parts[i].replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
-    return "`".join(parts)

@@ -93,10 +93,21 @@ def cpu_is_fast_in_bf16() -> bool:
         product()
         return time.thread_time() - began
 
-    with quick_products(), torch.inference_mode(), torch.autocast("cpu", enabled=False):
+    with quick_products(), torch.inference_mode(), torch.autocast("cpu", enabled=False), one_thread():
         pairs = [(seconds(lambda: a @ b), seconds(lambda: halves[0] @ halves[1])) for _ in range(12)]
     in_fp32, in_bf16 = (min(times) for times in zip(*pairs))
     return in_fp32 > FASTER * in_bf16
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside the block, PyTorch computes in the calling thread alone, so that no time goes by in waiting for threads without a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -210,8 +210,11 @@ def test_a_broken_image_is_named_and_counted_once_and_too_many_stop_the_run(pict
     run = train(data, tmp_path / "run", "data.max_broken=0.1", "eval.every=0 steps")
     log = (run / "log.txt").read_text()
     assert log.count("000.png") == 1 and "replaced" in log
-    with pytest.raises(UserError, match=r"1 of 24 images cannot be read, more than data\.max_broken=0\.01"):
+    with pytest.raises(UserError, match=r"1 of 24 images cannot be read, more than data\.max_broken=0\.01") as stopped:
         train(data, tmp_path / "strict")
+    # both ways out that the message names lead on
+    assert "log.txt and use another run.dir, or raise the option" in str(stopped.value)
+    train(data, tmp_path / "strict", "data.max_broken=0.1")
 
 
 def test_nan_stops_the_run_and_names_the_last_good_checkpoint(

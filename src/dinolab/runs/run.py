@@ -189,5 +189,6 @@ class Run:
         if len(broken) > self.cfg.data.max_broken * len(self.source):
             raise UserError(
                 f"{len(broken)} of {len(self.source)} images cannot be read, more than data.max_broken="
-                f"{self.cfg.data.max_broken:g} of them; remove those named in {self.folder.log}, or raise the option"
+                f"{self.cfg.data.max_broken:g} of them; remove those named in {self.folder.log} and use another "
+                "run.dir, or raise the option"
             )
