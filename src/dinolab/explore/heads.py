@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
 from dinolab.losses import centred_softmax, sinkhorn_knopp
@@ -18,11 +17,9 @@ from dinolab.methods.prototypes import PrototypeLoss
 from dinolab.models.encoder import evaluating
 from dinolab.models.heads import DINOHead
 from dinolab.recipes import load_saved_config
-from dinolab.rundir import RunFolder
-from dinolab.training.checkpoint import checkpoints
+from dinolab.rundir import RunFolder, checkpoints
 from dinolab.weights.checkpoint import is_checkpoint
 from dinolab.weights.checksums import check_files
-from dinolab.weights.metadata import CheckpointReader, load_tensors
 
 PREFIXES = ("method.teacher.head.", "method.student.head.")  # the first that there is
 CENTRE = "method.centre"
@@ -61,6 +58,10 @@ def read_prototypes(place: Path) -> Prototypes | None:
     kept = [place] if is_checkpoint(place) else checkpoints(RunFolder(place).checkpoints)[-1:]
     if not kept:
         return None
+    from torch.distributed.checkpoint.api import CheckpointException  # here, for it takes half a second to import
+
+    from dinolab.weights.metadata import CheckpointReader, load_tensors
+
     try:
         config: Any = load_saved_config(RunFolder(kept[0].absolute().parents[1]).config)
         check_files(kept[0])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from dinolab.features import cache
@@ -50,6 +49,8 @@ def aligned(points: Tensor, reference: Tensor) -> Tensor:
 
     This is orthogonal Procrustes analysis (Schönemann 1966). Then they fill [-1, 1] again.
     """
+    from scipy.linalg import orthogonal_procrustes  # here, for one encoder needs no alignment
+
     mine, theirs = points.double(), reference.double()
     turn, _ = orthogonal_procrustes((mine - mine.mean(0)).numpy(), (theirs - theirs.mean(0)).numpy())
     return fill((mine - mine.mean(0)) @ torch.from_numpy(turn)).float()
