@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -122,6 +123,18 @@ def test_prototypes_are_those_of_the_teacher(ask, session) -> None:
     assert found[0]["probability"] >= found[1]["probability"] > 0
     assert sum(assigned.best[:, 0] == found[0]["prototype"]) == 0 or found[0]["images"]
     np.testing.assert_array_equal(ask("columns/prototype", np.int32), assigned.best[:, 0])
+
+
+def test_prototypes_of_a_damaged_checkpoint_are_unknown(session, tmp_path) -> None:
+    from dinolab.explore.heads import assign, head_of
+
+    run = Path(session.encoders[0].word).parents[1]
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert head_of(copy).read() and head_of(tmp_path) is None
+    for file in (copy / "checkpoints").glob("*/*.distcp"):
+        file.write_bytes(file.read_bytes()[:-9])
+    assigned = assign(head_of(copy).read(), *session.surveys[3].features.wait())
+    assert assigned.best.tolist() == [[-1]] * 36
 
 
 def test_maps_are_aligned_and_kept(ask, session, options, encoders) -> None:

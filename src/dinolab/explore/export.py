@@ -138,7 +138,7 @@ class Page:
                         self.answers[f"api/{name}/{place}/{image}"] = packed(answer)
         for place, number in enumerate(session.compared):
             survey = session.surveys[number]
-            if survey.prototypes:
+            if survey.head:
                 survey.assigned.wait()
             for image, name in enumerate(session.images.names):
                 self.answers[f"api/detail/{place}/{image}"] = session.detail(number, image) | {"location": name}

@@ -72,7 +72,7 @@ class Looker:
             with self.lock, evaluating(self.network):
                 heads = self.network.attention(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape[1]
             facts |= {"attention": True, "heads": heads}
-        return {**facts, "prototypes": self.survey.prototypes is not None}
+        return {**facts, "prototypes": self.survey.head is not None}
 
     def class_token(self, image: Image) -> Tensor:
         """The features of one image as those of all images are computed, float32 (D,), of length one."""

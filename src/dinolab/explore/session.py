@@ -60,7 +60,7 @@ class Session:
         if self.images.source.labels is not None:
             classes = self.images.source.classes
             found.append(Column("prediction", "prediction by neighbours", "category", survey.predicted.get, classes))
-        if survey.prototypes:
+        if survey.head:
             found.append(Column("prototype", "prototype", "category", lambda: survey.assigned.get().best[:, 0], []))
         return found
 
@@ -134,7 +134,7 @@ class Session:
     def prototypes_of(self, number: int, image: int | None) -> list[dict[str, Any]] | None:
         """The prototypes of an image of the source, and other images of each; None while they are computed."""
         survey = self.surveys[number]
-        if image is None or not survey.prototypes:
+        if image is None or not survey.head:
             return []
         try:
             found = survey.assigned.get()
@@ -142,7 +142,9 @@ class Session:
             return None
         pairs = zip(found.best[image].tolist(), found.probability[image].tolist())
         return [
-            {"prototype": best, "probability": round(share, 4), "images": found.images[best]} for best, share in pairs
+            {"prototype": best, "probability": round(share, 4), "images": found.images[best]}
+            for best, share in pairs
+            if best >= 0
         ]
 
 

@@ -18,7 +18,7 @@ from dinolab.curation import kmeans
 from dinolab.curation.graph import Neighbours, search
 from dinolab.explore.collection import Collection
 from dinolab.explore.columns import voted
-from dinolab.explore.heads import Assigned, Prototypes, assign, read_prototypes
+from dinolab.explore.heads import Assigned, Head, assign, head_of
 from dinolab.explore.later import Later, Report
 from dinolab.explore.maps import aligned, kept, pca_map
 from dinolab.explore.options import ExploreOptions
@@ -71,8 +71,8 @@ class Survey:
         return network.to(how.device), how
 
     @cached_property
-    def prototypes(self) -> Prototypes | None:
-        return read_prototypes(Path(self.word))
+    def head(self) -> Head | None:
+        return head_of(Path(self.word))
 
     def make_features(self, report: Report) -> Directions:
         features, readable = features_of(*self.opened.wait(), self.images)
@@ -131,15 +131,15 @@ class Survey:
 
     def make_assigned(self, report: Report) -> Assigned:
         """The prototypes of all images; only to be asked for where there are any."""
-        assert self.prototypes
-        return assign(self.prototypes, *self.features.wait())
+        assert self.head
+        return assign(self.head.read(), *self.features.wait())
 
     def settle(self) -> None:
         """Compute all that images are coloured by."""
         self.clusters.wait()
         if self.images.source.labels is not None:
             self.predicted.wait()
-        if self.prototypes:
+        if self.head:
             self.assigned.wait()
 
     def neighbours(self, token: Tensor, own: int | None, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
