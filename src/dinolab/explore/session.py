@@ -60,6 +60,9 @@ class Session:
         if self.images.source.labels is not None:
             classes = self.images.source.classes
             found.append(Column("prediction", "prediction by neighbours", "category", survey.predicted.get, classes))
+        for layer in survey.layers:
+            read, title = survey.by_layer[layer.name].get, f"prediction by {layer.name}"
+            found.append(Column(f"layer-{layer.name}", title, "category", read, layer.classes))
         if survey.head:
             found.append(Column("prototype", "prototype", "category", lambda: survey.assigned.get().best[:, 0], []))
         return found
@@ -111,6 +114,7 @@ class Session:
         return {
             **self.facts_of(image),
             "prediction": prediction,
+            "layers": self.by_layers(number, own),
             "height": picture.shape[0],
             "width": picture.shape[1],
             "prototypes": self.prototypes_of(number, own),
@@ -130,6 +134,14 @@ class Session:
             "date": date if np.isfinite(date) else None,
             "group": images.beside(image),
         }
+
+    def by_layers(self, number: int, image: int | None) -> dict[str, str]:
+        """The classes that trained layers predict for an image, by the names of those that have been asked for all images."""
+        survey, found = self.surveys[number], {}
+        for layer in survey.layers if image is not None else []:
+            for predicted in survey.by_layer[layer.name].found:
+                found[layer.name] = layer.classes[predicted[image]] if predicted[image] >= 0 else ""
+        return found
 
     def prototypes_of(self, number: int, image: int | None) -> list[dict[str, Any]] | None:
         """The prototypes of an image of the source, and other images of each; None while they are computed."""
