@@ -134,6 +134,16 @@ def test_an_export_holds_all_it_needs(encoders, options, tmp_path, monkeypatch, 
     assert [file.name for file in (out / "images").iterdir()] == ["0.jpg"]
 
 
+def test_a_port_that_is_taken_is_left_to_others(caplog) -> None:
+    from dinolab.explore.server import listen
+
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with listen("127.0.0.1", port) as found:
+            assert port < found.getsockname()[1] < port + 20
+            assert f"port {port} is taken, so the explorer is at port {found.getsockname()[1]}" in caplog.text
+
+
 def test_the_command_line_and_python(encoders, options, images, monkeypatch, capsys) -> None:
     import httpx
 

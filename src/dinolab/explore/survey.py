@@ -28,7 +28,7 @@ from dinolab.features.inputs import Extraction, extraction_arguments, open_encod
 
 NEIGHBOURS, VOTERS = 24, 20  # of an image; those whose labels predict its own
 CLUSTERS, CLUSTERED = 20, 50_000  # groups of images, and images that they are learned from
-FORMAT = b"maps 1"  # to be raised when the same features give other maps or neighbours
+FORMAT = b"maps 2"  # to be raised when the same features give other maps or neighbours
 SLOW_UMAP = "UMAP of the nearest neighbours; the first time a minute goes by until it is compiled"
 
 
