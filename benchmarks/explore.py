@@ -7,10 +7,12 @@ random weights, and random features of all images are put into the cache: neithe
 `dinolab explore`, in a process of its own, and its answers are timed from outside, one request at a time. The page has a benchmark of its
 own, benchmarks/explore_page.py.
 
-`first_map_s` is the time from the command until the map by principal components has arrived, with about.json and images.json; of it
-`serving_s` goes by until the server answers; `cpu_s_until_first_map` is what the server has computed by then, which other work on the
-machine does not lengthen. Times of answers are in milliseconds, over images drawn at random; `first` is the median of
-images that nobody has asked for before, `again` that of the same ones once more.
+`first_map_s` is the time from the command until a headless Chromium, which runs already, has drawn the map by principal components; of
+it `serving_s` goes by until the server answers; `cpu_s_until_first_map` is what the server has computed by then, which other work on the
+machine hardly lengthens. At the first of two starts no map is kept (`kept_map` false), at the second one it is.
+
+Times of answers are in milliseconds, over images drawn at random; `first` is the median of images that nobody has asked for before,
+`again` that of the same ones once more.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
+from playwright.sync_api import sync_playwright
 
 from dinolab.data.addresses import IMAGES
 from dinolab.data.sources import open_source
@@ -80,43 +83,78 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(folder: Path, images: int) -> dict[str, Any]:
-    words = [
-        sys.executable, "-m", "dinolab", "explore", str(folder / "model"), f"data={folder / 'images'}", "open=false",
-        f"cache={folder / 'cache' / 'features'}", "precision=fp32", "device=cpu",
-    ]  # fmt: skip
-    start = time.perf_counter()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            line = process.stdout.readline()
-            found: dict[str, Any] = {"images": images, "serving_s": round(time.perf_counter() - start, 2)}
-            address = re.search(r"(http://\S+)/\?token=(\S+)", line)
-            assert address, line
-            client = httpx.Client(base_url=address[1], timeout=600)
-            client.get("/", params={"token": address[2]}, follow_redirects=True)
+class Served:
+    """`dinolab explore` in a process of its own; use it in a `with` block.
 
-            def ask(path: str) -> httpx.Response:
-                while True:
-                    answer = client.get(f"/api/{path}")
-                    if answer.status_code != 202:
-                        return answer.raise_for_status()
-                    time.sleep(0.05)
+    Attributes:
+        start: when the command began.
+        address: what it has printed, with the token.
+        serving_s: seconds until it has printed it.
+    """
 
-            for path in ("about.json", "images.json", "maps/0/pca"):
-                ask(path)
-            found["first_map_s"] = round(time.perf_counter() - start, 2)
-            found["cpu_s_until_first_map"] = round(cpu_seconds(process.pid), 2)
-            found["memory_mb_at_first_map"] = round(ask("health.json").json()["memory_bytes"] / 1e6)
-            drawn = np.random.default_rng(0).choice(images, DETAILS_ASKED, replace=False).tolist()
-            found["detail_ms"] = milliseconds(lambda n: ask(f"detail/0/{n}"), drawn)
-            found["small_image_ms"] = milliseconds(lambda n: ask(f"images/{n}?side=96"), drawn)
-            found["thumbnails_256_ms"] = milliseconds(lambda n: ask(f"atlas/{n}"), [0, 1, 2])
-            found["patches_ms"] = milliseconds(lambda n: ask(f"patches/0/{n}"), drawn[:PATCHES_ASKED])
-            found["patches_shape"] = ask(f"patches/0/{drawn[0]}").headers["X-Shape"]
-            found["memory_mb"] = round(ask("health.json").json()["memory_bytes"] / 1e6)
-        finally:
-            process.kill()
+    def __init__(self, folder: Path) -> None:
+        words = [
+            sys.executable, "-m", "dinolab", "explore", str(folder / "model"), f"data={folder / 'images'}", "open=false",
+            f"cache={folder / 'cache' / 'features'}", "precision=fp32", "device=cpu",
+        ]  # fmt: skip
+        self.start = time.perf_counter()
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        self.serving_s = time.perf_counter() - self.start
+        found = re.search(r"http://\S+", line)
+        assert found, line
+        self.address = found[0]
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def first_map(folder: Path, chromium: str) -> dict[str, float]:
+    """Seconds from the command until a browser, which runs already, has drawn the map."""
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        with Served(folder) as served:
+            page.goto(served.address)
+            page.wait_for_selector("body[data-ready]", state="attached", timeout=120_000)
+            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            found = {
+                "serving_s": round(served.serving_s, 2),
+                "first_map_s": round(time.perf_counter() - served.start, 2),
+                "cpu_s_until_first_map": round(cpu_seconds(served.process.pid), 2),
+            }
+        browser.close()
+    return found
+
+
+def answers(folder: Path, images: int) -> dict[str, Any]:
+    """Times of answers, and the memory that the server holds."""
+    with Served(folder) as served:
+        client = httpx.Client(base_url=served.address.partition("?")[0], timeout=600)
+        client.get(served.address, follow_redirects=True)
+
+        def ask(path: str) -> httpx.Response:
+            while True:
+                answer = client.get(f"/api/{path}")
+                if answer.status_code != 202:
+                    return answer.raise_for_status()
+                time.sleep(0.05)
+
+        for path in ("about.json", "images.json", "columns/label", "maps/0/pca"):
+            ask(path)
+        found: dict[str, Any] = {"memory_mb_at_first_map": round(ask("health.json").json()["memory_bytes"] / 1e6)}
+        drawn = np.random.default_rng(0).choice(images, DETAILS_ASKED, replace=False).tolist()
+        found["detail_ms"] = milliseconds(lambda n: ask(f"detail/0/{n}"), drawn)
+        found["small_image_ms"] = milliseconds(lambda n: ask(f"images/{n}?side=96"), drawn)
+        found["thumbnails_256_ms"] = milliseconds(lambda n: ask(f"atlas/{n}"), [0, 1, 2])
+        found["patches_ms"] = milliseconds(lambda n: ask(f"patches/0/{n}"), drawn[:PATCHES_ASKED])
+        found["patches_shape"] = ask(f"patches/0/{drawn[0]}").headers["X-Shape"]
+        found["memory_mb"] = round(ask("health.json").json()["memory_bytes"] / 1e6)
     return found
 
 
@@ -124,11 +162,13 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("photos", type=Path)
     args.add_argument("--images", type=int, default=10_000)
+    args.add_argument("--chromium", default="/usr/bin/chromium")
     args.add_argument("--out", type=Path, default=Path("docs/results/explore.json"))
     options = args.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options.photos, options.images)
-        found = measure(Path(folder), options.images)
+        starts = [{"kept_map": kept, **first_map(Path(folder), options.chromium)} for kept in (False, True)]
+        found = {"images": options.images, "starts": starts, **answers(Path(folder), options.images)}
     print(json.dumps(found, indent=1))
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     known["server"] = {

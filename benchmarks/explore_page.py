@@ -180,7 +180,7 @@ def main() -> None:
         browser.close()
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     known.setdefault("page", {})[options.canvas] = {
-        "note": f"headless Chromium {version}, 1280 x 900, on {os.cpu_count()} CPU cores that other work uses, too",
+        "note": f"headless Chromium {version}, 1280 x 900, on {os.cpu_count()} CPU cores that other work uses, too; see load_average",
         "load_average": os.getloadavg()[0], "environment": environment(), "rows": rows,
     }  # fmt: skip
     options.out.write_text(json.dumps(known, indent=1) + "\n")

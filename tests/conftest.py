@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dinolab.weights.starter import FILE, PACKAGE
+from tests.browsing import ARGUMENTS, CHROMIUM
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -52,3 +53,15 @@ def missing(name: str) -> NoReturn:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; skipped where there is none, or no playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as browsers:
+        opened = browsers.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dinolab.fields import AUTO, duration, option, section
 
+EXPLORER_PORT = 8651  # of the page of `dinolab explore`, where links in reports lead
 CONVNETS = ("resnet18", "resnet50", "starter")  # sizes that are convolutional networks; models/convnet.py has them
 
 

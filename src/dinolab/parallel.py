@@ -11,16 +11,16 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from dinolab.errors import LostContact, UserError, reason
+
+if TYPE_CHECKING:  # where it is used, it is imported by functions: it takes half a second
+    from torch.distributed.device_mesh import DeviceMesh
 
 # FSDP2 warns that a module's output must not be changed in place; nothing here does that
 warnings.filterwarnings("ignore", r"FSDP2-wrapped module .* returned a view tensor")
@@ -232,6 +232,8 @@ def shard(networks: Iterable[nn.ModuleDict], sharding: str, device: torch.device
         sharding: "full": over all ranks; "hybrid": over those of a machine, with a copy on each machine; "none": a copy on each rank.
         compute: type that the blocks' weights are sent and used in, by default their own.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
     mesh = make_mesh(sharding, device)
     reduce = torch.float32 if compute else None
     blocks_in = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
@@ -251,7 +253,9 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
-def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
+def make_mesh(sharding: str, device: torch.device) -> "DeviceMesh":
+    from torch.distributed.device_mesh import init_device_mesh
+
     if sharding == "full":
         return init_device_mesh(device.type, (world(),))
     each = local_world() if sharding == "hybrid" else 1
@@ -260,4 +264,6 @@ def make_mesh(sharding: str, device: torch.device) -> DeviceMesh:
 
 def whole(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with every sharded tensor gathered; all ranks must call it together."""
+    from torch.distributed.tensor import DTensor
+
     return {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in state.items()}

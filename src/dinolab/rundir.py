@@ -144,6 +144,7 @@ class RunFolder:
         return read_metrics(self.metrics)
 
 
+METADATA = ".metadata"  # of a checkpoint; a folder with it is a whole one
 RESULT = "result.json"  # an evaluation's figures, in its folder
 PREDICTIONS = "predictions.csv"
 CONFUSION = "confusion.png"
@@ -151,6 +152,16 @@ PICTURES = "pictures"  # folder beside result.json with the PNGs of an evaluatio
 LAYER = "layer.safetensors"  # the trained linear layer of an evaluation
 NETWORK = "network"  # folder beside it with the weights and model card of a network that was trained with the layer
 COMPARISON = "all.json"  # several evaluations of several encoders
+
+
+def step_of(place: Path) -> int:
+    """The step of a checkpoint, from its folder's name."""
+    return int(place.name.removeprefix("step_"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("step_*") if p.name[5:].isdecimal() and (p / METADATA).is_file())
 
 
 def read_metrics(file: Path) -> tuple[list[Row], list[str]]:

@@ -1,6 +1,8 @@
 """A few images, a run with kept checkpoints and another encoder, and the explorer's answers about them."""
 
 import shutil
+import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,6 +11,7 @@ from dinolab.models.vit import ViT
 from dinolab.options import Model
 from dinolab.runs.train import train
 from dinolab.weights.load import save_encoder
+from tests.browsing import new_page
 from tests.pictures import TINY, make_folder
 
 NASTY = """<img src=x onerror="document.title='hit'">&amp;,'.png"""
@@ -44,3 +47,43 @@ def session(encoders, options):
     from dinolab.explore.session import Session
 
     return Session(encoders, options)
+
+
+@contextmanager
+def serving(session):
+    """The address, with the token, where a session is served."""
+    import uvicorn
+
+    from dinolab.explore.server import make_app, socket
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    host = f"127.0.0.1:{listening.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(make_app(session, "secret", [host]), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield f"http://{host}/?token=secret"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens pages and waits until they are ready; at the end none of them may have complained."""
+    pages = []
+
+    def open_page(address, width=1280, dark=False, routes=None, requests=None):
+        seen = new_page(browser, width, dark)
+        for path, answer in (routes or {}).items():
+            seen.page.route(path, answer)
+        pages.append(seen)
+        seen.page.goto(address)
+        seen.page.wait_for_selector("body[data-ready]", state="attached")
+        if requests is not None:
+            seen.page.on("request", lambda request: requests.append(request.url))
+            requests += seen.requests
+        return seen.page
+
+    yield open_page
+    for seen in pages:
+        seen.page.close()
+    assert [complaint for seen in pages for complaint in seen.complaints] == []

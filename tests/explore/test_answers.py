@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.spatial import procrustes
 
+from dinolab.curation.graph import search
 from dinolab.data.sources import open_source
 from dinolab.evals.knn import predict
 from dinolab.explore.later import Busy, Later
 from dinolab.explore.maps import aligned, pca_map, place_by_neighbours
+from dinolab.explore.umap_map import umap_map
 from dinolab.features.embed import embed
 from dinolab.features.neighbours import nearest
 from dinolab.models.encoder import evaluating
@@ -124,6 +128,18 @@ def test_prototypes_are_those_of_the_teacher(ask, session) -> None:
     np.testing.assert_array_equal(ask("columns/prototype", np.int32), assigned.best[:, 0])
 
 
+def test_prototypes_of_a_damaged_checkpoint_are_unknown(session, tmp_path) -> None:
+    from dinolab.explore.heads import assign, head_of
+
+    run = Path(session.encoders[0].word).parents[1]
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert head_of(copy).read() and head_of(tmp_path) is None
+    for file in (copy / "checkpoints").glob("*/*.distcp"):
+        file.write_bytes(file.read_bytes()[:-9])
+    assigned = assign(head_of(copy).read(), *session.surveys[3].features.wait())
+    assert assigned.best.tolist() == [[-1]] * 36
+
+
 def test_maps_are_aligned_and_kept(ask, session, options, encoders) -> None:
     first, second = ask("maps/3/pca", np.float32), ask("maps/4/pca", np.float32)
     for points in (first, second):
@@ -137,12 +153,17 @@ def test_maps_are_aligned_and_kept(ask, session, options, encoders) -> None:
 
 
 @pytest.mark.slow
-def test_umap_keeps_neighbours_together(session) -> None:
-    points = session.surveys[4].umap.wait()
-    assert points.shape == (36, 2) and abs(points).max() == pytest.approx(1)
-    near = session.surveys[4].graph.wait().indices[:, :3].numpy()
-    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    assert np.median(distance[np.arange(36)[:, None], near]) < np.median(distance)
+def test_umap_keeps_neighbours_together(monkeypatch) -> None:
+    """Few points, and UMAP's code as plain Python: its compilation would take much longer."""
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    groups = torch.arange(15) % 3
+    unit = F.normalize(torch.randn(15, 8) + 4 * torch.randn(3, 8)[groups], dim=1)
+    graph, shares = search(unit, None, 4, np.random.default_rng(0)), []
+    points = umap_map(unit, graph, pca_map(unit).numpy(), shares.append)
+    assert points.shape == (15, 2) and abs(points).max() == pytest.approx(1)
+    assert shares == sorted(shares) and shares[-1] == 1
+    distance = torch.cdist(torch.from_numpy(points), torch.from_numpy(points)) + 9 * torch.eye(15)
+    assert (groups[distance.argmin(1)] == groups).all()
 
 
 def test_procrustes_is_that_of_scipy() -> None:
@@ -160,6 +181,12 @@ def test_procrustes_is_that_of_scipy() -> None:
 def test_a_map_by_principal_components_has_their_variance() -> None:
     features = torch.randn(200, 6) * torch.tensor([1, 9, 2, 5, 1, 1.0])
     points = pca_map(features)
+    wide = torch.randn(40, 3072) * torch.linspace(4, 1, 40)[:, None]
+    left, sizes, _ = torch.linalg.svd(wide - wide.mean(0), full_matrices=False)
+    found = pca_map(wide)
+    exact = left[:, :2] * sizes[:2]
+    for column in (0, 1):
+        assert abs(float(F.cosine_similarity(found[:, column] - found[:, column].mean(), exact[:, column], 0))) > 0.9999
     values = torch.linalg.svdvals(features - features.mean(0))
     spread = (points - points.mean(0)).norm(dim=0)
     assert float(spread[0] / spread[1]) == pytest.approx(float(values[0] / values[1]), rel=1e-4)

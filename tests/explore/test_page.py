@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from dataclasses import replace
 
 import cv2
@@ -12,95 +11,23 @@ import torch
 
 from dinolab.data.sources import open_source
 from dinolab.visuals.similarity import similarity_map
-from tests.explore.conftest import NASTY
+from tests.explore.conftest import NASTY, serving
+from tests.explore.pointing import hover, likeness, show
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-
-READY = "body[data-ready]"
 
 
 @pytest.fixture(scope="session")
 def address(session):
     """Where the session is served, with the token."""
-    import uvicorn
-
-    from dinolab.explore.server import make_app, socket
-
-    listening = socket.create_server(("127.0.0.1", 0))
-    host = f"127.0.0.1:{listening.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(make_app(session, "secret", [host]), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield f"http://{host}/?token=secret"
-    server.should_exit = True
-    thread.join(10)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with playwright.sync_playwright() as browsers:
-        opened = browsers.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens pages, and looks at the end for complaints in their console."""
-    pages, complaints = [], []
-
-    def open_page(address, width=1280, dark=False, routes=None):
-        page = browser.new_page(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
-        )
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        for path, answer in (routes or {}).items():
-            page.route(path, answer)
-        page.goto(address)
-        page.wait_for_selector(READY, state="attached")
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        page.close()
-    assert complaints == []
+    with serving(session) as found:
+        yield found
 
 
 @pytest.fixture
 def page(opened, address):
     return opened(address)
-
-
-def show(page, image):
-    """Open an image, and wait until both panels have the patches of it and its neighbours."""
-    page.evaluate("(image) => Explorer.open(image)", image)
-    page.wait_for_function(
-        "(image) => Explorer.panels.every(({ painting: p }) => p.image === image && p.overlays.length === 9)", arg=image
-    )
-
-
-def hover(page, slot, row, column):
-    """Move the pointer to a patch of an open image."""
-    big = page.locator(".picture.big").nth(slot)
-    big.scroll_into_view_if_needed()
-    height, width, _ = page.evaluate(f"Explorer.panels[{slot}].painting.main.features.shape")
-    box = big.bounding_box()
-    page.mouse.move(box["x"] + (column + 0.5) * box["width"] / width, box["y"] + (row + 0.5) * box["height"] / height)
-
-
-def likeness(page, slot):
-    """The similarities that are painted over the image and its neighbours, and the neighbours' numbers."""
-    maps, numbers = page.evaluate(f"""(() => {{ const {{ overlays }} = Explorer.panels[{slot}].painting;
-      return [overlays.map((one) => [...one.likeness]), overlays.map((one) => one.number)]; }})()""")
-    return [np.array(one) for one in maps], numbers
 
 
 @pytest.mark.parametrize("canvas", ["webgl2", "2d"])
@@ -277,12 +204,7 @@ def exported(encoders, options, tmp_path_factory):
 
 def test_an_export_works_from_disk_without_any_request(opened, exported, session):
     requests = []
-
-    def note(route):
-        requests.append(route.request.url)
-        route.continue_()
-
-    page = opened((exported / "index.html").as_uri(), routes={"**/*": note})
+    page = opened((exported / "index.html").as_uri(), requests=requests)
     show(page, 5)
     hover(page, 0, 2, 1)
     maps, numbers = likeness(page, 0)
@@ -306,6 +228,6 @@ def test_an_image_of_ones_own(page, tmp_path, images):
     shutil.copy(images / "class0" / "000.png", tmp_path / "mine.png")
     page.locator("#own-file").set_input_files(tmp_path / "mine.png")
     page.wait_for_function(
-        "() => Explorer.panels.every(({ painting: p }) => p.image === 'u1' && p.overlays.length === 9)"
+        "() => Explorer.panels.every(({ painting: p }) => /^u\\d+$/.test(p.image) && p.overlays.length === 9)"
     )
     assert page.locator(".panel .tile").first.get_attribute("data-image") == "0"  # the image itself is the nearest

@@ -1,14 +1,18 @@
 """Curated sets with their findings, frames of videos, exported pages, and the command line."""
 
 import base64
+import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from dinolab import cli
+from dinolab.evals.evaluate import evaluate
 from dinolab.explore.collection import open_collection
 from dinolab.explore.options import ExploreOptions
 from tests.curation.conftest import curate, heap  # noqa: F401
@@ -47,6 +51,31 @@ def test_findings_of_a_curated_set_and_decisions_that_curate_takes(curated, caps
     assert curate("review", store.folder) == 0
     assert "20.png" not in (store.folder / "in.txt").read_text()
     assert curated.images.locations[back] in (store.folder / "in.txt").read_text().splitlines()
+
+
+def test_layers_that_evaluations_have_trained_predict_all_images(encoders, images, options, tmp_path) -> None:
+    from dinolab.explore.session import Session
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    for source, copy in zip(encoders, (run, other)):
+        copy.mkdir()
+        for name in ("model.json", "model.safetensors"):
+            shutil.copy(Path(source) / name, copy)
+    evaluate("logreg", run, images, images, run / "eval" / "logreg", cache=options.cache)
+    shutil.copytree(run / "eval", other / "eval")  # a layer on other weights, which is left aside
+    (run / "eval" / "damaged").mkdir()
+    (run / "eval" / "damaged" / "layer.safetensors").write_bytes(b"no layer")
+    assert not any(name.startswith("layer-") for name in Session([str(other)], options).columns)
+    session = Session([str(run)], options)
+    (column,) = [one for name, one in session.columns.items() if name.startswith("layer-")]
+    assert (column.id, column.values) == ("layer-logreg", ["class0", "class1", "class2"])
+    assert session.detail(0, 7)["layers"] == {}
+    session.surveys[0].settle()
+    with (run / "eval" / "logreg" / "predictions.csv").open(newline="") as file:
+        expected = {row["filename"]: row["predicted"] for row in csv.DictReader(file)}
+    predicted = [column.values[n] for n in column.array()]
+    assert predicted == [expected[name] for name in session.images.names]
+    assert session.detail(0, 7)["layers"] == {"logreg": predicted[7]}
 
 
 def test_frames_of_a_video_follow_each_other(tmp_path) -> None:
@@ -103,6 +132,16 @@ def test_an_export_holds_all_it_needs(encoders, options, tmp_path, monkeypatch, 
     assert cli.main(["explore", *words, f"export={tmp_path}"]) == 2 and "holds other files" in capsys.readouterr().err
     assert cli.main(["explore", *words, f"export={out}", "megabytes=1", "sample=1"]) == 0  # an earlier page is replaced
     assert [file.name for file in (out / "images").iterdir()] == ["0.jpg"]
+
+
+def test_a_port_that_is_taken_is_left_to_others(caplog) -> None:
+    from dinolab.explore.server import listen
+
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with listen("127.0.0.1", port) as found:
+            assert port < found.getsockname()[1] < port + 20
+            assert f"port {port} is taken, so the explorer is at port {found.getsockname()[1]}" in caplog.text
 
 
 def test_the_command_line_and_python(encoders, options, images, monkeypatch, capsys) -> None:

@@ -110,7 +110,7 @@ def test_queries_lead_to_the_explorer(run, page):
     assert all(Path(unquote(link)).is_file() for link in links)
     test = run.parent / "test"
     assert all(unquote(link).startswith(f"{test}/") for link in links)
-    assert f"dinolab explore {run} data={test} port=8651" in page.words
+    assert f"dinolab explore {run} data={test}" in page.words
 
 
 def test_names_in_links_are_quoted_and_other_machines_are_not_linked():
@@ -120,7 +120,7 @@ def test_names_in_links_are_quoted_and_other_machines_are_not_linked():
     assert explorer.link("shards\0s3://bucket/x.tar\x00512+9\0cat/1.jpg") == ""
     columns = Source("my images.csv", ["/a/1.png"], None, [], read_by={"label_column": "kind"})
     assert explorer.command(Path("runs/a b"), columns) == (
-        "dinolab explore 'runs/a b' 'data=my images.csv' label_column=kind port=8651"
+        "dinolab explore 'runs/a b' 'data=my images.csv' label_column=kind"
     )
 
 

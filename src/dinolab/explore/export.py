@@ -136,15 +136,15 @@ class Page:
                         self.patches[f"api/patches/{place}/{image}"] = torch.from_numpy(answer) @ bases[number].half()
                     else:
                         self.answers[f"api/{name}/{place}/{image}"] = packed(answer)
+        session.surveys[session.first].settle()
         for place, number in enumerate(session.compared):
             survey = session.surveys[number]
-            if survey.prototypes:
+            if survey.head:
                 survey.assigned.wait()
             for image, name in enumerate(session.images.names):
                 self.answers[f"api/detail/{place}/{image}"] = session.detail(number, image) | {"location": name}
             self.answers[f"api/maps/{place}/pca"] = packed(survey.pca.wait())
             self.answers[f"api/maps/{place}/umap"] = packed(survey.umap.wait())
-        session.surveys[session.first].settle()
         self.answers |= {f"api/columns/{name}": packed(one.array()) for name, one in session.columns.items()}
         pages = range(-(-count // CELLS**2))
         self.answers |= {f"api/atlas/{page}": packed(session.pictures.atlas(page)) for page in pages}

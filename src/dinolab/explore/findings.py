@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from dinolab.curation.decisions import finished, read_verdicts
-from dinolab.curation.dedup import STAGE as DEDUP
 from dinolab.curation.findings import COLUMNS as FOUND
 from dinolab.curation.findings import FOLDER, LISTED
 from dinolab.curation.review import FILE as REVIEW
@@ -54,6 +53,8 @@ def audited(images: Collection, file: Path) -> list[dict[str, Any]]:
 
 def copies(images: Collection) -> list[dict[str, Any]]:
     """Each image that deduplication has left out, with the one that it is a copy of."""
+    from dinolab.curation.dedup import STAGE as DEDUP  # here, for most images need no part of curation
+
     store = images.store
     if store is None or DEDUP not in finished(store.folder):
         return []

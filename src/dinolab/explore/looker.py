@@ -1,4 +1,7 @@
-"""What an encoder says about one image, on demand. D features, h x w patches of the image."""
+"""What an encoder says about one image, on demand. D features, h x w patches of the image.
+
+Modules that also draw with matplotlib are imported where they are used: the first map need not wait for it.
+"""
 
 import threading
 from dataclasses import dataclass
@@ -16,12 +19,8 @@ from dinolab.explore.recent import Recent
 from dinolab.explore.survey import Survey
 from dinolab.features.pixels import PixelEncoder
 from dinolab.models.encoder import evaluating
-from dinolab.rundir import RunFolder
-from dinolab.training.checkpoint import checkpoints, step_of
-from dinolab.visuals.attention import attention_maps, mass_mask
+from dinolab.rundir import RunFolder, checkpoints, step_of
 from dinolab.visuals.images import fit_patches, patch_features, usual_size
-from dinolab.visuals.neighbours import class_tokens
-from dinolab.visuals.pca import fit, paint
 
 PATCHES = 28  # along the short side of an image whose patches are shown
 KEPT = 48  # answers of each kind that are kept in memory
@@ -73,12 +72,13 @@ class Looker:
             with self.lock, evaluating(self.network):
                 heads = self.network.attention(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape[1]
             facts |= {"attention": True, "heads": heads}
-        return {**facts, "prototypes": self.survey.prototypes is not None}
+        return {**facts, "prototypes": self.survey.head is not None}
 
     def class_token(self, image: Image) -> Tensor:
         """The features of one image as those of all images are computed, float32 (D,), of length one."""
         if isinstance(image, int):
             return self.survey.features.get().unit[image]
+        from dinolab.visuals.neighbours import class_tokens
 
         def make() -> Tensor:
             network, how = self.survey.opened.wait()
@@ -110,6 +110,7 @@ class Looker:
 
     def attention_maps(self, image: Image) -> Tensor:
         """Of each head, and their mean as the last, float32 (heads + 1, h, w)."""
+        from dinolab.visuals.attention import attention_maps
 
         def make() -> Tensor:
             with evaluating(self.network):
@@ -126,9 +127,13 @@ class Looker:
 
     def mask(self, image: Image) -> np.ndarray:
         """uint8 (heads + 1, h, w), 1 for the fewest patches that hold 60 % of the attention."""
+        from dinolab.visuals.attention import mass_mask
+
         return mass_mask(self.attention_maps(image), SHARE).byte().numpy()
 
     def pca(self, image: Image) -> np.ndarray:
         """The first three principal components of the image's patches as colours, uint8 (h, w, 3)."""
+        from dinolab.visuals.pca import fit, paint
+
         features = self.patch_features(image)
         return (255 * paint(features, fit([features])).rgb).round().byte().numpy()

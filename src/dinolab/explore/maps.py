@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from dinolab.features import cache
 
-ROWS = 1 << 14  # images that are projected at once
+DIRECTIONS, ROUNDS = 16, 10  # of the subspace iteration: more make the components more exact
 
 
 def kept(file: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -27,15 +26,21 @@ def kept(file: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
 def pca_map(features: Tensor) -> Tensor:
     """The first two principal components of features (N, D), float32 (N, 2) in [-1, 1].
 
-    A component's sign is arbitrary: the loading of greatest size is made positive.
+    They are found by subspace iteration (Halko et al. 2011, arXiv 0909.4061): D may be thousands, as that of raw pixels. A component's
+    sign is arbitrary: the loading of greatest size is made positive.
     """
-    mean = features.mean(0)
-    scatter = torch.zeros(features.shape[1], features.shape[1])
-    for part in features.split(ROWS):
-        scatter += (part - mean).T @ (part - mean)
-    basis = torch.linalg.eigh(scatter.double()).eigenvectors[:, -2:].flip(1)
-    basis = (basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()).float()
-    return fill(torch.cat([(part - mean) @ basis for part in features.split(ROWS)]))
+    mean, width = features.mean(0), min(DIRECTIONS, features.shape[1])
+
+    def projected(onto: Tensor) -> Tensor:
+        return features @ onto - mean @ onto
+
+    basis = torch.randn(features.shape[1], width, generator=torch.Generator().manual_seed(0))
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(features.T @ projected(basis)).Q
+    scatter = projected(basis).double()
+    turn = torch.linalg.eigh(scatter.T @ scatter).eigenvectors[:, -2:].flip(1)
+    basis = basis @ turn.float()
+    return fill(projected(basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()))
 
 
 def fill(points: Tensor) -> Tensor:
@@ -50,6 +55,8 @@ def aligned(points: Tensor, reference: Tensor) -> Tensor:
 
     This is orthogonal Procrustes analysis (Schönemann 1966). Then they fill [-1, 1] again.
     """
+    from scipy.linalg import orthogonal_procrustes  # here, for one encoder needs no alignment
+
     mine, theirs = points.double(), reference.double()
     turn, _ = orthogonal_procrustes((mine - mine.mean(0)).numpy(), (theirs - theirs.mean(0)).numpy())
     return fill((mine - mine.mean(0)) @ torch.from_numpy(turn)).float()

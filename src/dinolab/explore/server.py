@@ -1,6 +1,8 @@
 """The page and its answers over HTTP, for one browser on this machine."""
 
+import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -27,10 +29,13 @@ from dinolab.explore.later import Busy
 from dinolab.explore.options import ExploreOptions
 from dinolab.explore.pictures import Image, encoded
 from dinolab.explore.session import STATIC, Session
+from dinolab.options import EXPLORER_PORT
 
+log = logging.getLogger(__name__)
 EVERYWHERE = ("", "0.0.0.0", "::")  # no browser opens these, and other names of a server are refused
 LARGEST_DROP = 32 << 20  # bytes
 LARGEST_LIST = 64 << 20  # bytes of a list of decisions
+NEXT_PORTS = 20  # that are tried where the first one is taken
 LONGEST_SIDE = 4096  # pixels of an image that is sent
 
 
@@ -218,6 +223,28 @@ def make_app(session: Session, token: str, hosts: list[str]) -> Any:
     return Guard(app, token, hosts)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at a port, or at the next free one; a warning says so. Raises UserError where there is none, or no such host."""
+    for tried in range(port, min(port + NEXT_PORTS, 1 << 16)):
+        try:
+            listening = socket.create_server((host, tried))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise UserError(f"host={host} port={tried}: cannot be used ({error.strerror})") from error
+        if tried != port:
+            log.warning(
+                "port %d is taken, so the explorer is at port %d; links in reports lead to %d",
+                port,
+                tried,
+                EXPLORER_PORT,
+            )
+        return listening
+    raise UserError(
+        f"port={port}: this one and those after it are taken; choose another one, or 0 for any that is free"
+    )
+
+
 class Server:
     """The page at an address of this machine.
 
@@ -229,19 +256,15 @@ class Server:
         address: what to open, with the token.
 
     Raises:
-        UserError: the port is taken, or there is no such host.
+        UserError: no port is free, or there is no such host.
     """
 
     def __init__(self, session: Session, options: ExploreOptions) -> None:
         host = options.host
         if host in EVERYWHERE:
             raise UserError(f"host={host}: name the one address of this machine that browsers are to open")
-        try:
-            self.listening = socket.create_server((host, options.port))
-        except OSError as error:
-            raise UserError(
-                f"host={host} port={options.port}: cannot be used ({error.strerror}); choose another port"
-            ) from error
+        self.listening = listen(host, options.port)
+        self.listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers may wait for 40 ms
         port = self.listening.getsockname()[1]
         names = [host, "localhost"] if host == ExploreOptions.host else [host]
         hosts, token = [f"{name}:{port}" for name in names], secrets.token_urlsafe(32)

@@ -60,7 +60,10 @@ class Session:
         if self.images.source.labels is not None:
             classes = self.images.source.classes
             found.append(Column("prediction", "prediction by neighbours", "category", survey.predicted.get, classes))
-        if survey.prototypes:
+        for layer in survey.layers:
+            read, title = survey.by_layer[layer.name].get, f"prediction by {layer.name}"
+            found.append(Column(f"layer-{layer.name}", title, "category", read, layer.classes))
+        if survey.head:
             found.append(Column("prototype", "prototype", "category", lambda: survey.assigned.get().best[:, 0], []))
         return found
 
@@ -111,6 +114,7 @@ class Session:
         return {
             **self.facts_of(image),
             "prediction": prediction,
+            "layers": self.by_layers(number, own),
             "height": picture.shape[0],
             "width": picture.shape[1],
             "prototypes": self.prototypes_of(number, own),
@@ -131,10 +135,18 @@ class Session:
             "group": images.beside(image),
         }
 
+    def by_layers(self, number: int, image: int | None) -> dict[str, str]:
+        """The classes that trained layers predict for an image, by the names of those that have been asked for all images."""
+        survey, found = self.surveys[number], {}
+        for layer in survey.layers if image is not None else []:
+            for predicted in survey.by_layer[layer.name].found:
+                found[layer.name] = layer.classes[predicted[image]] if predicted[image] >= 0 else ""
+        return found
+
     def prototypes_of(self, number: int, image: int | None) -> list[dict[str, Any]] | None:
         """The prototypes of an image of the source, and other images of each; None while they are computed."""
         survey = self.surveys[number]
-        if image is None or not survey.prototypes:
+        if image is None or not survey.head:
             return []
         try:
             found = survey.assigned.get()
@@ -142,7 +154,9 @@ class Session:
             return None
         pairs = zip(found.best[image].tolist(), found.probability[image].tolist())
         return [
-            {"prototype": best, "probability": round(share, 4), "images": found.images[best]} for best, share in pairs
+            {"prototype": best, "probability": round(share, 4), "images": found.images[best]}
+            for best, share in pairs
+            if best >= 0
         ]
 
 

@@ -5,7 +5,7 @@ Each is computed when it is first asked for. What takes long is kept for the nex
 
 import hashlib
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,9 @@ from dinolab.curation import kmeans
 from dinolab.curation.graph import Neighbours, search
 from dinolab.explore.collection import Collection
 from dinolab.explore.columns import voted
-from dinolab.explore.heads import Assigned, Prototypes, assign, read_prototypes
+from dinolab.explore.heads import Assigned, Head, assign, head_of
 from dinolab.explore.later import Later, Report
+from dinolab.explore.layers import Layer, layers_of
 from dinolab.explore.maps import aligned, kept, pca_map
 from dinolab.explore.options import ExploreOptions
 from dinolab.explore.umap_map import umap_map
@@ -27,7 +28,7 @@ from dinolab.features.inputs import Extraction, extraction_arguments, open_encod
 
 NEIGHBOURS, VOTERS = 24, 20  # of an image; those whose labels predict its own
 CLUSTERS, CLUSTERED = 20, 50_000  # groups of images, and images that they are learned from
-FORMAT = b"maps 1"  # to be raised when the same features give other maps or neighbours
+FORMAT = b"maps 2"  # to be raised when the same features give other maps or neighbours
 SLOW_UMAP = "UMAP of the nearest neighbours; the first time a minute goes by until it is compiled"
 
 
@@ -61,6 +62,7 @@ class Survey:
         self.umap = Later(self.make_umap, SLOW_UMAP)
         self.clusters = Later(self.make_clusters, "clusters")
         self.predicted = Later(self.make_predicted, "predictions by the nearest neighbours")
+        self.by_layer: dict[str, Later[np.ndarray]] = {}  # predictions by the names of `layers`
         self.assigned = Later(self.make_assigned, f"prototypes of {name}")
         self.rows: np.ndarray | None = None  # positions of the images that are looked at, among all images
 
@@ -71,8 +73,21 @@ class Survey:
         return network.to(how.device), how
 
     @cached_property
-    def prototypes(self) -> Prototypes | None:
-        return read_prototypes(Path(self.word))
+    def head(self) -> Head | None:
+        return head_of(Path(self.word))
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Those whose predictions can be shown; they are made when they are first asked for."""
+        found = layers_of(self.word, self.opened.wait()[0])
+        for layer in found:
+            self.by_layer[layer.name] = Later(partial(self.make_by_layer, layer), f"predictions by {layer.name}")
+        return found
+
+    def make_by_layer(self, layer: Layer, report: Report) -> np.ndarray:
+        """The class of each image that is looked at, int64 (N,)."""
+        self.features.wait()
+        return layer.predict(self.opened.wait()[0], self.images.source, self.options)[self.rows]
 
     def make_features(self, report: Report) -> Directions:
         features, readable = features_of(*self.opened.wait(), self.images)
@@ -131,15 +146,17 @@ class Survey:
 
     def make_assigned(self, report: Report) -> Assigned:
         """The prototypes of all images; only to be asked for where there are any."""
-        assert self.prototypes
-        return assign(self.prototypes, *self.features.wait())
+        assert self.head
+        return assign(self.head.read(), *self.features.wait())
 
     def settle(self) -> None:
         """Compute all that images are coloured by."""
         self.clusters.wait()
         if self.images.source.labels is not None:
             self.predicted.wait()
-        if self.prototypes:
+        for layer in self.layers:
+            self.by_layer[layer.name].wait()
+        if self.head:
             self.assigned.wait()
 
     def neighbours(self, token: Tensor, own: int | None, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,8 @@ class ViT(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, self.dim))
         self.blocks = nn.ModuleList(Block(self.dim, heads, cfg.ffn, cfg.layerscale) for _ in range(depth))
         self.norm = LayerNorm(self.dim, eps=1e-6)
-        self.initialise()
+        if not self.cls_token.is_meta:  # the values of such a network come from a file
+            self.initialise()
 
     def describe(self) -> str:
         """The architecture in a few words."""

@@ -17,8 +17,7 @@ from dinolab.parallel import choose_device
 from dinolab.report import explorer
 from dinolab.report.pictures import Grid, Picture, from_cells, picture
 from dinolab.report.run import Run
-from dinolab.rundir import RunFolder
-from dinolab.training.checkpoint import checkpoints, step_of
+from dinolab.rundir import RunFolder, checkpoints, step_of
 from dinolab.visuals.attention import attention_maps, overlay, rows_of
 from dinolab.visuals.images import patch_features, spread
 from dinolab.visuals.neighbours import cell, neighbours

@@ -18,9 +18,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
 from dinolab.parallel import collect, lost_contact, rank
+from dinolab.rundir import checkpoints, step_of
 from dinolab.training.optim import trained
 from dinolab.weights.checksums import check_files, write_checksums
-from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
+from dinolab.weights.metadata import CheckpointReader, load_tensors
 
 # one process without a process group is what we mean
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
@@ -95,15 +96,6 @@ class Checkpoints:
             for old in checkpoints(self.folder)[: -self.keep]:
                 if not self.keep_every or step_of(old) % self.keep_every:
                     shutil.rmtree(old, ignore_errors=True)
-
-
-def step_of(place: Path) -> int:
-    return int(place.name.removeprefix("step_"))
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if p.name[5:].isdecimal() and (p / METADATA).is_file())
 
 
 def complete(saving: Future, folder: Path) -> None:

@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from dinolab.errors import UserError
 from dinolab.models.lora import merged
-from dinolab.rundir import RunFolder
+from dinolab.rundir import METADATA, RunFolder
 from dinolab.schemas import CARD, read_object
 from dinolab.weights.checksums import check_files
-from dinolab.weights.metadata import METADATA, CheckpointReader, load_tensors
 
 NETWORKS = ("teacher", "student")  # the first that there is, where the card of an earlier version names none
 
@@ -33,6 +31,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         UserError: the checkpoint, or the model.json of its run, cannot be read.
     """
+    from torch.distributed.checkpoint.api import CheckpointException  # here, for it takes half a second to import
+
     try:
         card = read_object(RunFolder(folder.absolute().parents[1]).card, CARD)
         named = card.get("info", {}).get("network")
@@ -48,6 +48,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_tensors(folder: Path, networks: Sequence[str]) -> dict[str, Tensor]:
     """The tensors of the backbone of the first of these networks that there is, by their names in it. Raises ValueError for none."""
+    from dinolab.weights.metadata import CheckpointReader, load_tensors  # here, for the same reason
+
     check_files(folder)
     reader = CheckpointReader(folder)
     saved = reader.metadata.state_dict_metadata

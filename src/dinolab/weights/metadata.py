@@ -25,7 +25,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-METADATA = ".metadata"
+from dinolab.rundir import METADATA
+
 DTYPES = {str(found).removeprefix("torch."): found for found in vars(torch).values() if isinstance(found, torch.dtype)}
 RECORDS = {  # module: names of what a .metadata holds, beside tensor types, texts, numbers and containers
     "torch": ("Size",),

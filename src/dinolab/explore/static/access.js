@@ -56,13 +56,13 @@
       return this.exported[path];
     }
 
-    // The answer, asked for again each second while the server still computes it. waiting({done, message}) hears how far it is.
+    // The answer, asked for again while the server still computes it: soon at first, then each second. waiting({done, message}) hears how far it is.
     async #ready(path, waiting = ({ message }) => X.say(`${message} ...`)) {
-      for (;;) {
+      for (let pause = 50; ; pause = Math.min(2 * pause, 1000)) {
         const response = await answer(fetch(path));
         if (response.status !== 202) return response;
         waiting(await response.json());
-        await new Promise((resolve) => setTimeout(resolve, 1000));
+        await new Promise((resolve) => setTimeout(resolve, pause));
       }
     }
 

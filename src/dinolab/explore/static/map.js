@@ -76,7 +76,7 @@
       this.draw();
     }
 
-    get unit() { return X.view.zoom * 0.47 * Math.min(this.width, this.height); } // pixels per unit of the map
+    get unit() { return X.view.zoom * 0.44 * Math.min(this.width, this.height); } // pixels per unit of the map
 
     toScreen(image) {
       const { positions } = this.grid;

@@ -99,14 +99,15 @@
       await this.painting.load(this.seen, this.image);
     }
 
-    #facts({ location, label, prediction, width, height, date }) {
+    #facts({ location, label, prediction, layers, width, height, date }) {
       const name = X.nameOf(this.image);
       this.title.textContent = name;
       this.painting.main.element.setAttribute("aria-label", `Picture of ${name}. Arrow keys move over its patches, Enter pins one.`);
-      const guess = prediction === null || prediction === undefined || prediction === "" ? null
-        : X.el("span", { class: label ? (label === prediction ? "right" : "wrong") : "" }, `predicted ${prediction}`);
       const known = (value) => value !== null && value !== undefined && value !== "";
-      const parts = [known(label) ? `label ${label}` : null, guess, known(width) ? `${width} × ${height} pixels` : null, known(date) ? X.date(date) : null];
+      const guess = (predicted, by) => (known(predicted)
+        ? X.el("span", { class: label ? (label === predicted ? "right" : "wrong") : "" }, `predicted ${predicted} by ${by}`) : null);
+      const guesses = [guess(prediction, "neighbours"), ...Object.entries(layers ?? {}).map(([by, predicted]) => guess(predicted, by))];
+      const parts = [known(label) ? `label ${label}` : null, ...guesses, known(width) ? `${width} × ${height} pixels` : null, known(date) ? X.date(date) : null];
       this.facts.replaceChildren(...parts.filter(known).flatMap((part, i) => (i ? [" · ", part] : [part])),
         X.el("br"), X.el("span", { class: "location" }, location ?? ""));
     }
