@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dinolab
-from dinolab.data.decode import read_image
+from dinolab.data.decode import BrokenImage, read_image
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.evals.video import of_clips
@@ -52,6 +52,22 @@ def test_evenly_spaced_frames_of_a_video_and_of_a_folder(tmp_path, ending):
     expected = levels[[1, 4, 7, 10, 13, 16, 19, 22]]  # the middle of each eighth
     np.testing.assert_allclose(found[:8], expected, atol=9)
     np.testing.assert_allclose(found[8:], expected, atol=1)
+
+
+def test_every_frame_of_a_video_and_of_a_folder(tmp_path):
+    levels = 40 + 30 * (np.arange(37) * 5 % 7)  # more than are decoded at once
+    make_video(tmp_path / "a" / "x.mp4", levels)
+    make_frames(tmp_path / "b" / "y", levels[:3])
+    source = open_source(f"video:{tmp_path}")
+    assert source.classes == ["a", "b"] and source.labels.tolist() == [0] * 37 + [1] * 3
+    np.testing.assert_allclose(levels_of(source), [*levels, *levels[:3]], atol=9)
+    alone = open_source(f"video:{tmp_path / 'a' / 'x.mp4'}")
+    assert alone.labels is None and read_image(alone.paths[30]).tolist() == read_image(source.paths[30]).tolist()
+    (tmp_path / "a" / "z.mp4").write_bytes(b"no video")
+    broken = open_source(f"video:{tmp_path}")
+    assert len(broken) == 41
+    with pytest.raises(BrokenImage, match=r"z\.mp4, frame 1 of 1"):
+        read_image(broken.paths[37])
 
 
 def test_clips_by_class_segments_and_predictions(tmp_path):

@@ -30,7 +30,7 @@ def session(encoders, tmp_path_factory):
                 )
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
-    options = ExploreOptions(data=f"clips:{folder}", cache=str(folder / "cache"), device="cpu", workers=0)
+    options = ExploreOptions(data=f"video:{folder}", cache=str(folder / "cache"), device="cpu", workers=0)
     return Session([encoders[0]], options)
 
 
@@ -39,22 +39,22 @@ def test_a_video_is_shown_frame_by_frame(opened, session):
         page = opened(address)
         show(page, 2)
         slider, words = page.get_by_label("Frame of the video"), page.locator(".panel .slider:visible").first
-        assert "frame 3 of 8" in words.inner_text()
+        assert "frame 3 of 24" in words.inner_text()
         page.keyboard.press("]")
         page.wait_for_function("() => Explorer.panels[0].painting.image === 3")
-        slider.fill("7")
-        page.wait_for_function("() => Explorer.panels[0].painting.image === 7")
-        assert "frame 8 of 8" in words.inner_text()
+        slider.fill("23")
+        page.wait_for_function("() => Explorer.panels[0].painting.image === 23")
+        assert "frame 24 of 24" in words.inner_text()
         page.keyboard.press("]")  # the other video is not a part of it
         page.get_by_role("button", name="Previous").click()
-        page.wait_for_function("() => Explorer.panels[0].painting.image === 6")
-        show(page, 6)
+        page.wait_for_function("() => Explorer.panels[0].painting.image === 22")
+        show(page, 22)
         hover(page, 0, 1, 2)
         maps, numbers = likeness(page, 0)
     looker = session.lookers[session.first]
-    query = torch.from_numpy(looker.patches(6)).float()[1, 2]
+    query = torch.from_numpy(looker.patches(22)).float()[1, 2]
     for found, number in zip(maps, numbers, strict=True):
         expected = similarity_map(torch.from_numpy(looker.patches(number)), query)
         np.testing.assert_allclose(found, expected.flatten(), atol=1e-2)
-    tops = [int((session.pictures.read(n)[:, 8, 0] > 140).argmax()) for n in range(8)]
+    tops = [int((session.pictures.read(n)[:, 8, 0] > 140).argmax()) for n in range(FRAMES)]
     assert tops == sorted(set(tops))  # frames come in the order of the video

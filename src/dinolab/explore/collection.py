@@ -10,6 +10,7 @@ from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources import open_source, take
 from dinolab.data.sources.curated import CURATED
+from dinolab.data.sources.kinds import KINDS
 from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError
@@ -57,7 +58,8 @@ class Collection:
     @cached_property
     def groups(self) -> np.ndarray:
         """The number of the video whose frame an image is, int64 (N,); -1 for other images."""
-        files = [parts[0] if kind in SEQUENCES else "" for kind, parts in map(split, self.source.paths)]
+        sequences = {name for name, kind in KINDS.items() if kind.sequences}
+        files = [parts[0] if kind in sequences else "" for kind, parts in map(split, self.source.paths)]
         number = {file: n for n, file in enumerate(dict.fromkeys(file for file in files if file))}
         return np.array([number.get(file, -1) for file in files])
 
@@ -84,9 +86,6 @@ class Collection:
         file, before = split(self.source.paths[number])[1][0], self.dates[number]
         if np.isfinite(before) and changed(file) != before:
             raise Gone(f"{self.locations[number]}: it was changed or removed meanwhile; start the explorer again")
-
-
-SEQUENCES = ("clips",)  # kinds of sources whose images are frames
 
 
 def changed(file: str) -> float:

@@ -37,6 +37,7 @@ class Clips(Kind):
     """The parts of a location are the video, or the folder of frames, and "SEGMENTofSEGMENTS FRAMEofFRAMES", counted from 0."""
 
     title = "frames of clips (clips:FOLDER)"
+    sequences = True
 
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
         clips, labels, reason = find_clips(request)
@@ -46,19 +47,20 @@ class Clips(Kind):
 
     def read(self, parts: Sequence[str]) -> bytes:
         path, place = parts
-        segment, frame = ([int(number) for number in word.split("of")] for word in place.split())
+        (segment, segments), (number, frames) = ([int(one) for one in word.split("of")] for word in place.split())
         if os.path.isdir(path):
             names = frames_in(path)
-            return read_regular(os.path.join(path, names[position(len(names), *segment, *frame)]))
+            return read_regular(os.path.join(path, names[position(len(names), segment, segments, number, frames)]))
         with as_os_error():
-            return decoded(path, *segment, frame[1])[frame[0]]
+            total = len(packet_times(path)[1])
+            return decoded(path, tuple(position(total, segment, segments, n, frames) for n in range(frames)))[number]
 
     def describe(self, parts: Sequence[str]) -> str:
         return f"{parts[0]}, segment and frame {parts[1]}"
 
     def forget(self) -> None:
-        decoded.cache_clear()
-        frames_in.cache_clear()
+        for kept in (decoded, packet_times, frames_in):
+            kept.cache_clear()
 
 
 def find_clips(request: Request, segments: int = 1) -> tuple[list[Clip], list[str] | None, str]:
@@ -103,9 +105,14 @@ def frames_in(folder: str) -> list[str]:
     return sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGES) and name[0] != ".")
 
 
-@lru_cache(2)  # the frames of a clip are read one after the other
-def decoded(path: str, segment: int, segments: int, frames: int) -> list[bytes]:
-    """The evenly spaced frames of a segment of a video, encoded as BMP. Raises UserError without PyAV, and what FFmpeg raises."""
+@lru_cache(8)
+def packet_times(path: str) -> tuple[int, list[int | None]]:
+    """The number of a video file's first stream of pictures, and when each of its packets is shown.
+
+    Raises:
+        UserError: PyAV is not installed.
+        OSError, av.FFmpegError: the file is no video, or is damaged.
+    """
     try:
         import av
     except ImportError as error:
@@ -114,18 +121,25 @@ def decoded(path: str, segment: int, segments: int, frames: int) -> list[bytes]:
         stream = next((one for one in container.streams.video if not one.disposition & ATTACHED_PICTURE), None)
         if stream is None:
             raise OSError("holds no pictures")
-        index = stream.index
         times = [packet.pts for packet in container.demux(stream) if packet.size]
-    if not times:
-        raise OSError("holds not one frame")
-    wanted = [position(len(times), segment, segments, number, frames) for number in range(frames)]
+        if not times:
+            raise OSError("holds not one frame")
+        return stream.index, times
+
+
+@lru_cache(2)  # frames are read one after the other
+def decoded(path: str, wanted: tuple[int, ...]) -> list[bytes]:
+    """The frames of a video at some positions, rising, encoded as BMP. Raises what `packet_times` does."""
+    index, times = packet_times(path)
+    import av
+
     with av.open(path, metadata_errors="replace") as container:
         pictures: Any = container.streams[index]
         pictures.thread_type = "AUTO"
         return list(map(as_bmp, taken(container, pictures, times, wanted)))
 
 
-def taken(container: Any, stream: Any, times: list[int | None], wanted: list[int]) -> list[Any]:
+def taken(container: Any, stream: Any, times: list[int | None], wanted: Sequence[int]) -> list[Any]:
     """The frames at some positions, rising; frames that are missing at the end of a damaged file are replaced by the last one.
 
     Args:

@@ -74,6 +74,7 @@ class Kind:
 
     title: str  # what a user may name, for the message that lists all kinds
     pixels: Pixels = RGB  # what its images look like
+    sequences: bool = False  # whether they are frames, in order, of what the first part of a location names
 
     def claims(self, path: str) -> bool:
         """Whether a path without a prefix, or a remote address, is a source of this kind; the first kind that claims it gets it."""

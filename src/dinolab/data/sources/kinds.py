@@ -12,6 +12,7 @@ from dinolab.data.sources.folder import FOLDER
 from dinolab.data.sources.kind import Kind
 from dinolab.data.sources.shards import SHARDS
 from dinolab.data.sources.text_list import TEXT
+from dinolab.data.sources.video import VIDEO
 from dinolab.errors import UserError
 
 KINDS: dict[str, Kind] = {  # the first that claims a path gets it; its name is also the prefix that chooses it
@@ -21,6 +22,7 @@ KINDS: dict[str, Kind] = {  # the first that claims a path gets it; its name is 
     "curated": CURATED,
     "dataset": DATASET,
     "clips": CLIPS,
+    "video": VIDEO,
     "shards": SHARDS,
     "folder": FOLDER,
 }
