@@ -80,7 +80,7 @@ class Neighbourhood:
         """The nearest rows among `reference`, as positions in it, for each of `query`; an image is no neighbour of itself."""
         options = self.options
         asked = None if query is reference else self.of(query)
-        how = (options.neighbours, self.rng, self.device, options.probes, self.progress)
+        how = (options.neighbours, self.rng, self.device, options.probes, self.progress, options.index)
         return search(self.of(reference), asked, *how)
 
     def pairs(
