@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinolab.curation import compressed, graph
+from dinolab.curation import compressed, graph, lists
+from dinolab.curation.parts import Parts
 from dinolab.curation.whitening import learn_spread
 from dinolab.errors import UserError
 from dinolab.features.neighbours import nearest
@@ -44,6 +45,15 @@ def test_the_recall_says_how_many_a_few_lists_find(rows, monkeypatch):
     one = graph.search(rows, None, 25, np.random.default_rng(0), probes=1)
     assert one.recall < few.recall
     assert torch.equal(graph.search(rows, None, 25, np.random.default_rng(0), probes=2).indices, few.indices)
+
+
+@pytest.mark.parametrize("index", ["lists", "faiss"])
+def test_the_recall_needs_no_measured_row_in_every_part(rows, tmp_path, monkeypatch, index):
+    monkeypatch.setattr(graph, "MEASURED", 2)
+    monkeypatch.setattr(lists, "SEARCHED", 50)
+    found = graph.build(rows, None, 5, np.random.default_rng(0), Parts(tmp_path), probes=30, index=index)
+    assert len(found.parts) == 18
+    assert found.recall == 1
 
 
 def test_codes_choose_the_rows_that_are_compared_in_full(rows, monkeypatch):
