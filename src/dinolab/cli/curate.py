@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
-from dinolab.errors import say
+from dinolab.errors import UserError, say
 
 OUT = Positional("OUT", "folder of the curated set")
 
@@ -33,10 +33,15 @@ def shown() -> bool:
 
 
 def refuse_many(stage: str) -> None:
-    """Raises UserError where torchrun has started several processes, for what runs in one."""
+    """Raises UserError where there are several processes, of torchrun or of a SLURM array, for what runs in one."""
     from dinolab import parallel
+    from dinolab.curation.parts import crew
 
     parallel.refuse_many(f"dinolab curate {stage}")
+    if crew().world > 1:
+        raise UserError(
+            f"dinolab curate {stage} runs in one process; unset SLURM_ARRAY_TASK_ID in one task of the array"
+        )
 
 
 def run_plan(out: str, own: Any) -> int:

@@ -13,7 +13,10 @@ The work is done in parts (see dinolab.curation.parts), by these steps:
 """
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -77,9 +80,28 @@ def search(
     probes: int = 8,
     progress: bool = False,
     index: str = "lists",
+    scratch: Path | None = None,
 ) -> Neighbours:
-    """Find the k reference rows that are most similar to each query row, and keep them in memory. See `build`."""
-    return build(reference, query, k, rng, Parts(progress=progress), device, probes, index).gather()
+    """Find the k reference rows that are most similar to each query row, and keep them in memory. See `build`.
+
+    Args:
+        scratch: a folder for what does not fit into memory, which is emptied before and removed afterwards; without one, all sorted
+            rows are in memory.
+    """
+    with emptied(scratch):
+        return build(reference, query, k, rng, Parts(scratch, progress), device, probes, index, torch.float32).gather()
+
+
+@contextmanager
+def emptied(folder: Path | None) -> Iterator[None]:
+    """Inside the block, the folder holds nothing that was there before; afterwards it is gone."""
+    try:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        yield
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @quick_products()
@@ -92,6 +114,7 @@ def build(
     device: torch.device | str = "cpu",
     probes: int = 8,
     index: str = "lists",
+    kind: torch.dtype = torch.float16,
 ) -> Graph:
     """Find the k reference rows that are most similar to each query row.
 
@@ -102,9 +125,10 @@ def build(
         query: features (M, D); None searches for the neighbours of the reference rows, each without itself.
         k: number of neighbours; all rows where there are fewer.
         rng: draws the rows that the k-means learns from, and those that the recall is measured on.
-        parts: where the parts are kept. In files, similarities are float16.
+        parts: where the parts are kept.
         probes: lists that are searched for each query.
         index: "lists": the full rows of the lists are searched; "faiss": compressed rows, which are held in memory.
+        kind: number type in which similarities are kept.
 
     Raises:
         UserError: the package faiss is needed and not there.
@@ -124,7 +148,7 @@ def build(
         learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, device))
         centroids = torch.from_numpy(np.array(learned["centroids"])).to(device)
         is_over = lambda: parts.find("graph", count) is not None  # noqa: E731
-        search = lists.Search(reference, query, k, probes, centroids, parts, is_over)
+        search = lists.Search(reference, query, k, probes, centroids, parts, is_over, kind)
         find = among_codes(search, learning) if index == "faiss" and many > 1 else lists.among_rows(search)
         shares = np.array_split(np.arange(many), count)
         found = parts.each("graph", count, lambda number: find(shares[number]), "nearest neighbours")

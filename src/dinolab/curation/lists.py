@@ -45,11 +45,7 @@ class Search(NamedTuple):
     centroids: Tensor  # of the lists, of length 1, float32 (L, D), on the device that computes
     parts: Parts
     is_over: Callable[[], bool]  # whether the graph is there, so that other parts are no longer needed
-
-    @property
-    def kind(self) -> torch.dtype:
-        """The number type of similarities in a part of the graph."""
-        return torch.float32 if self.parts.folder is None else torch.float16
+    kind: torch.dtype  # of similarities
 
 
 Find = Callable[[np.ndarray], Part]
