@@ -59,7 +59,11 @@ def test_whatever_touches_a_test_image_goes(heap, tmp_path, capsys):
     cv2.imwrite(str(test / "a.jpg"), picture(2))
     cv2.imwrite(str(test / "b.png"), picture(99))
     curate("embed", out, f"data={heap}")
+    capsys.readouterr()
+    assert curate("dedup", out, f"against={heap}") == 0
+    assert "of the images; if they are not like test images" in capsys.readouterr().out
     assert curate("dedup", out, f"against={test}") == 0
+    assert "of the images; if they" not in capsys.readouterr().out  # a small share
     found = decisions(out)
     assert found["02.png"]["reason"] == "near the test image"
     assert found["02.png"]["of"].endswith("/a.jpg")
