@@ -46,8 +46,8 @@ SPREAD, CHANGED, COPIES = (
 )  # noise around a centre and of a copy, relative to the centre's length; one copy in so many rows
 THRESHOLD, MOST = 0.8, 1000
 STAGES = {
-    "make": "embeddings are written", "graph": "graph of neighbours", "components": "connected components", "kmeans": "k-means",
-    "sampling": "hierarchical sampling",
+    "make": "embeddings are written", "graph": "graph of neighbours", "faiss": "graph of neighbours, index=faiss",
+    "components": "connected components", "kmeans": "k-means", "sampling": "hierarchical sampling",
 }  # fmt: skip
 
 
@@ -162,9 +162,19 @@ def open_rows(args: argparse.Namespace, is_unit: bool) -> Embeddings:
 
 
 def do_graph(args: argparse.Namespace) -> dict[str, Any]:
-    rng, parts = np.random.default_rng(1), Parts(args.folder / "work" / "graph")
+    return search(args, "lists")
+
+
+def do_faiss(args: argparse.Namespace) -> dict[str, Any]:
+    return search(args, "faiss")
+
+
+def search(args: argparse.Namespace, index: str) -> dict[str, Any]:
+    """The graph of neighbours."""
+    folder = args.folder / "work" / ("graph" if index == "lists" else index)
+    rng, rows = np.random.default_rng(1), open_rows(args, False)
     device = choose_device(args.device, "--device")
-    graph = build(open_rows(args, False), None, args.neighbours, rng, parts, device, args.probes)
+    graph = build(rows, None, args.neighbours, rng, Parts(folder), device, args.probes, index)
     return {"recall": round(graph.recall, 4), "parts": len(graph.parts)}
 
 
@@ -201,13 +211,14 @@ def do_sampling(args: argparse.Namespace) -> dict[str, Any]:
 
 def plot(content: dict[str, Any], out: Path) -> None:
     """Draw seconds of CPU and memory against the number of images."""
-    runs = {int(count): run["stages"] for count, run in content["runs"].items() if set(STAGES) <= set(run["stages"])}
+    drawn = {stage: name for stage, name in STAGES.items() if stage not in ("make", "faiss")}
+    runs = {int(count): run["stages"] for count, run in content["runs"].items() if set(drawn) <= set(run["stages"])}
     figure = new_figure(9, 4)
     panels = figure.subplots(1, 2)
     for axes, key, title, factor in zip(
         panels, ("cpu_seconds", "peak_mb"), ("CPU time, s", "Peak memory, GB"), (1, 1e-3)
     ):
-        for number, (stage, name) in enumerate(list(STAGES.items())[1:]):
+        for number, (stage, name) in enumerate(drawn.items()):
             values = [run[stage][key] * factor for run in runs.values()]
             axes.plot(list(runs), values, marker=MARKERS[number], color=COLOURS[number], label=name)
         axes.set(xscale="log", title=title, xlabel="Images")

@@ -59,8 +59,9 @@ def test_an_evaluation_with_its_result_is_complete(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_named(tmp_path):
     file = tmp_path / "figures.json"
-    for error in (  # of a file's write, of safetensors, of torch.save
+    for error in (  # of a file's write, of numpy.save, of safetensors, of torch.save
         OSError(errno.ENOSPC, "No space left on device"),
+        OSError("256000 requested and 225216 written"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 832 vs 726"),
     ):

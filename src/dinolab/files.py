@@ -20,8 +20,8 @@ def naming(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in FULL:
             error.filename = error.filename or str(path)
         elif any(
-            sign in str(error) for sign in ("No space left on device", "inline_container")
-        ):  # safetensors; torch.save
+            sign in str(error) for sign in ("No space left on device", "inline_container", "requested and")
+        ):  # safetensors; torch.save; numpy.save
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 

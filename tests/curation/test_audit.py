@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dinolab.curation import audit, lists, whitening
+from dinolab.features.store import Embeddings
 from tests.curation.conftest import curate, picture
 
 NAME = "<script>alert(1)</script>"  # of a folder: it holds a slash, and so two levels
@@ -111,3 +113,28 @@ def test_one_line_for_what_cannot_be_done(sources, tmp_path, capsys, left, words
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_audit_reads_a_few_embeddings_at_a_time(sources, tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    for source in sources:
+        curate("embed", out, f"data={source}")
+    how = ["threshold=0.9", "threshold_leak=0.9", "neighbours=3", "outlier=1"]
+    monkeypatch.setattr(whitening, "SAMPLED", 8)
+    assert curate("audit", out, *how) == 0
+    whole = (out / "audit" / "findings.csv").read_text()
+    most, usual = [0], Embeddings.__getitem__
+
+    def read(self, wanted):
+        found = usual(self, wanted)
+        most[0] = max(most[0], len(found))
+        return found
+
+    monkeypatch.setattr(Embeddings, "__getitem__", read)
+    for module, name, value in [(lists, "SORTED", 8), (lists, "SEARCHED", 8), (audit, "ROWS", 2)]:
+        monkeypatch.setattr(module, name, value)
+    assert curate("audit", out, *how) == 0
+    assert (out / "audit" / "findings.csv").read_text() == whole
+    assert len(whole.splitlines()) > 10
+    assert most[0] == 8
+    assert not list((out / "parts").glob("audit*"))

@@ -59,7 +59,11 @@ def test_whatever_touches_a_test_image_goes(heap, tmp_path, capsys):
     cv2.imwrite(str(test / "a.jpg"), picture(2))
     cv2.imwrite(str(test / "b.png"), picture(99))
     curate("embed", out, f"data={heap}")
+    capsys.readouterr()
+    assert curate("dedup", out, f"against={heap}") == 0
+    assert "of the images; if they are not like test images" in capsys.readouterr().out
     assert curate("dedup", out, f"against={test}") == 0
+    assert "of the images; if they" not in capsys.readouterr().out  # a small share
     found = decisions(out)
     assert found["02.png"]["reason"] == "near the test image"
     assert found["02.png"]["of"].endswith("/a.jpg")
@@ -149,6 +153,38 @@ def test_only_what_changed_is_embedded_again(heap, tmp_path, monkeypatch):
     other = shutil.copytree(heap, tmp_path / "other")
     curate("embed", out, f"data={other}")
     assert len(Store(out)) == 62
+
+
+def test_what_another_set_holds_is_not_embedded_again(heap, tmp_path, monkeypatch, caplog):
+    first, out, plain = (tmp_path / name for name in ("first", "out", "plain"))
+    test = shutil.copytree(heap, tmp_path / "test")
+    curate("embed", first, f"data={test}")
+    curate("dedup", first)
+    curate("embed", out, f"data={heap}")
+    embedded, usual = [], embed.Embedder.embed
+
+    def count(self, source, first, stop):
+        embedded.extend(source.paths[first:stop])
+        return usual(self, source, first, stop)
+
+    monkeypatch.setattr(embed.Embedder, "embed", count)
+    assert curate("dedup", out, f"against={first}") == 0
+    assert curate("retrieve", out, f"curated={first}") == 2  # nothing is left
+    assert curate("embed", tmp_path / "again", f"data={first}") == 0
+    assert embedded == []
+    kept, rows = Store(tmp_path / "again"), Store(first)
+    order = [rows.rows["location"].tolist().index(path) for path in kept.rows["location"]]
+    for name in ("location", "stamp", "date", "problem", "digest", "height", "width", "bytes", "hash"):
+        assert kept.rows[name].tolist() == rows.rows[name][order].tolist()
+    assert (kept.vectors(np.arange(len(kept))) == rows.vectors(np.arange(len(rows)))[order]).all()
+    cv2.imwrite(str(test / "03.png"), picture(70))
+    curate("embed", tmp_path / "again", f"data={first}")
+    assert [path.rsplit("/", 1)[1] for path in embedded] == ["03.png"]
+    flip(first / "shards" / "000000.npy")
+    embedded.clear()
+    curate("embed", plain, f"data={first}")
+    assert len(embedded) == len(kept)
+    assert "its checksum has changed" in caplog.text
 
 
 @pytest.mark.parametrize(

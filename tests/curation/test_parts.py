@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.curation import embed, graph, hierarchy, parts
+from dinolab.curation import embed, graph, hierarchy, lists, parts
 from dinolab.errors import UserError
 from tests.curation.conftest import curate, picture
 from tests.curation.test_curate import contents
@@ -20,7 +20,7 @@ from tests.curation.test_curate import contents
 def small_parts(monkeypatch):
     """Sizes by which the small heap has several parts in each step."""
     for module, name, value in [
-        (embed, "IMAGES", 8), (graph, "EXACT", 8), (graph, "SORTED", 8), (graph, "SEARCHED", 8), (hierarchy, "ASSIGNED", 8),
+        (embed, "IMAGES", 8), (graph, "EXACT", 8), (lists, "SORTED", 8), (lists, "SEARCHED", 8), (hierarchy, "ASSIGNED", 8),
         (parts, "POLL", 0.01),
     ]:  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -67,7 +67,7 @@ def test_the_files_are_those_of_one_process(heap, tmp_path, small_parts):
     def commands(out):
         yield "embed", out, f"data={heap}"
         yield "dedup", out, f"against={tmp_path / 'test'}", "neighbours=5"
-        yield "retrieve", out, f"curated={tmp_path / 'curated'}"
+        yield "retrieve", out, f"curated={tmp_path / 'curated'}", "index=faiss"
         yield "sample", out, "size=5", "levels=2", "clusters=[3,2]", "learned=8", "resamplings=1"
 
     one, two, killed = (tmp_path / name for name in ("one", "two", "killed"))

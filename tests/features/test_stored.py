@@ -14,6 +14,7 @@ from dinolab.curation.embedder import make_embedder
 from dinolab.curation.options import Viewed
 from dinolab.data.sources import open_source
 from dinolab.features.extract import extract
+from dinolab.visuals.neighbours import neighbours
 from tests.features.test_cache import Counted, make_encoder
 from tests.pictures import make_folder
 
@@ -63,6 +64,15 @@ def test_what_the_set_does_not_hold_is_computed(made, tmp_path, other):
     if other.pop("depth", 0):
         encoder = make_encoder(depth=1)
     assert features(encoder, source, tmp_path / "kept", **other)[0] == 6
+
+
+def test_pictures_of_neighbours_read_sets(made):
+    encoder, source = made
+    queries = [cv2.imread(path)[:, :, ::-1] for path in source.paths[:2]]
+    Counted.seen = 0
+    found = neighbours(encoder, queries, source, 3, 16)
+    assert Counted.seen == 2  # the queries
+    assert [near[0].position for near in found] == [0, 1]
 
 
 def test_a_damaged_set_costs_a_warning(made, tmp_path, caplog):

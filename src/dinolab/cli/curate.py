@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dinolab.cli.grammar import Family, Positional, Verb
-from dinolab.errors import say
+from dinolab.errors import UserError, say
 
+MANY = 0.1  # share of the images near test images above which a hint is printed
 OUT = Positional("OUT", "folder of the curated set")
 
 
@@ -33,10 +34,15 @@ def shown() -> bool:
 
 
 def refuse_many(stage: str) -> None:
-    """Raises UserError where torchrun has started several processes, for what runs in one."""
+    """Raises UserError where there are several processes, of torchrun or of a SLURM array, for what runs in one."""
     from dinolab import parallel
+    from dinolab.curation.parts import crew
 
     parallel.refuse_many(f"dinolab curate {stage}")
+    if crew().world > 1:
+        raise UserError(
+            f"dinolab curate {stage} runs in one process; unset SLURM_ARRAY_TASK_ID in one task of the array"
+        )
 
 
 def run_plan(out: str, own: Any) -> int:
@@ -84,6 +90,10 @@ def run_dedup(out: str, own: Any) -> int:
     )
     if own.against:
         tell(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
+        share = (found["leaks"] + found["leak_groups"]) / found["images"]
+        if share > MANY:
+            words = f"these are {share:.0%} of the images; if they are not like test images (see decisions.csv), "
+            tell(f"{words}raise threshold_against={own.threshold_against:g}, or lower most={own.most}")
     tell(f"recall of the search for neighbours: {found['recall']:.4f}")
     say_changed(out)
     return 0

@@ -4,14 +4,14 @@ It looks at the images that the stages have left in. Neighbours come from the st
 the images themselves. N images, k neighbours of each.
 """
 
+import os
 from collections import Counter
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from dinolab.curation.decisions import before, last_manifest
+from dinolab.curation.decisions import WORK, before, last_manifest
 from dinolab.curation.findings import (
     BLURRED,
     COPY,
@@ -30,7 +30,7 @@ from dinolab.curation.options import AuditOptions
 from dinolab.curation.sharpness import measure
 from dinolab.curation.whitening import learn_spread
 from dinolab.errors import UserError
-from dinolab.features.store import Store, fingerprint
+from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 TO_DEVIATION = 1.4826  # of a median absolute deviation: the standard deviation of normally distributed values
@@ -61,27 +61,27 @@ def audit(store: Store, options: AuditOptions, progress: bool = False) -> Audit:
 
 
 class Neighbourhood:
-    """The nearest images of images."""
+    """The nearest images of images. Embeddings are read where they are needed, and stay on the disk."""
 
     def __init__(self, store: Store, rows: np.ndarray, options: AuditOptions, progress: bool) -> None:
         """`rows` are those of the images that are looked at, int64 (N,), in rising order."""
         self.store, self.rows, self.options, self.progress = store, rows, options, progress
         self.device = choose_device(options.search_device, "search_device=")
         self.rng = np.random.default_rng(options.seed)
-        self.plain = self.vectors = store.vectors(rows)
+        self.plain, self.change = Embeddings((store, rows)), None
         if options.space == "whitened":
-            self.vectors = learn_spread(self.plain, self.rng, self.device).apply(self.plain)
+            self.change = learn_spread(self.plain, self.rng, self.device).apply
 
-    def of(self, rows: np.ndarray) -> Tensor:
-        """The embeddings of some of the rows."""
-        return self.vectors[np.searchsorted(self.rows, rows)]
+    def of(self, rows: np.ndarray) -> Embeddings:
+        """The embeddings of some of the rows, which are compared."""
+        return Embeddings((self.store, rows), change=self.change)
 
     def search(self, query: np.ndarray, reference: np.ndarray) -> Neighbours:
         """The nearest rows among `reference`, as positions in it, for each of `query`; an image is no neighbour of itself."""
         options = self.options
         asked = None if query is reference else self.of(query)
-        how = (options.neighbours, self.rng, self.device, options.probes, self.progress)
-        return search(self.of(reference), asked, *how)
+        how = (options.neighbours, self.rng, self.device, options.probes, self.progress, options.index)
+        return search(self.of(reference), asked, *how, self.store.folder / WORK / f"audit-{os.getpid()}")
 
     def pairs(
         self, query: np.ndarray, reference: np.ndarray, near: Neighbours, threshold: float, within: bool
@@ -142,7 +142,8 @@ def outliers(look: Neighbourhood, near: Neighbours) -> list[Finding]:
     parts = zip(*(part.split(ROWS) for part in (look.plain, near.indices, near.similarities)))
     similar = []
     for own, others, found in parts:
-        cosine = F.cosine_similarity(own[:, None].float(), look.plain[others].float(), dim=2)
+        theirs = look.plain[others.flatten()].unflatten(0, others.shape)
+        cosine = F.cosine_similarity(own[:, None].float(), theirs.float(), dim=2)
         similar.append(cosine.masked_fill(found.isinf(), torch.nan).nanmean(1))
     distance = 1 - torch.cat(similar).nan_to_num(-1).double().numpy()
     median = np.median(distance)

@@ -88,7 +88,7 @@ class Look:
     def parts(self, name: str, rows: np.ndarray, tests: References | None = None) -> Parts:
         """Where the parts of a search among these rows, int64 (n,), and test images are kept."""
         facts: dict[str, Any] = {
-            name: getattr(self.options, name) for name in ("space", "neighbours", "seed", "probes")
+            name: getattr(self.options, name) for name in ("space", "neighbours", "seed", "probes", "index")
         }
         if tests:
             facts |= {"tests": fingerprint(tests.store.folder / MANIFEST), "of_them": tests.rows.tolist()}
@@ -110,7 +110,7 @@ class Look:
     def graph(self, vectors: Embeddings, parts: Parts) -> Graph:
         """The nearest neighbours of each row."""
         options, rng = self.options, np.random.default_rng(self.options.seed)
-        return build(vectors, None, options.neighbours, rng, parts, self.device, options.probes)
+        return build(vectors, None, options.neighbours, rng, parts, self.device, options.probes, options.index)
 
 
 class Copies:
@@ -180,7 +180,7 @@ def drop_leaks(copies: Copies, look: Look, change: Callable[[Tensor], Tensor] | 
     tests = Embeddings((references.store, references.rows), change=change)
     near_tests = Embeddings((store, standing[touched]), change=change)
     rng = np.random.default_rng(options.seed)
-    nearest = search(tests, near_tests, 1, rng, look.device, options.probes, look.progress)
+    nearest = search(tests, near_tests, 1, rng, look.device, options.probes, look.progress, options.index)
     locations = references.store.rows["location"][references.rows]
     number = {int(standing[one]): n for n, one in enumerate(touched)}
     for row in copies.rows:

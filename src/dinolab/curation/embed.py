@@ -12,6 +12,7 @@ import numpy as np
 
 from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
 from dinolab.curation.embedder import Embedder
+from dinolab.curation.held import Held
 from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
@@ -183,11 +184,12 @@ def embed_missing(folder: Path, source: Source, embedder: Embedder, stamps: dict
     labels = np.full(len(wanted), "", object)
     if source.labels is not None:
         labels[:] = [source.classes[label] for label in source.labels[wanted]]
+    held = Held(source, embedder, stamps)
     shards = [Shard(folder / "shards" / f"{first + n:06d}.parquet") for n in range(-(-len(wanted) // IMAGES))]
 
     def write(number: int) -> None:
         some = slice(number * IMAGES, min((number + 1) * IMAGES, len(missing)))
-        vectors, facts = embedder.embed(missing, some.start, some.stop)
+        vectors, facts = held.embed(missing, some.start, some.stop)
         files = [split(path)[1][0] for path in missing.paths[some]]
         facts |= {
             "location": missing.paths[some],

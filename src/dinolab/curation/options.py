@@ -10,6 +10,7 @@ from dinolab.options import Columns
 
 T = TypeVar("T")
 SPACES = ("whitened", "raw")
+INDEXES = ("lists", "faiss")
 NUMBERS = ("float32", "float16", "none")
 KEEP = ("largest", "first", "newest")
 
@@ -29,6 +30,7 @@ class Searched:
     seed: int = option(0, "another seed draws other samples", 0)
     probes: int = option(8, "lists that are searched for an image; more find more of the true neighbours", 1, 4096)
     search_device: str = option("auto", "where similarities are computed: auto, cpu, cuda, cuda:1 or mps")
+    index: str = option("lists", "what is searched: full rows, or compressed ones in memory", choices=INDEXES)
 
 
 @dataclass

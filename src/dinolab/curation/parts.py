@@ -33,7 +33,7 @@ PATIENCE, SLOWER = (
 )  # a part is late after these seconds, or after this many times the longest part of this process
 JOINED = 3600  # seconds that the first process may take to join the parts
 POLL = 0.2  # seconds between two looks at the folder
-KINDS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+KINDS = {"U8": "|u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 T = TypeVar("T")
 Part = Mapping[str, np.ndarray]

@@ -34,7 +34,7 @@ def retrieve(store: Store, options: RetrieveOptions, progress: bool = False) -> 
     device = choose_device(options.search_device, "search_device=")
     curated = open_references(store, "curated", [options.curated], options, progress)
     rows, rng = before(store, STAGE), np.random.default_rng(options.seed)
-    facts = {name: getattr(options, name) for name in ("by", "per_image", "clusters", "probes", "seed")}
+    facts = {name: getattr(options, name) for name in ("by", "per_image", "clusters", "probes", "seed", "index")}
     facts |= {"curated": fingerprint(curated.store.folder / MANIFEST), "of_them": curated.rows.tolist()}
     look = Look(store, rows, curated, options, device, parts_of_stage(store, STAGE, rows, facts, progress))
     verdicts = undecided(len(store))
@@ -61,7 +61,7 @@ def take_neighbours(look: Look, verdicts: Verdicts, rng: np.random.Generator) ->
     """Keep the images that are among the nearest ones of a curated image."""
     store, rows, curated, options, device, parts = look
     images, queries = Embeddings((store, rows)), Embeddings((curated.store, curated.rows))
-    found = build(images, queries, options.per_image, rng, parts, device, options.probes).gather()
+    found = build(images, queries, options.per_image, rng, parts, device, options.probes, options.index).gather()
     values, columns = found.similarities.numpy(), found.indices.numpy()
     verdicts.reason[rows] = f"not among the {options.per_image} nearest of any curated image"
     locations = curated.store.rows["location"][curated.rows]

@@ -92,6 +92,7 @@ def extract(
     patches: bool = False,
     precision: str = "fp32",
     cache: Path | None = None,
+    stored: bool = False,
 ) -> FeatureSet:
     """Features of all images of a source. Unreadable images are left out, with one warning.
 
@@ -105,7 +106,9 @@ def extract(
         patches: whether the mean of the last block's patches is wanted.
         precision: "fp32", "bf16" (autocast) or, without a cache, "auto"; features are float32 in any case.
         cache: folder that keeps features until weights, images, size or precision change. Features with more blocks, or patches,
-            serve for fewer. With a cache, a curated set whose embeddings this encoder has made serves for one block without patches.
+            serve for fewer.
+        stored: whether a curated set whose embeddings this encoder has made serves for one block without patches; with a cache, it
+            always does.
 
     Raises:
         UserError: not one image can be read, a process that loads images has died, or a feature is no finite number.
@@ -114,8 +117,8 @@ def extract(
     size = (size, size) if isinstance(size, int) else size
     view = size if isinstance(size, View) else View(size)
     views = Views(encoder, source, view, torch.device(device), batch_size, workers, precision, progress)
-    stored = from_store(views) if cache and blocks == 1 and not patches else None
-    found = stored or from_cache(views, cache, blocks, patches)
+    held = from_store(views) if (cache or stored) and blocks == 1 and not patches else None
+    found = held or from_cache(views, cache, blocks, patches)
     features = as_feature_set(source, *found, blocks, patches)
     for tokens in (*features.blocks, features.patches):
         refuse_infinite(tokens, encoder, lambda row: location(source.paths[features.kept[row]]))

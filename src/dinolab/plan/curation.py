@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from dinolab.curation import graph
 from dinolab.curation.embedder import Embedder
 from dinolab.curation.kmeans import assign
+from dinolab.curation.lists import ITERATIONS, SAMPLED, SCORES, SORTED
 from dinolab.curation.options import DedupOptions, SampleOptions
 from dinolab.curation.sample import choose_counts
 from dinolab.data.types import Source
@@ -91,14 +92,14 @@ def forecast(images: int, width: int, curated: int, embedding: float | None, pac
     """
     base, row = float(entry(STATUS, "VmRSS")) if STATUS.exists() else 0.0, 2 * width
     lists = 1 if images <= graph.EXACT else round(math.sqrt(images))
-    blocks = base + 6 * min(images, graph.SORTED) * row + 12 * graph.SCORES
+    blocks = base + 6 * min(images, SORTED) * row + 12 * SCORES
     joining = FACTS * images
     dedup, sample = DedupOptions(), SampleOptions(size=1)
 
     def lookup(queries: int, k: int) -> float:
         """Seconds of a search among the images."""
         probed = min(1.0, dedup.probes / lists)
-        learned = graph.ITERATIONS * min(images, graph.SAMPLED * lists) * lists * paces.centroid
+        learned = ITERATIONS * min(images, SAMPLED * lists) * lists * paces.centroid
         sorting = (images + queries) * (lists * paces.centroid + paces.row)
         compared = queries * images * probed * paces.pair + images * min(lists, dedup.probes) * paces.row
         return (learned if lists > 1 else 0) + sorting + compared

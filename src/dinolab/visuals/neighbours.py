@@ -44,7 +44,7 @@ def neighbours(
     Raises:
         UserError: no image of the source can be read.
     """
-    reference = extract(encoder, source, size, BATCH, device=device_of(encoder), progress=progress)
+    reference = extract(encoder, source, size, BATCH, device=device_of(encoder), progress=progress, stored=True)
     similarities, rows = nearest(reference.blocks[-1], class_tokens(encoder, queries, size), k)
     positions = reference.kept[rows]
     return [
