@@ -24,10 +24,7 @@ class Layer:
 
     def predict(self, network: Any, source: Source, options: ExploreOptions) -> np.ndarray:
         """The class of each image, int64 (N,); -1 for those that cannot be read. Features in the cache are not computed again."""
-        from dinolab.evals.predict import (
-            PredictOptions,
-            run_predict,
-        )  # here, for the evaluations take a second to import
+        from dinolab.evals.predict import PredictOptions, run_predict  # here: evaluations take a second to import
 
         chosen = PredictOptions(out="", device=options.device, workers=options.workers, cache=options.cache)
         found = run_predict(self.file, source, chosen, network)
