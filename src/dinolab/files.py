@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from dinolab.errors import FULL
+
+# what safetensors, torch.save and numpy.save say about a full disk
+WHEN_FULL = re.compile(r"No space left on device|inline_container|\d+ requested and \d+ written")
 
 
 @contextmanager
@@ -19,9 +23,7 @@ def naming(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             error.filename = error.filename or str(path)
-        elif any(
-            sign in str(error) for sign in ("No space left on device", "inline_container", "requested and")
-        ):  # safetensors; torch.save; numpy.save
+        elif WHEN_FULL.search(str(error)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 

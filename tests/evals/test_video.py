@@ -63,6 +63,12 @@ def test_every_frame_of_a_video_and_of_a_folder(tmp_path):
     np.testing.assert_allclose(levels_of(source), [*levels, *levels[:3]], atol=9)
     alone = open_source(f"video:{tmp_path / 'a' / 'x.mp4'}")
     assert alone.labels is None and read_image(alone.paths[30]).tolist() == read_image(source.paths[30]).tolist()
+    for named, said in (
+        (f"video:{tmp_path}/none", "no such file or folder"),
+        (f"clips:{tmp_path}/a/x.mp4", "a file; name the"),
+    ):
+        with pytest.raises(UserError, match=said):
+            open_source(named)
     (tmp_path / "a" / "z.mp4").write_bytes(b"no video")
     broken = open_source(f"video:{tmp_path}")
     assert len(broken) == 41

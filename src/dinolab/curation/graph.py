@@ -147,7 +147,10 @@ def build(
     if found is None:
         learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, device))
         centroids = torch.from_numpy(np.array(learned["centroids"])).to(device)
-        is_over = lambda: parts.find("graph", count) is not None  # noqa: E731
+
+        def is_over() -> bool:
+            return parts.find("graph", count) is not None
+
         search = lists.Search(reference, query, k, probes, centroids, parts, is_over, kind)
         find = among_codes(search, learning) if index == "faiss" and many > 1 else lists.among_rows(search)
         shares = np.array_split(np.arange(many), count)

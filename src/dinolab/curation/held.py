@@ -36,10 +36,11 @@ class Held:
         if folder is None:
             return
         try:
-            made_by = Store(folder).manifest
+            store = Store(folder)
+            made_by = store.manifest
             is_same_view = made_by.get("preprocessing") == facts["preprocessing"]
             if is_same_view and made_by.get("encoder", {}).get("sha256") == facts["encoder"]["sha256"]:
-                self.places = find_places(Store(folder), stamps)
+                self.places = find_places(store, stamps)
         except UserError as error:
             log.warning("%s; until then its images are embedded again", error)
 

@@ -19,10 +19,8 @@ from dinolab.features.store import Matrix
 
 SAMPLED, ITERATIONS = 64, 10  # rows for each list, and iterations, of the k-means
 SCORES = 1 << 25  # similarities that exist at once
-SORTED, SEARCHED = (
-    1 << 18,
-    1 << 16,
-)  # rows of a part, about: of those that are sorted, and of those whose neighbours are searched
+SORTED = 1 << 18  # rows of a part of those that are sorted by list
+SEARCHED = 1 << 16  # rows of a part whose neighbours are searched, about
 
 
 def learn_lists(reference: Matrix, lists: int, rng: np.random.Generator, device: torch.device | str) -> Part:

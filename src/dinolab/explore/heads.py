@@ -49,9 +49,7 @@ class Prototypes:
 class Assigned:
     """The prototypes of all images."""
 
-    best: (
-        np.ndarray
-    )  # int64 (N, 6), the prototypes of greatest probability, the greatest first; -1 where they cannot be read
+    best: np.ndarray  # int64 (N, 6), those of greatest probability, the greatest first; -1 where they cannot be read
     probability: np.ndarray  # float32 (N, 6)
     images: dict[int, list[int]]  # for each of these prototypes up to 6 images of greatest probability
 

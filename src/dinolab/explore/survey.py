@@ -62,7 +62,6 @@ class Survey:
         self.umap = Later(self.make_umap, SLOW_UMAP)
         self.clusters = Later(self.make_clusters, "clusters")
         self.predicted = Later(self.make_predicted, "predictions by the nearest neighbours")
-        self.by_layer: dict[str, Later[np.ndarray]] = {}  # predictions by the names of `layers`
         self.assigned = Later(self.make_assigned, f"prototypes of {name}")
         self.rows: np.ndarray | None = None  # positions of the images that are looked at, among all images
 
@@ -78,11 +77,13 @@ class Survey:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """Those whose predictions can be shown; they are made when they are first asked for."""
-        found = layers_of(self.word, self.opened.wait()[0])
-        for layer in found:
-            self.by_layer[layer.name] = Later(partial(self.make_by_layer, layer), f"predictions by {layer.name}")
-        return found
+        """Those whose predictions can be shown."""
+        return layers_of(self.word, self.opened.wait()[0])
+
+    @cached_property
+    def by_layer(self) -> dict[str, Later[np.ndarray]]:
+        """The predictions by each of `layers`, by their names."""
+        return {one.name: Later(partial(self.make_by_layer, one), f"predictions by {one.name}") for one in self.layers}
 
     def make_by_layer(self, layer: Layer, report: Report) -> np.ndarray:
         """The class of each image that is looked at, int64 (N,)."""
@@ -154,8 +155,8 @@ class Survey:
         self.clusters.wait()
         if self.images.source.labels is not None:
             self.predicted.wait()
-        for layer in self.layers:
-            self.by_layer[layer.name].wait()
+        for predicted in self.by_layer.values():
+            predicted.wait()
         if self.head:
             self.assigned.wait()
 

@@ -70,6 +70,10 @@ def find_clips(request: Request, segments: int = 1) -> tuple[list[Clip], list[st
         UserError: the folder does not exist, or holds no clip.
     """
     root = absolute(request.path)
+    if os.path.isfile(root):
+        raise UserError(
+            f"{request.named}: a file; name the folder that it lies in (video:FILE is every frame of a video)"
+        )
     if not os.path.isdir(root):
         raise UserError(f"{request.named}: no such folder")
     found: list[tuple[str, str]] = []  # paths below the root, and classes

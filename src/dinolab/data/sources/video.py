@@ -1,4 +1,7 @@
-"""Every frame of a video, or of all videos and folders of frames in a folder and below it, as `clips:` finds them."""
+"""Every frame of a video, or of all videos and folders of frames in a folder and below it, as `clips:` finds them.
+
+Neighbouring frames are decoded together, which suits reading in order. A frame that is read by itself costs up to 16.
+"""
 
 import os
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from dinolab.data.addresses import absolute, as_os_error, read_regular
 from dinolab.data.sources.clips import CLIPS, Clip, decoded, find_clips, frames_in, packet_times
 from dinolab.data.sources.kind import Count, Kind, Listing, Request
+from dinolab.errors import UserError
 
 TOGETHER = 16  # frames that are decoded at once
 
@@ -17,9 +21,11 @@ class Videos(Kind):
     sequences = True
 
     def list_images(self, request: Request, files: list[str], count: Count) -> Listing:
-        file = absolute(request.path)
-        is_file = os.path.isfile(file)
-        clips, labels, reason = ([Clip(file, 0, 1)], None, "it is one video") if is_file else find_clips(request)
+        path = absolute(request.path)
+        if not os.path.exists(path):
+            raise UserError(f"{request.named}: no such file or folder")
+        is_file = os.path.isfile(path)
+        clips, labels, reason = ([Clip(path, 0, 1)], None, "it is one video") if is_file else find_clips(request)
         names: list[str] = []
         frames = []
         for clip in clips:
