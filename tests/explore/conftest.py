@@ -51,7 +51,11 @@ def session(encoders, options):
 
 @contextmanager
 def serving(session):
-    """The address, with the token, where a session is served."""
+    """The address, with the token, where a session is served.
+
+    Use it in a fixture of a module: it then ends after the pages of `opened` are closed, whose requests it may still
+    have to answer.
+    """
     import uvicorn
 
     from dinolab.explore.server import make_app, socket
@@ -61,9 +65,11 @@ def serving(session):
     server = uvicorn.Server(uvicorn.Config(make_app(session, "secret", [host]), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    yield f"http://{host}/?token=secret"
-    server.should_exit = True
-    thread.join(10)
+    try:
+        yield f"http://{host}/?token=secret"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 @pytest.fixture

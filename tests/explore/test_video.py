@@ -34,23 +34,28 @@ def session(encoders, tmp_path_factory):
     return Session([encoders[0]], options)
 
 
-def test_a_video_is_shown_frame_by_frame(opened, session):
-    with serving(session) as address:
-        page = opened(address)
-        show(page, 2)
-        slider, words = page.get_by_label("Frame of the video"), page.locator(".panel .slider:visible").first
-        assert "frame 3 of 24" in words.inner_text()
-        page.keyboard.press("]")
-        page.wait_for_function("() => Explorer.panels[0].painting.image === 3")
-        slider.fill("23")
-        page.wait_for_function("() => Explorer.panels[0].painting.image === 23")
-        assert "frame 24 of 24" in words.inner_text()
-        page.keyboard.press("]")  # the other video is not a part of it
-        page.get_by_role("button", name="Previous").click()
-        page.wait_for_function("() => Explorer.panels[0].painting.image === 22")
-        show(page, 22)
-        hover(page, 0, 1, 2)
-        maps, numbers = likeness(page, 0)
+@pytest.fixture(scope="module")
+def address(session):
+    with serving(session) as found:
+        yield found
+
+
+def test_a_video_is_shown_frame_by_frame(opened, session, address):
+    page = opened(address)
+    show(page, 2)
+    slider, words = page.get_by_label("Frame of the video"), page.locator(".panel .slider:visible").first
+    assert "frame 3 of 24" in words.inner_text()
+    page.keyboard.press("]")
+    page.wait_for_function("() => Explorer.panels[0].painting.image === 3")
+    slider.fill("23")
+    page.wait_for_function("() => Explorer.panels[0].painting.image === 23")
+    assert "frame 24 of 24" in words.inner_text()
+    page.keyboard.press("]")  # the other video is not a part of it
+    page.get_by_role("button", name="Previous").click()
+    page.wait_for_function("() => Explorer.panels[0].painting.image === 22")
+    show(page, 22)
+    hover(page, 0, 1, 2)
+    maps, numbers = likeness(page, 0)
     looker = session.lookers[session.first]
     query = torch.from_numpy(looker.patches(22)).float()[1, 2]
     for found, number in zip(maps, numbers, strict=True):
