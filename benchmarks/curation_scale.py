@@ -30,6 +30,7 @@ from matplotlib.ticker import NullFormatter
 from dinolab.curation.components import components
 from dinolab.curation.graph import build
 from dinolab.curation.hierarchy import build_tree, cluster, sample_tree
+from dinolab.curation.lists import How
 from dinolab.curation.parts import Parts
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.features.store import Embeddings, Shard, Store, write_manifest
@@ -174,7 +175,7 @@ def search(args: argparse.Namespace, index: str) -> dict[str, Any]:
     folder = args.folder / "work" / ("graph" if index == "lists" else index)
     rng, rows = np.random.default_rng(1), open_rows(args, False)
     device = choose_device(args.device, "--device")
-    graph = build(rows, None, args.neighbours, rng, Parts(folder), device, args.probes, index)
+    graph = build(rows, None, args.neighbours, rng, Parts(folder), How(device, args.probes, index))
     return {"recall": round(graph.recall, 4), "parts": len(graph.parts)}
 
 

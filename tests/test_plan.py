@@ -149,7 +149,7 @@ def test_a_planted_slow_loader_is_the_limit(pictures: Path, tmp_path: Path, monk
     monkeypatch.setattr(pace, "READ", 4)
     monkeypatch.setattr("dinolab.runs.rig.cores", lambda: 8)
     made = plan(config(pictures, tmp_path, "run.workers=1", "eval.every=0 steps"), steps=2)
-    assert made.pace.limit == "loader" and made.pace.data_wait > 0.5 and made.reading.decode_share > 0.8
+    assert made.pace.limit == "loader" and made.pace.data_wait > 0.5 and made.reading.decode_share > 0.5
     text = words(made)
     assert "the loader;" in text and "run.workers=8: with run.workers=1 on 8 cores, the loader takes" in text
     assert "data pack" not in text  # the pictures are no larger than needed

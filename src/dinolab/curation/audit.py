@@ -26,6 +26,7 @@ from dinolab.curation.findings import (
     Kind,
 )
 from dinolab.curation.graph import Neighbours, search
+from dinolab.curation.lists import How
 from dinolab.curation.options import AuditOptions
 from dinolab.curation.sharpness import measure
 from dinolab.curation.whitening import learn_spread
@@ -80,8 +81,9 @@ class Neighbourhood:
         """The nearest rows among `reference`, as positions in it, for each of `query`; an image is no neighbour of itself."""
         options = self.options
         asked = None if query is reference else self.of(query)
-        how = (options.neighbours, self.rng, self.device, options.probes, self.progress, options.index)
-        return search(self.of(reference), asked, *how, self.store.folder / WORK / f"audit-{os.getpid()}")
+        how = How(self.device, options.probes, options.index)
+        scratch = self.store.folder / WORK / f"audit-{os.getpid()}"
+        return search(self.of(reference), asked, options.neighbours, self.rng, how, self.progress, scratch)
 
     def pairs(
         self, query: np.ndarray, reference: np.ndarray, near: Neighbours, threshold: float, within: bool

@@ -109,14 +109,14 @@ class Codes:
                 plain.ntotal += len(ids)
         packed = faiss.IndexIVFPQFastScan(plain)
         plain.reset()
-        packed.nprobe = min(self.search.probes, count)
+        packed.nprobe = min(self.search.how.probes, count)
         return packed
 
     def find(self, numbers: np.ndarray) -> Part:
         """See Find."""
         search = self.search
         queries = search.reference if search.query is None else search.query
-        found = [empty_part(search.k, search.kind)]
+        found = [empty_part(search.k, search.how.kind)]
         for number in numbers:
             for rows in self.asking.members(number)[0].split(ASKED):
                 if len(rows):
@@ -134,7 +134,7 @@ class Codes:
         best = scores.topk(min(search.k, wanted))
         lacking = (0, search.k - best.values.shape[1])
         neighbours = at.gather(1, best.indices).clamp(min=0).int()
-        return F.pad(neighbours, lacking), F.pad(best.values.to(search.kind), lacking, value=-torch.inf)
+        return F.pad(neighbours, lacking), F.pad(best.values.to(search.how.kind), lacking, value=-torch.inf)
 
 
 def compare(queries: np.ndarray, candidates: np.ndarray, reference: Matrix) -> np.ndarray:

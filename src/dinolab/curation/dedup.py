@@ -15,6 +15,7 @@ from dinolab.config import to_dict
 from dinolab.curation.components import Components, components, join
 from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
 from dinolab.curation.graph import Graph, build, search
+from dinolab.curation.lists import How
 from dinolab.curation.options import DedupOptions
 from dinolab.curation.parts import Part, Parts, crew
 from dinolab.curation.references import References, open_references
@@ -82,6 +83,10 @@ class Look:
         self.first = crew().rank == 0
 
     @property
+    def how(self) -> How:
+        return How(self.device, self.options.probes, self.options.index)
+
+    @property
     def compared(self) -> Store | None:
         return self.references.store if self.references else None
 
@@ -110,7 +115,7 @@ class Look:
     def graph(self, vectors: Embeddings, parts: Parts) -> Graph:
         """The nearest neighbours of each row."""
         options, rng = self.options, np.random.default_rng(self.options.seed)
-        return build(vectors, None, options.neighbours, rng, parts, self.device, options.probes, options.index)
+        return build(vectors, None, options.neighbours, rng, parts, self.how)
 
 
 class Copies:
@@ -180,7 +185,7 @@ def drop_leaks(copies: Copies, look: Look, change: Callable[[Tensor], Tensor] | 
     tests = Embeddings((references.store, references.rows), change=change)
     near_tests = Embeddings((store, standing[touched]), change=change)
     rng = np.random.default_rng(options.seed)
-    nearest = search(tests, near_tests, 1, rng, look.device, options.probes, look.progress, options.index)
+    nearest = search(tests, near_tests, 1, rng, look.how, look.progress)
     locations = references.store.rows["location"][references.rows]
     number = {int(standing[one]): n for n, one in enumerate(touched)}
     for row in copies.rows:

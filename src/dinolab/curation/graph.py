@@ -16,6 +16,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from dinolab.curation import lists
 from dinolab.curation.compressed import among_codes, check_faiss
+from dinolab.curation.lists import USUAL, How
 from dinolab.curation.parts import Part, Parts
 from dinolab.features.store import Matrix
 from dinolab.precision import quick_products
@@ -76,10 +78,8 @@ def search(
     query: Matrix | None,
     k: int,
     rng: np.random.Generator,
-    device: torch.device | str = "cpu",
-    probes: int = 8,
+    how: How = USUAL,
     progress: bool = False,
-    index: str = "lists",
     scratch: Path | None = None,
 ) -> Neighbours:
     """Find the k reference rows that are most similar to each query row, and keep them in memory. See `build`.
@@ -89,7 +89,7 @@ def search(
             rows are in memory.
     """
     with emptied(scratch):
-        return build(reference, query, k, rng, Parts(scratch, progress), device, probes, index, torch.float32).gather()
+        return build(reference, query, k, rng, Parts(scratch, progress), replace(how, kind=torch.float32)).gather()
 
 
 @contextmanager
@@ -111,10 +111,7 @@ def build(
     k: int,
     rng: np.random.Generator,
     parts: Parts,
-    device: torch.device | str = "cpu",
-    probes: int = 8,
-    index: str = "lists",
-    kind: torch.dtype = torch.float16,
+    how: How = USUAL,
 ) -> Graph:
     """Find the k reference rows that are most similar to each query row.
 
@@ -126,14 +123,11 @@ def build(
         k: number of neighbours; all rows where there are fewer.
         rng: draws the rows that the k-means learns from, and those that the recall is measured on.
         parts: where the parts are kept.
-        probes: lists that are searched for each query.
-        index: "lists": the full rows of the lists are searched; "faiss": compressed rows, which are held in memory.
-        kind: number type in which similarities are kept.
 
     Raises:
         UserError: the package faiss is needed and not there.
     """
-    if index == "faiss":
+    if how.index == "faiss":
         check_faiss()
     own = query is None
     queries = reference if query is None else query
@@ -145,20 +139,20 @@ def build(
     count = max(1, min(many, round(len(queries) / lists.SEARCHED)))
     found = parts.find("graph", count)
     if found is None:
-        learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, device))
-        centroids = torch.from_numpy(np.array(learned["centroids"])).to(device)
+        learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, how.device))
+        centroids = torch.from_numpy(np.array(learned["centroids"])).to(how.device)
 
         def is_over() -> bool:
             return parts.find("graph", count) is not None
 
-        search = lists.Search(reference, query, k, probes, centroids, parts, is_over, kind)
-        find = among_codes(search, learning) if index == "faiss" and many > 1 else lists.among_rows(search)
+        search = lists.Search(reference, query, k, how, centroids, parts, is_over)
+        find = among_codes(search, learning) if how.index == "faiss" and many > 1 else lists.among_rows(search)
         shares = np.array_split(np.arange(many), count)
         found = parts.each("graph", count, lambda number: find(shares[number]), "nearest neighbours")
     if many == 1:
         recall = 1.0
     else:
-        measured = parts.one("recall", lambda: measure_recall(reference, queries, found, own, measuring, device))
+        measured = parts.one("recall", lambda: measure_recall(reference, queries, found, own, measuring, how.device))
         recall = float(measured["recall"][0])
     parts.remove(*SCRATCH)
     return Graph(found, len(queries), k, recall)

@@ -5,6 +5,7 @@ matrix product, with the members of the lists whose centroids are nearest to its
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -33,17 +34,29 @@ def learn_lists(reference: Matrix, lists: int, rng: np.random.Generator, device:
     return {"centroids": lloyd(sample, start, ITERATIONS, spherical=True)[0].cpu().numpy()}
 
 
+@dataclass(frozen=True)
+class How:
+    """How neighbours are searched."""
+
+    device: torch.device | str = "cpu"  # that computes similarities
+    probes: int = 8  # lists that are searched for each query, at most
+    index: str = "lists"  # "lists": the full rows of the lists are searched; "faiss": compressed rows in memory
+    kind: torch.dtype = torch.float16  # number type in which similarities are kept
+
+
+USUAL = How()
+
+
 class Search(NamedTuple):
     """What is searched for, and where its parts are kept."""
 
     reference: Matrix
     query: Matrix | None  # None: the reference rows, each of which is then no neighbour of itself
     k: int  # neighbours of each query
-    probes: int  # lists that are searched, at most
+    how: How
     centroids: Tensor  # of the lists, of length 1, float32 (L, D), on the device that computes
     parts: Parts
     is_over: Callable[[], bool]  # whether the graph is there, so that other parts are no longer needed
-    kind: torch.dtype  # of similarities
 
 
 Find = Callable[[np.ndarray], Part]
@@ -55,8 +68,8 @@ def among_rows(search: Search) -> Find:
     centroids = search.centroids
     members = sort_rows(search.reference, search, "rows")
     asking = members if search.query is None else sort_rows(search.query, search, "queries")
-    near = (centroids @ centroids.T).topk(min(search.probes, len(centroids))).indices.tolist()
-    find = partial(search_lists, lists=members, asking=asking, near=near, k=search.k, kind=search.kind)
+    near = (centroids @ centroids.T).topk(min(search.how.probes, len(centroids))).indices.tolist()
+    find = partial(search_lists, lists=members, asking=asking, near=near, k=search.k, kind=search.how.kind)
     return partial(find, own=search.query is None, device=centroids.device)
 
 

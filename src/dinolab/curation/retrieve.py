@@ -13,6 +13,7 @@ from dinolab.curation.decisions import Verdicts, await_stage, before, parts_of_s
 from dinolab.curation.graph import build
 from dinolab.curation.hierarchy import cluster
 from dinolab.curation.kmeans import assign
+from dinolab.curation.lists import How
 from dinolab.curation.options import RetrieveOptions
 from dinolab.curation.parts import Parts
 from dinolab.curation.references import References, open_references
@@ -61,7 +62,8 @@ def take_neighbours(look: Look, verdicts: Verdicts, rng: np.random.Generator) ->
     """Keep the images that are among the nearest ones of a curated image."""
     store, rows, curated, options, device, parts = look
     images, queries = Embeddings((store, rows)), Embeddings((curated.store, curated.rows))
-    found = build(images, queries, options.per_image, rng, parts, device, options.probes, options.index).gather()
+    how = How(device, options.probes, options.index)
+    found = build(images, queries, options.per_image, rng, parts, how).gather()
     values, columns = found.similarities.numpy(), found.indices.numpy()
     verdicts.reason[rows] = f"not among the {options.per_image} nearest of any curated image"
     locations = curated.store.rows["location"][curated.rows]
