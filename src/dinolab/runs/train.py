@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -58,12 +59,12 @@ def train(config: Config | str | Path | None = None, *words: str, resume: bool =
 
 def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool) -> None:
     """The run itself, in a folder that no other run trains in."""
-    cfg, source, phases, places, said = prepare(cfg, folder, resume)
+    cfg, source, monitor, phases, places, said = prepare(cfg, folder, resume)
     with fitting(cfg):
         state = restore(places, phases, source, device) if places else begin(phases[0], source, device)
 
     log = RunLog(folder, cfg, phases[-1].last, state.step) if parallel.rank() == 0 else NoLog()
-    run = Run(cfg, folder, source, log, monitor_sources(cfg, source, log.say), device, phases, state)
+    run = Run(cfg, folder, source, log, monitor, device, phases, state)
     try:
         log.say(describe(cfg, source, phases[0], state.method, device))
         alike = "" if state.step else all_alike(source)
@@ -96,15 +97,25 @@ def carry_out(cfg: Config, folder: RunFolder, device: torch.device, resume: bool
         log.close()
 
 
-def prepare(cfg: Config, folder: RunFolder, resume: bool) -> tuple[Config, Source, list[Phase], list[Path], list[str]]:
-    """The settled options, the images, the phases, the checkpoints to go on from, and lines for the log.
+class Prepared(NamedTuple):
+    """What a run starts from."""
 
-    Everything that can be refused is refused here.
-    """
+    cfg: Config  # whose options are settled
+    source: Source
+    monitor: tuple[Source, Source] | None  # labelled train and test images for k-NN
+    phases: list[Phase]
+    places: list[Path]  # checkpoints to go on from
+    said: list[str]  # lines for the log
+
+
+def prepare(cfg: Config, folder: RunFolder, resume: bool) -> Prepared:
+    """Check and settle what a run starts from. Everything that can be refused is refused here, before the first line of the log."""
+    unmonitored: list[str] = []
     with parallel.first_rank_first():
         places = check_run(folder, cfg, resume)
         source = open_data(cfg, folder.listing)
         check_micro_batch(cfg, source)
+        monitor = monitor_sources(cfg, source, unmonitored.append)
     refuse_unshared(len(set(parallel.collect(len(places)))) > 1, folder)
     cfg, said = settle_micro_batch(cfg, source, load_saved_config(folder.config) if places else None)
     phases = plan_phases(cfg, len(source))
@@ -112,7 +123,7 @@ def prepare(cfg: Config, folder: RunFolder, resume: bool) -> tuple[Config, Sourc
         if parallel.rank() == 0:
             describe_run(folder, cfg, source, resumed=bool(places))
     refuse_unshared(not all(parallel.collect(folder.config.is_file())), folder)
-    return cfg, source, phases, places, said
+    return Prepared(cfg, source, monitor, phases, places, [*said, *unmonitored])
 
 
 def refuse_unshared(differs: bool, folder: RunFolder) -> None:
