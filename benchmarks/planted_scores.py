@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dinolab.curation.components import join
-from dinolab.curation.dedup import CHAIN, LEAK, LEAK_GROUP
+from dinolab.curation.copies import CHAIN
+from dinolab.curation.leaks import FIGURES as LEAKS
+from dinolab.curation.leaks import NEAR as LEAK
 from dinolab.data.decode import read_image
 
 SHOWN, ACROSS, SIDE = 30, 5, 128  # pairs on a sheet, pairs in a row of it, pixels of a picture
@@ -114,7 +116,7 @@ def score_leaks(folder: Path, truth: Truth, halves: bool = False) -> dict[str, A
     """Which hidden test photos are out, and which other photos are out as leaks; with `halves`, for the photos of each half."""
     found = truth.decisions(folder)
     kept = found["kept"].astype(bool)
-    taken = np.isin(found["reason"], (LEAK, LEAK_GROUP))
+    taken = np.isin(found["reason"], list(LEAKS.values()))
     parts = [truth.half == half for half in (0, 1)] if halves else [np.ones(len(kept), bool)]
     scores = [leaks_of_part(truth, kept, taken, part) for part in parts]
     return {"kept": int(kept.sum()), "halves": scores} if halves else {"kept": int(kept.sum()), **scores[0]}

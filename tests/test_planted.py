@@ -11,7 +11,8 @@ pq = pytest.importorskip("pyarrow.parquet")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from planted_scores import Truth, draw_sheet, score_copies, score_leaks  # noqa: E402
 
-from dinolab.curation.dedup import LEAK, NEAR  # noqa: E402
+from dinolab.curation.copies import NEAR  # noqa: E402
+from dinolab.curation.leaks import NEAR as LEAK  # noqa: E402
 
 ROWS = [  # file, what it is, of what, kind
     ("a", "photo", "a", ""), ("b", "photo", "b", ""), ("f1", "frame", "film", ""), ("f2", "frame", "film", ""),

@@ -7,10 +7,11 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch.nn.functional as F
 
 from dinolab import cli
-from dinolab.curation import embed
-from dinolab.curation.decisions import lineage
+from dinolab.curation import embed, leaks
+from dinolab.curation.decisions import lineage, read_verdicts
 from dinolab.data.sources import open_source
 from dinolab.features.store import Store
 from tests.curation.conftest import CHANGES, curate, picture
@@ -56,19 +57,69 @@ def test_copies_go_and_the_largest_stays(heap, tmp_path, capsys):
 def test_whatever_touches_a_test_image_goes(heap, tmp_path, capsys):
     test, out = tmp_path / "test", tmp_path / "set"
     test.mkdir()
-    cv2.imwrite(str(test / "a.jpg"), picture(2))
+    shutil.copy(heap / "02.png", test / "a.png")
     cv2.imwrite(str(test / "b.png"), picture(99))
+    cv2.imwrite(str(test / "c.png"), CHANGES["cropped.png"](picture(6)))
     curate("embed", out, f"data={heap}")
     capsys.readouterr()
     assert curate("dedup", out, f"against={heap}") == 0
     assert "of the images; if they are not like test images" in capsys.readouterr().out
     assert curate("dedup", out, f"against={test}") == 0
-    assert "of the images; if they" not in capsys.readouterr().out  # a small share
+    said = capsys.readouterr().out
+    assert "out: 2 equal to test images, 1 near them, 0 in groups with one of these" in said
+    assert "of the images; if they" not in said  # not many
     found = decisions(out)
-    assert found["02.png"]["reason"] == "near the test image"
-    assert found["02.png"]["of"].endswith("/a.jpg")
-    assert found["02_bright.png"]["reason"].startswith("copy of an image")
-    assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed != 2} | {"05_mirrored.png"}
+    reasons = [found[name]["reason"] for name in ("02.png", "02_bright.png", "06.png")]
+    assert reasons == [leaks.BYTES, leaks.HASH, leaks.NEAR]
+    assert found["02_bright.png"]["of"].endswith("/a.png")
+    assert float(found["02.png"]["similarity"]) == pytest.approx(1, abs=1e-3)
+    assert float(found["06.png"]["similarity"]) > 0.45
+    assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed not in (2, 6)} | {"05_mirrored.png"}
+
+
+def test_a_copy_that_is_near_a_test_image_takes_along_the_one_that_is_kept(heap, tmp_path):
+    """A chain of pictures leads from one to another, whose largest copy is kept; the test set has the other end."""
+    test, more, out = tmp_path / "test", tmp_path / "more", tmp_path / "set"
+    test.mkdir()
+    more.mkdir()
+    cv2.imwrite(str(test / "a.jpg"), picture(2))
+    for step in range(1, 30):
+        blend = cv2.addWeighted(picture(2), 1 - step / 30, picture(3), step / 30, 0)
+        cv2.imwrite(str(more / f"blend{step:02d}.png"), blend)
+    cv2.imwrite(str(more / "largest.png"), picture(3, 256))
+    for source in (heap, more):
+        curate("embed", out, f"data={source}")
+    assert curate("dedup", out) == 0
+    assert "largest.png" in names_in(out) and not names_in(out) & {"02.png", "03.png"}
+    assert curate("dedup", out, f"against={test}") == 0
+    found = decisions(out)
+    assert found["largest.png"]["reason"] == leaks.GROUP
+    assert found["largest.png"]["of"].endswith("/a.jpg")
+    assert float(found["largest.png"]["similarity"]) < 0.45
+    assert found["02.png"]["reason"] == leaks.HASH
+    assert found["blend29.png"]["of"].endswith("/largest.png")  # out as its copy, as without test images
+    assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed not in (2, 3)} | {"05_mirrored.png"}
+
+
+def test_cutting_chains_spares_no_image_that_is_near_a_test_image_itself(heap, tmp_path):
+    test, out = tmp_path / "test", tmp_path / "set"
+    test.mkdir()
+    for seed in (50, 51):
+        cv2.imwrite(str(test / f"{seed}.png"), picture(seed))
+    curate("embed", out, f"data={heap}")
+    words = ("space=raw", "threshold=1", "hash_bits=-1", f"against={test}")
+    store, tests = Store(out), Store(out / "against")
+    assert curate("dedup", out, *words) == 0
+    near = (
+        F.normalize(store.vectors(store.readable).float(), dim=1)
+        @ F.normalize(tests.vectors(tests.readable).float(), dim=1).T
+    )
+    least = float(near.max(1).values.median())
+    for most in (2, 1000):
+        assert curate("dedup", out, *words, f"threshold_against={least}", f"most={most}") == 0
+        stays = read_verdicts(out, "dedup").kept[store.readable]
+        assert not (stays & (near.max(1).values.numpy() > least + 1e-3)).any()
+        assert stays.any() == (most == 2)
 
 
 def test_curated_images_bring_in_their_neighbours_and_a_sample_is_drawn(heap, tmp_path, capsys, caplog):

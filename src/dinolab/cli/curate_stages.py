@@ -80,11 +80,14 @@ def run_dedup(out: str, own: Any) -> int:
         f"out: {found['bytes']:,} of the same bytes, {found['hash']:,} by perceptual hash, {near:,} near-copies",
     )
     if own.against:
-        tell(f"out: {found['leaks']:,} near test images, and {found['leak_groups']:,} in groups with one that is")
-        share = (found["leaks"] + found["leak_groups"]) / found["images"]
+        equal, grouped = found["leak_bytes"] + found["leak_hash"], found["leak_groups"]
+        tell(
+            f"out: {equal:,} equal to test images, {found['leaks']:,} near them, {grouped:,} in groups with one of these"
+        )
+        share = (equal + found["leaks"] + grouped) / found["images"]
         if share > MANY:
             words = f"these are {share:.0%} of the images; if they are not like test images (see decisions.csv), "
-            tell(f"{words}raise threshold_against={own.threshold_against:g}, or lower most={own.most}")
+            tell(f"{words}raise threshold_against={own.threshold_against:g}, or for groups lower most={own.most}")
     tell(f"recall of the search for neighbours: {found['recall']:.4f}")
     say_changed(out)
     return 0

@@ -59,8 +59,13 @@ def undecided(images: int) -> Verdicts:
 
 
 def read_verdicts(folder: Path, stage: str) -> Verdicts:
-    table = read_table(folder / f"{stage}.parquet", COLUMNS, f"give `dinolab curate {stage}` again")
-    return Verdicts(*(table[name].to_numpy(zero_copy_only=False) for name in COLUMNS))
+    return Verdicts(*(read_column(folder, stage, name) for name in COLUMNS))
+
+
+def read_column(folder: Path, stage: str, name: str) -> np.ndarray:
+    """One of the COLUMNS of a stage's decisions, (N,)."""
+    table = read_table(folder / f"{stage}.parquet", {name: COLUMNS[name]}, f"give `dinolab curate {stage}` again")
+    return table[name].to_numpy(zero_copy_only=False)
 
 
 def finished(folder: Path) -> list[str]:
@@ -74,7 +79,7 @@ def before(store: Store, stage: str = "") -> np.ndarray:
     Raises UserError where none are left.
     """
     earlier = [one for one in finished(store.folder) if not stage or STAGES.index(one) < STAGES.index(stage)]
-    rows = np.flatnonzero(read_verdicts(store.folder, earlier[-1]).kept) if earlier else store.readable
+    rows = np.flatnonzero(read_column(store.folder, earlier[-1], "kept")) if earlier else store.readable
     if not len(rows):
         raise UserError(f"{store.folder}: {earlier[-1]} has left no images in; give it other thresholds")
     return rows
@@ -113,7 +118,11 @@ def parts_of_stage(store: Store, stage: str, rows: np.ndarray, facts: dict[str, 
         rows: of the images whose embeddings it compares, int64 (n,).
         facts: what else the parts depend on.
     """
-    known = {"set": fingerprint(store.folder / MANIFEST), "rows": hashlib.sha256(rows.tobytes()).hexdigest(), **facts}
+    known = {
+        "set": fingerprint(store.folder / MANIFEST),
+        "rows": hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest(),
+        **facts,
+    }
     return Parts(keyed(store.folder / WORK, stage, known), progress)
 
 

@@ -150,7 +150,11 @@ class Store:
     @cached_property
     def readable(self) -> np.ndarray:
         """Rows of the images that could be read, int64, in rising order."""
-        return np.flatnonzero(self.rows["problem"] == "")
+        found = []
+        for shard in self.shards():
+            problems = shard.rows("problem")["problem"].to_numpy(zero_copy_only=False)
+            found.append((problems == "")[~shard.gone(len(problems))])
+        return np.flatnonzero(np.concatenate([np.empty(0, bool), *found]))
 
     def vectors(self, rows: np.ndarray) -> Tensor:
         """The embeddings of these rows, int64 (n,), as float16 (n, D)."""
