@@ -84,7 +84,7 @@ def run_dedup(out: str, own: Any) -> int:
         tell(
             f"out: {equal:,} equal to test images, {found['leaks']:,} near them, {grouped:,} in groups with one of these"
         )
-        share = (equal + found["leaks"] + grouped) / found["images"]
+        share = (found["leaks"] + grouped) / found["images"]
         if share > MANY:
             words = f"these are {share:.0%} of the images; if they are not like test images (see decisions.csv), "
             tell(f"{words}raise threshold_against={own.threshold_against:g}, or for groups lower most={own.most}")
