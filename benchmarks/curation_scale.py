@@ -7,7 +7,7 @@ Each stage runs in a process of its own, whose peak of resident memory is noted 
 with another number of images adds to the file. The scratch folder takes 3 times the embeddings; what is in it is made again for each
 number of images, and removed at the end.
 
-The vectors lie around as many random centres as the square root of their number, with a cosine similarity of about 0.45 to others
+The vectors lie around random centres, by default as many as the square root of their number, with a cosine similarity of about 0.45 to others
 around the same centre. A fiftieth of them are copies of others with a little noise, with a similarity of about 0.98.
 """
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="scratch folder, which is emptied")
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--centres", type=int, help="around which the vectors lie; default: sqrt(images)")
     parser.add_argument("--neighbours", type=int, default=16)
     parser.add_argument("--probes", type=int, default=8)
     parser.add_argument(
@@ -79,6 +80,7 @@ def main() -> None:
     if args.folder is None:
         parser.error("--folder is missing")
     first = round(args.images**0.5)
+    args.centres = args.centres or first
     args.clusters = args.clusters or [first, first // 10, max(2, first // 100)]
     if args.stage:
         return print(json.dumps(measured(args)))
@@ -96,7 +98,7 @@ def main() -> None:
 
 def note(args: argparse.Namespace, stage: str, found: dict[str, Any]) -> None:
     """Add the figures of a stage to the file of results."""
-    options = ("neighbours", "probes", "clusters", "iterations", "learned", "resamplings", "device")
+    options = ("centres", "neighbours", "probes", "clusters", "iterations", "learned", "resamplings", "device")
     content = json.loads(args.out.read_text()) if args.out.is_file() else {"runs": {}}
     content["command"] = "python benchmarks/curation_scale.py --folder SCRATCH --images N"
     run = {"options": {name: getattr(args, name) for name in options}, "threads": torch.get_num_threads()}
@@ -125,7 +127,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 def do_make(args: argparse.Namespace) -> dict[str, Any]:
     (args.folder / "shards").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    centres = F.normalize(torch.from_numpy(rng.standard_normal((round(args.images**0.5), WIDTH), np.float32)), dim=1)
+    centres = F.normalize(torch.from_numpy(rng.standard_normal((args.centres, WIDTH), np.float32)), dim=1)
     for start in range(0, args.images, MADE):
         count = min(MADE, args.images - start)
         noise = torch.from_numpy(rng.standard_normal((count, WIDTH), np.float32)) / WIDTH**0.5
