@@ -7,8 +7,8 @@ Each stage runs in a process of its own, whose peak of resident memory is noted 
 with another number of images adds to the file. The scratch folder takes 3 times the embeddings; what is in it is made again for each
 number of images, and removed at the end.
 
-The vectors lie around random centres, by default as many as the square root of their number, with a cosine similarity of about 0.45 to others
-around the same centre. A fiftieth of them are copies of others with a little noise, with a similarity of about 0.98.
+The vectors lie around random centres, by default as many as the square root of their number. Their cosine similarity to others around
+the same centre is about 0.45. A fiftieth of them are copies of others with a little noise, with a similarity of about 0.98.
 """
 
 import argparse
