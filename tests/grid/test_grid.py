@@ -287,6 +287,29 @@ def test_shipped_grids(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("size", "heading", "barlow"), [("small", "published, ViT-S", None), ("resnet18", "published, RN50", 66.0)]
+)
+def test_published_figures_are_of_the_same_kind_of_network(size, heading, barlow, tmp_path):
+    """Table 2 has DINO's k-NN with a ViT-S (74.5) and with a ResNet-50 (67.5), and Barlow Twins' with a ResNet-50 alone."""
+    grid = read_grid("methods")
+    tasks = make_tasks(grid, ["data.path=photos", f"model.size={size}"], "", 1, tmp_path)
+    found = {one.row.name: one for one in findings.collect(grid, tasks)}
+    assert found["DINO"].results["knn"].published == (74.5 if size == "small" else 67.5)
+    assert found["Barlow Twins"].results["knn"].published == barlow
+    table = result_table(grid, list(found.values()))
+    assert table.headings.count(heading) == 2
+    assert sum(one.results["knn"].published is not None for one in found.values()) == (5 if size == "small" else 10)
+
+
+def test_a_row_may_name_the_published_network(tmp_path):
+    text = "{published: imagenet, rows: {a: {published: {method: DINO, arch: ViT-B/16}}, b: {published: {method: SCLRv2}}}}"
+    grid = read_grid(write(tmp_path, text))
+    a, b = findings.collect(grid, make_tasks(grid, ["data.path=photos"], "", 1, tmp_path))
+    assert (a.results["knn"].published, a.published_network) == (76.1, "ViT-B/16")
+    assert (b.results["knn"].published, b.published_network) == (None, "")
+
+
+@pytest.mark.parametrize(
     ("text", "words", "message"),
     [
         ("rows: {a: [optim.lrr=1]}", [], "row 'a': there is no option optim.lrr; did you mean optim.lr?"),
