@@ -113,7 +113,8 @@ def compare(own: dict[int, dict[str, bool]], base: dict[int, dict[str, bool]] | 
     if base and seeds:
         ours, theirs = (mean_by_image([side[seed] for seed in seeds]) for side in (own, base))
         differences = np.array([ours[name] - theirs[name] for name in ours if name in theirs])
-        found.difference, found.difference_interval = float(differences.mean()), bootstrap_mean(differences)
+        if differences.size:
+            found.difference, found.difference_interval = float(differences.mean()), bootstrap_mean(differences)
     return found
 
 

@@ -63,6 +63,8 @@ def find_grid(file: str) -> Path:
             return path
     near = nearest(file, shipped())
     hint = f"did you mean {near}? " if near else ""
+    if file == "plan":
+        hint = "the forecast alone is the option plan=only; "
     raise UserError(f"{file[:SHOWN]}: no such grid; {hint}name a YAML file, or one of {', '.join(shipped())}")
 
 
