@@ -8,7 +8,7 @@
 #
 # As an array it does the runs of a grid, one in each job of the array:
 #
-#   sbatch --array 1-15 --gpus-per-node 1 scripts/slurm.sh ablations data.path=/data/images out=/runs/grid
+#   sbatch --array 1-27 --gpus-per-node 1 scripts/slurm.sh ablations data.path=/data/images out=/runs/grid
 #
 # The words are then those of `dinolab grid`, and the array has as many jobs as the grid has rows times seeds.
 #

@@ -92,6 +92,7 @@ FINDINGS: Meanings = {
     "cpu_seconds": "CPU seconds of the training, mean over runs",
     "remarks": "collapses, failures, missing runs, in words",
     "alarms": "what the alarms in the remarks mean",
+    "published_network": "network of the published figures, as their table names it",
 }
 LINE: Meanings = {
     "step": "number of the step, from 1; 0 is before the training",

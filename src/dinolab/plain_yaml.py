@@ -46,8 +46,18 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, PlainLoader)  # a subclass of the safe loader
     except RecursionError as error:
         raise UserError(f"{where}: not valid YAML (too many brackets within each other)") from error
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{where}: not valid YAML ({in_words(error)})") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())[:LONGEST]})") from error
+
+
+def in_words(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, and where: what stands open there may begin far above."""
+    place, begin = error.problem_mark, error.context_mark
+    where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
+    opened = f", in what begins in line {begin.line + 1}" if begin and place and begin.line != place.line else ""
+    return f"{' '.join(str(error.problem).split())[:LONGEST]}{where}{opened}"
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -25,6 +25,10 @@ Layer = tuple[str, dict[str, Any]]  # where it comes from, and its options
 RENAMED = {"optim.freeze_prototypes": "loss.freeze_prototypes"}  # option in earlier versions: today's name
 
 
+class OptionOfOthers(UserError):
+    """An option that other methods have, and the chosen one does not."""
+
+
 def schema(method: str = "") -> type[Config]:
     """The dataclass of all options of a training with this method; the default method's for an empty name."""
     name = method or next(iter(METHODS))
@@ -99,7 +103,7 @@ def assemble(method: str, layers: Sequence[Layer], words: Sequence[str]) -> Conf
             raise UserError(f"option {key} is now called {RENAMED[key]}")
         owners = [name for name in METHODS if key not in known and key in dict(options(schema(name)))]
         if owners:
-            raise UserError(
+            raise OptionOfOthers(
                 f"option {word}: method={made().method} has no such option; it belongs to {', '.join(owners)}"
             )
     return read_options(made, words, layers, SEE, check=False)

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's own.
 
     Returns:
-        The exit status: 0 when done, 2 for a mistake that the user can mend, 128 + signal when stopped by one (the state is saved).
+        The exit status: 0 when done, 1 where some runs of a grid failed, 2 for a mistake that the user can mend, 128 + signal when
+        stopped by one (the state is saved).
     """
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end the command
         if isinstance(stream, TextIOWrapper):

@@ -1,12 +1,20 @@
 """dinolab grid."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dinolab.cli.grammar import Positional, Verb
 from dinolab.cli.train import run_until_stopped
-from dinolab.errors import say
+from dinolab.errors import counted, one_line, say, some
 from dinolab.fields import option
+
+if TYPE_CHECKING:
+    from dinolab.grid.run import Outcome
+
+FAILED = 1  # exit status where some of the runs failed, and the others are finished
+SHOWN = 5  # names of failed runs in the last line
 
 
 @dataclass
@@ -25,13 +33,28 @@ class GridOptions:
 
 
 def run_grid(grid: str, own: GridOptions, words: Sequence[str]) -> int:
+    statuses = []
+
     def work() -> None:
         from dinolab.grid import run_grid
 
-        written = run_grid(grid, words, **vars(own))
-        say(*written[:1] if own.task else written)
+        statuses.append(tell(run_grid(grid, words, **vars(own)), own.task > 0))
 
-    return run_until_stopped(work)
+    return run_until_stopped(work) or statuses[0]
+
+
+def tell(found: "Outcome", alone: bool) -> int:
+    """Print where the tables are, and which runs failed; the exit status.
+
+    Args:
+        alone: a single run was done, so only the first table is named, and failures of others are not told.
+    """
+    say(*found.tables[:1] if alone else found.tables)
+    if alone or not found.failed:
+        return 0
+    failed = f"{len(found.failed)} of {counted(found.runs, 'run')} failed: {some(found.failed, SHOWN)}"
+    print(f"dinolab: {one_line(failed)}. The table says why, and the same command tries again", file=sys.stderr)
+    return FAILED
 
 
 GRID = Verb(
@@ -39,7 +62,8 @@ GRID = Verb(
     run_grid,
     about="Train every row of a grid with several seeds on the same images, evaluate each run on the same test images, and compare "
     "the rows with the first one, image by image. The same command again continues; finished runs are not repeated. Training "
-    "options are those of all rows. The table is written as Markdown, CSV, JSON and a page.",
+    "options are those of all rows. The table is written as Markdown, CSV, JSON and a page. If some runs fail, the others go on, and "
+    "the exit status is 1.",
     positionals=(Positional("GRID", "a grid: a YAML file, or one of dinolab's own, such as ablations or methods"),),
     options=(GridOptions,),
     training=True,

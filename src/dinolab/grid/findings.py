@@ -56,6 +56,7 @@ class Findings:
     cpu_seconds: float | None  # of training, mean over the runs whose every step was measured
     remarks: list[str]  # collapses, failures, runs that are missing
     alarms: dict[str, str]  # what the alarms mean that the remarks name
+    published_network: str = ""  # that the published figures were measured with, if their table names it
 
 
 def collect(grid: Grid, tasks: Sequence[Task]) -> list[Findings]:
@@ -68,13 +69,16 @@ def collect(grid: Grid, tasks: Sequence[Task]) -> list[Findings]:
     found = []
     for number, (row, of_row) in enumerate(zip(grid.rows, by_row)):
         results = {name: compare(right[name][number], right[name][0] if number else None) for name in grid.evaluations}
+        published = published_row(grid, row, of_row[0].cfg.model)
+        network = published.get("arch", "")
         for name, one in results.items():
-            one.published = published_figure(find(name).main, published_row(grid, row))
+            one.published = published_figure(find(name).main, published)
         said = (
             [f"same options as {grid.rows[0].name}"] if number and options_of(of_row[0]) == options_of(tasks[0]) else []
         )
         alarms = {alarm.name: alarm.meaning for task in of_row for alarm in lasting_alarms(task)}
-        found.append(Findings(row, results, **costs(of_row), remarks=said + remarks(of_row), alarms=alarms))
+        said += remarks(of_row)
+        found.append(Findings(row, results, **costs(of_row), remarks=said, alarms=alarms, published_network=network))
     return found
 
 
@@ -109,7 +113,8 @@ def compare(own: dict[int, dict[str, bool]], base: dict[int, dict[str, bool]] | 
     if base and seeds:
         ours, theirs = (mean_by_image([side[seed] for seed in seeds]) for side in (own, base))
         differences = np.array([ours[name] - theirs[name] for name in ours if name in theirs])
-        found.difference, found.difference_interval = float(differences.mean()), bootstrap_mean(differences)
+        if differences.size:
+            found.difference, found.difference_interval = float(differences.mean()), bootstrap_mean(differences)
     return found
 
 

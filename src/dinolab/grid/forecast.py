@@ -1,17 +1,38 @@
 """How long a grid will take, from a few real steps of each of its rows that differ in speed."""
 
 import json
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from dinolab.config import to_dict
-from dinolab.errors import UserError
+from dinolab.errors import UserError, counted
 from dinolab.grid.task import Task
 from dinolab.methods import METHODS
 from dinolab.plan import plan
 from dinolab.plan.text import duration
+from dinolab.training.loop import Interrupted
 
 STEPS = 6  # that are measured of each row
 SPEEDLESS = ("seed", "loss", "ema", "run")  # options and sections that hardly change a step's time
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """Inside the block SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt, so that temporary folders are removed."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise Interrupted(signum)
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def forecast(tasks: Sequence[Task], say: Callable[[str], None]) -> dict[str, float]:
@@ -48,6 +69,6 @@ def forecast_words(tasks: Sequence[Task], seconds: dict[str, float], jobs: int) 
     lines = [f"  {name}: {duration(each)} a run" for name, each in seconds.items()]
     beside = ", with one run at a time; runs beside each other share the machine" if jobs > 1 else ""
     return [
-        f"forecast: {total} of training for {len(tasks)} runs{beside}; the evaluations at their ends are not included",
+        f"forecast: {total} of training for {counted(len(tasks), 'run')}{beside}; the evaluations at their ends are not included",
         *lines,
     ]

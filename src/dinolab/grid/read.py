@@ -11,6 +11,7 @@ from dinolab.evals import EVALS
 from dinolab.evals.classification import Classification
 from dinolab.evals.evaluate import find
 from dinolab.files import file_name
+from dinolab.options import Model
 from dinolab.plain_yaml import read_yaml
 from dinolab.recipes import FOLDERS
 from dinolab.report.published import TABLES, read_rows
@@ -18,6 +19,8 @@ from dinolab.report.published import TABLES, read_rows
 FOLDER = "grids"  # of dinolab's own grids, beside the recipes
 KEYS = ("title", "base", "words", "evaluations", "published", "rows")
 ROW_KEYS = ("words", "published")
+# the published networks that stand beside vision transformers (False) and beside convolutional networks (True), by table
+NETWORKS = {"imagenet": {False: "ViT-S", True: "RN50"}}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def find_grid(file: str) -> Path:
             return path
     near = nearest(file, shipped())
     hint = f"did you mean {near}? " if near else ""
+    if file == "plan":
+        hint = "the forecast alone is the option plan=only; "
     raise UserError(f"{file[:SHOWN]}: no such grid; {hint}name a YAML file, or one of {', '.join(shipped())}")
 
 
@@ -86,8 +91,7 @@ def read_grid(file: str) -> Grid:
     )
     check_names(grid, path)
     for row in grid.rows:
-        if row.published:
-            published_row(grid, row)
+        published_rows(grid, row)
     return grid
 
 
@@ -117,14 +121,23 @@ def check_names(grid: Grid, path: Path) -> None:
             raise UserError(f"{path}: evaluations: {name} predicts no class of each image, which rows are compared by")
 
 
-def published_row(grid: Grid, row: Row) -> dict[str, str]:
-    """The published row beside a row; empty for none. Raises UserError where the table holds no such row."""
+def published_rows(grid: Grid, row: Row) -> list[dict[str, str]]:
+    """The published rows that have all values that a row names; none where it names none. Raises UserError where there is no such row."""
     if not row.published or not grid.table:
-        return {}
-    for found in read_rows(grid.table):
-        if row.published.items() <= found.items():
-            return found
-    raise UserError(f"row {row.name!r}: the published table {grid.table} has no row with {row.published}")
+        return []
+    found = [one for one in read_rows(grid.table) if row.published.items() <= one.items()]
+    if not found:
+        raise UserError(f"row {row.name!r}: the published table {grid.table} has no row with {row.published}")
+    return found
+
+
+def published_row(grid: Grid, row: Row, model: Model) -> dict[str, str]:
+    """The published row beside a row; empty for none. A table of several networks has the one of the model's kind, if the row names
+    no other."""
+    found, networks = published_rows(grid, row), NETWORKS.get(grid.table)
+    if networks and "arch" not in row.published:
+        found = [one for one in found if one["arch"] == networks[model.convolutional]]
+    return found[0] if found else {}
 
 
 def refuse_unknown(content: dict[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dinolab import parallel
-from dinolab.errors import UserError, say
+from dinolab.errors import UserError, counted, say
 from dinolab.evals.earlier import read_result
 from dinolab.evals.evaluate import find, make_folder
 from dinolab.grid.findings import collect, remarks
-from dinolab.grid.forecast import forecast, forecast_words
+from dinolab.grid.forecast import forecast, forecast_words, stopped_at_once
 from dinolab.grid.lengths import with_lengths
-from dinolab.grid.read import read_grid
+from dinolab.grid.read import Grid, read_grid
 from dinolab.grid.table import write_tables
 from dinolab.grid.task import Task, check_images, do_task, make_tasks
 from dinolab.machine import cores
@@ -23,6 +24,14 @@ from dinolab.training.loop import Interrupted, StopSignals
 
 PLANS = ("first", "only", "no")  # when a forecast is made
 WAIT = 0.2  # seconds between two looks at the processes
+
+
+class Outcome(NamedTuple):
+    """What a call of `run_grid` leaves."""
+
+    tables: list[Path]  # the tables' files; none with plan="only"
+    failed: list[str]  # names of the runs whose last try failed
+    runs: int  # of the grid
 
 
 def run_grid(
@@ -36,7 +45,7 @@ def run_grid(
     task: int = 0,
     plan: str = "first",
     each: str = "",
-) -> list[Path]:
+) -> Outcome:
     """Train and evaluate every row of a grid with every seed, and write the tables. Finished runs are not repeated.
 
     Args:
@@ -50,9 +59,6 @@ def run_grid(
         plan: "first" makes a forecast before the runs start, "only" does nothing else, "no" leaves it out.
         each: the time that each run trains, such as "6min"; empty for equally many steps.
 
-    Returns:
-        The tables' files; none with plan="only".
-
     Raises:
         UserError: a mistake in the grid, the options or the data; with `task` also the reason why the run failed.
         Interrupted: after a signal; the same call goes on.
@@ -61,10 +67,11 @@ def run_grid(
     grid = read_grid(file)
     folder = Path(out or Path("runs") / grid.name)
     if each:
-        grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
+        with stopped_at_once():
+            grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
     tasks = make_tasks(grid, words, base, seeds, folder)
     if task > len(tasks):
-        raise UserError(f"task={task}: the grid has {len(tasks)} runs")
+        raise UserError(f"task={task}: the grid has {counted(len(tasks), 'run')}")
     check_images(tasks[0].cfg)
     make_folder(folder)
     left = [one for one in tasks if not one.is_done()]
@@ -73,18 +80,28 @@ def run_grid(
             do_task(tasks[task - 1])
         elif left:
             say(
-                f"{grid.name}: {len(grid.rows)} rows x {seeds} seeds; {len(left)} of {len(tasks)} runs to do, in {folder}"
+                first_line(
+                    grid, base or grid.base, seeds, f"{len(left)} of {counted(len(tasks), 'run')} to do, in {folder}"
+                )
             )
             if plan != "no":
-                say(*forecast_words(left, forecast(left, progress), jobs))
+                with stopped_at_once():
+                    seconds = forecast(left, progress)
+                say(*forecast_words(left, seconds, jobs))
             if plan == "only":
-                return []
+                return Outcome([], [], len(tasks))
             given = {"base": base, "seeds": seeds, "out": folder, "each": each}
             options = [f"{key}={value}" for key, value in given.items() if value]
             run_all(tasks, jobs, lambda number: [file, *words, *options, f"task={number}"])
     finally:
         written = write_tables(grid, collect(grid, tasks), base or grid.base, words, folder) if plan != "only" else []
-    return written
+    return Outcome(written, [one.name for one in tasks if one.read_record().failure], len(tasks))
+
+
+def first_line(grid: Grid, recipe: str, seeds: int, work: str) -> str:
+    """What is about to be done."""
+    start = f"recipe {recipe}" if recipe else "no recipe: options that are not given have their defaults"
+    return f"{grid.name} ({start}): {counted(len(grid.rows), 'row')} x {counted(seeds, 'seed')}; {work}"
 
 
 def progress(text: str) -> None:

@@ -25,7 +25,7 @@ from dinolab.report.tables import Cell, Table
 NAME = "grid"  # of the files
 CSV_COLUMNS = [
     "row", "evaluation", "seeds", "mean", "low", "high", "std", "difference", "difference_low", "difference_high", "published",
-    "steps", "images", "images_per_s", "peak_memory", "cpu_seconds", "remarks",
+    "published_network", "steps", "images", "images_per_s", "peak_memory", "cpu_seconds", "remarks",
 ]  # fmt: skip
 
 
@@ -62,11 +62,12 @@ def write_tables(grid: Grid, findings: Sequence[Findings], base: str, words: Seq
 def result_table(grid: Grid, findings: Sequence[Findings]) -> Table:
     """A row for each variant: for each evaluation its figure, the difference to the first row, and the published figure."""
     headings, rows = ["row"], [[Cell(one.row.name)] for one in findings]
+    networks = " / ".join(dict.fromkeys(filter(None, (one.published_network for one in findings))))
     is_published = {name: any(one.results[name].published is not None for one in findings) for name in grid.evaluations}
     for name in grid.evaluations:
         figure = find(name).main
         headings += [f"{find(name).title}, {figure.unit}", f"to {grid.rows[0].name}"]
-        headings += ["published"] if is_published[name] else []
+        headings += [f"published, {networks}" if networks else "published"] if is_published[name] else []
         first = findings[0].results[name].published
         for cells, one in zip(rows, findings):
             found = one.results[name]
@@ -150,8 +151,10 @@ def result_notes(grid: Grid, findings: Sequence[Findings]) -> list[str]:
         unequal(findings, grid.each),
     ]
     if about and any(row.published for row in grid.rows):
+        network = ", with the network that the heading names" if any(one.published_network for one in findings) else ""
         notes.append(
-            f"Published: {about.title} ({about.source}), measured on other images. In brackets: the difference to the published {first}."
+            f"Published: {about.title} ({about.source}), measured on other images{network}. In brackets: the difference to the "
+            f"published {first}."
         )
     meanings = {name: meaning for one in findings for name, meaning in one.alarms.items()}
     return list(filter(None, [*notes, *(f'"{name}": {meaning}.' for name, meaning in meanings.items())]))
@@ -183,11 +186,18 @@ def csv_rows(findings: Sequence[Findings]) -> list[list[str]]:
     """A line for each row and evaluation, in the order of CSV_COLUMNS; shares from 0 to 1."""
     rows = []
     for one in findings:
-        cost = [one.steps, one.images, one.images_per_s, one.peak_memory, one.cpu_seconds, "; ".join(one.remarks)]
+        about = [one.published_network, one.steps, one.images, one.images_per_s, one.peak_memory, one.cpu_seconds]
         for name, found in one.results.items():
             low_high, differences = found.interval or (None, None), found.difference_interval or (None, None)
             figures = [found.mean, *low_high, found.std, found.difference, *differences, found.published]
-            values: list[Any] = [one.row.name, name, " ".join(map(str, found.values)), *figures, *cost]
+            values: list[Any] = [
+                one.row.name,
+                name,
+                " ".join(map(str, found.values)),
+                *figures,
+                *about,
+                "; ".join(one.remarks),
+            ]
             rows.append(["" if value is None else str(value) for value in values])
     return rows
 

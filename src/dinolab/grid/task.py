@@ -17,10 +17,10 @@ from dinolab.files import write_whole
 from dinolab.grid.read import Grid, Row
 from dinolab.machine import environment
 from dinolab.memory import can_measure, peak_memory
-from dinolab.options import Config
+from dinolab.options import COLUMNS, Columns, Config
 from dinolab.parallel import choose_device
 from dinolab.precision import choose_precision, name_of
-from dinolab.recipes import load_config, validate
+from dinolab.recipes import OptionOfOthers, load_config, validate
 from dinolab.rundir import RESULT, RunFolder
 from dinolab.runs.build import workers
 from dinolab.runs.folder import check_run
@@ -29,6 +29,7 @@ from dinolab.schemas import CARD, Schema, read_object
 from dinolab.training.loop import Interrupted
 
 EVALUATION_SEED = 0  # of every row: one split, and the same initial weights of linear layers
+WAY_OUT = ". An option that only some methods have stands in the words of their rows, in a grid file of your own"
 RECORD: Schema = {
     "failure": str,
     "steps": int,
@@ -102,12 +103,11 @@ def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Pat
         out: the grid's folder.
 
     Raises:
-        UserError: a row's options are wrong, or its folder holds a run with others.
+        UserError: a row's options are wrong, its folder holds a run with others, or it would be evaluated on other images than the
+            first row.
     """
-    for word in words:
-        if word.partition("=")[0] == "run.dir":
-            raise UserError(f"{word}: the grid sets this option itself; out= names its folder")
-    tasks = []
+    refuse_folders(grid, words)
+    tasks: list[Task] = []
     for number in range(seeds):
         for row in grid.rows:
             try:
@@ -116,8 +116,11 @@ def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Pat
                 cfg.run.dir = str(out / row.folder / f"seed{cfg.seed}")
                 validate(cfg)
                 refuse_other_options(cfg, out)
+                if tasks:
+                    refuse_other_images(cfg, tasks[0])
             except UserError as error:
-                raise UserError(f"row {row.name!r}: {error}") from error
+                way_out = WAY_OUT if isinstance(error, OptionOfOthers) else ""
+                raise UserError(f"row {row.name!r}: {error}{way_out}") from error
             tasks.append(Task(row, cfg.seed, cfg, grid.evaluations))
     return tasks
 
@@ -125,6 +128,25 @@ def make_tasks(grid: Grid, words: Sequence[str], base: str, seeds: int, out: Pat
 def row_config(grid: Grid, row: Row, words: Sequence[str], base: str) -> Config:
     """The options of a row's training. Of words that name the same option, the row's win, then the user's, then those of all rows."""
     return load_config(base or grid.base or None, [*grid.words, *words, *reference_images(words), *row.words])
+
+
+def refuse_folders(grid: Grid, words: Sequence[str]) -> None:
+    """Raises UserError for a word that names a run's folder: the grid does."""
+    for where, given in [("", (*grid.words, *words)), *((f"row {row.name!r}: ", row.words) for row in grid.rows)]:
+        for word in given:
+            if word.partition("=")[0] == "run.dir":
+                raise UserError(f"{where}{word}: the grid sets this option itself; out= names its folder")
+
+
+def refuse_other_images(cfg: Config, first: Task) -> None:
+    """Raises UserError where a row would be evaluated on other images or labels than the first one, so that they cannot be compared."""
+    own, theirs = evaluated_on(cfg), evaluated_on(first.cfg)
+    other = [f"{name}={value}" for name, value in own.items() if value != theirs.get(name)]
+    if other:
+        raise UserError(
+            f"{', '.join(other)}: its figures would be of other images than those of {first.row.name}; give eval.train=, eval.test= and "
+            "how their labels are read once, for all rows"
+        )
 
 
 def refuse_other_options(cfg: Config, out: Path) -> None:
@@ -143,6 +165,20 @@ def reference_images(words: Sequence[str]) -> list[str]:
     return [f"eval.train={given['data.path']}"] if {"data.path", "eval.test"} <= given.keys() - {"eval.train"} else []
 
 
+def evaluated_on(cfg: Config) -> dict[str, str | None]:
+    """What the figures of a run depend on beside its network: the labelled images, and how they are read."""
+    named, columns = images(cfg), labelled_columns(cfg)
+    train = "eval.train" if cfg.eval.train else "data.path"
+    return {train: named["train"], "eval.test": named["test"]} | {
+        f"data.{name}": getattr(columns, name) for name in COLUMNS
+    }
+
+
+def labelled_columns(cfg: Config) -> Columns:
+    """How the labelled images for training the classifier are read; data.images is the folder of data.path's images alone."""
+    return replace(cfg.data, images="") if cfg.eval.train else cfg.data
+
+
 def images(cfg: Config) -> dict[str, str | None]:
     """Names of the labelled images for training the classifier, and of the test images; None where these are held out."""
     return {"train": cfg.eval.train or cfg.data.path, "test": cfg.eval.test or None}
@@ -151,9 +187,8 @@ def images(cfg: Config) -> dict[str, str | None]:
 def open_labelled(cfg: Config) -> tuple[Source, Source | None]:
     """The sources that `images` names. Raises UserError where they have no labels."""
     named = images(cfg)
-    columns = replace(cfg.data, images="") if cfg.eval.train else cfg.data  # which is the folder of data.path's images
     option = "eval.train" if cfg.eval.train else "data.path"
-    train = open_source(str(named["train"]), columns, need_labels=True, option=option)
+    train = open_source(str(named["train"]), labelled_columns(cfg), need_labels=True, option=option)
     test = (
         open_source(cfg.eval.test, replace(cfg.data, images=""), need_labels=True, option="eval.test")
         if cfg.eval.test
