@@ -217,7 +217,13 @@ def validate(cfg: Config) -> None:
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro not in (0, AUTO) and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
-    METHODS[cfg.method].check(cfg)
+    method = METHODS[cfg.method]
+    method.check(cfg)
+    if cfg.views.randaugment and method.needs(cfg).places:
+        raise UserError(
+            f"views.randaugment={cfg.views.randaugment:g}: it moves what is in a crop, and method={cfg.method} compares patches with "
+            "those at the same place of the image; set views.randaugment=0"
+        )
 
 
 def validate_model(cfg: Config) -> None:

@@ -109,6 +109,9 @@ def test_views_depend_on_their_number_alone(tmp_path):
     assert not np.array_equal(MicroBatches(source, cfg)[2].global_crops, again.global_crops)
 
 
-def test_the_device_does_not_make_them():
+def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"run\.device_views=always: RandAugment .* set run\.device_views=never"):
         load_config(None, ["views.erase=0.1", "run.device_views=always"])
+    words = ["method=distill", "teacher=starter", "teacher_views=whole", "loss.patches=1", "views.randaugment=9"]
+    with pytest.raises(UserError, match=r"views\.randaugment=9: it moves .* set views\.randaugment=0"):
+        load_config(None, words)

@@ -38,7 +38,7 @@ def erase(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     columns = slice(round(left * width), round((left + wide) * width))
     erased = image.copy()
     noise = np.random.default_rng(int(seed)).standard_normal(erased[rows, columns].shape)
-    erased[rows, columns] = (255 * (RGB.mean + RGB.deviation * noise)).round().clip(0, 255)
+    erased[rows, columns] = np.rint(255 * (np.array(RGB.mean) + RGB.deviation * noise)).clip(0, 255)
     return erased
 
 
