@@ -61,6 +61,13 @@ class Views:
     grey: float = option(0.2, "probability of turning a crop grey", 0, 1)
     blur: list[float] = option([1.0, 0.1, 0.5], "probability of blur: [first global, second global, locals]", 0, 1)
     solarize: float = option(0.2, "probability of solarisation, on the second global crop", 0, 1)
+    randaugment: float = option(0.0, "RandAugment's strength, on the CPU alone (arXiv 1909.13719; DeiT: 9)", 0, 10)
+    erase: float = option(0.0, "probability of random erasing, on the CPU alone (arXiv 1708.04896; DeiT: 0.25)", 0, 1)
+
+    @property
+    def distorted(self) -> bool:
+        """Whether crops get what only the CPU can do to them: RandAugment or random erasing."""
+        return self.randaugment > 0 or self.erase > 0
 
 
 @dataclass
@@ -156,6 +163,7 @@ class Optim:
     layer_decay: float = option(1.0, "learning rate's factor from each block to the one below", 0.01, 1)
     patch_embed_lr: float = option(1.0, "learning rate's further factor for the patch embedding", 0, 1)
     stem_lr: float = option(0.0, "learning rate's further factor for model.stem (0: it stays as it is)", 0, 1)
+    bias_lr: float = option(1.0, "learning rate's further factor for biases and norms, as in Barlow Twins", 0, 1)
     nan: str = option(
         "stop", "a step whose gradient is not finite stops the run, or is skipped", choices=("stop", "skip")
     )

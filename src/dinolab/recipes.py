@@ -213,10 +213,21 @@ def validate(cfg: Config) -> None:
     for name, value in (("init.pull", cfg.init.pull), ("init.lora", cfg.init.lora)):
         if value and not cfg.init.weights:
             raise UserError(f"{name}={value} needs weights to start from: set init.weights, or leave it out")
+    if cfg.run.device_views == "always" and cfg.views.distorted:
+        raise UserError(
+            "run.device_views=always: RandAugment and random erasing are made on the CPU alone; "
+            "set run.device_views=never, or views.randaugment=0 and views.erase=0"
+        )
     batch, micro = cfg.optim.batch_size, cfg.run.micro_batch
     if micro not in (0, AUTO) and batch % micro:
         raise UserError(f"run.micro_batch={micro} does not divide optim.batch_size={batch}")
-    METHODS[cfg.method].check(cfg)
+    method = METHODS[cfg.method]
+    method.check(cfg)
+    if cfg.views.randaugment and method.needs(cfg).places:
+        raise UserError(
+            f"views.randaugment={cfg.views.randaugment:g}: it moves what is in a crop, and method={cfg.method} compares patches with "
+            "those at the same place of the image; set views.randaugment=0"
+        )
 
 
 def validate_model(cfg: Config) -> None:

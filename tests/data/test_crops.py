@@ -76,7 +76,7 @@ def test_shapes_and_determinism():
     crops = draw_crops(30, 40, cfg, np.random.default_rng(1))
     again, other = (draw_crops(30, 40, cfg, np.random.default_rng(seed)) for seed in (1, 2))
     shapes = [field.shape for field in crops]
-    assert shapes == [(2,), (5, 4), (5,), (5,), (5, 4), (5, 4), (5,), (5,), (5,)]
+    assert shapes == [(2,), (5, 4), (5,), (5,), (5, 4), (5, 4), (5,), (5,), (5,), (5, 2, 2), (5, 5)]
     assert crops.size.tolist() == [30, 40]
     assert all(np.array_equal(a, b) for a, b in zip(crops, again))
     assert not np.array_equal(crops.boxes, other.boxes)
@@ -144,7 +144,7 @@ def crops_of(*sides: tuple[int, int]) -> Crops:
     """Draws that consist of boxes with these sides, in an image of 4000 x 4000."""
     boxes = np.array([(0, 0, height, width) for height, width in sides])
     blank = np.zeros(len(sides))
-    return Crops(np.array([4000, 4000]), boxes, *[blank] * 7)
+    return Crops(np.array([4000, 4000]), boxes, *[blank] * 9)
 
 
 @pytest.mark.parametrize(

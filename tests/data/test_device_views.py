@@ -58,6 +58,8 @@ def draws(
         grey=np.zeros(len(boxes), bool),
         sigma=np.zeros(len(boxes)),
         solarize=np.zeros(len(boxes), bool),
+        operations=np.full((len(boxes), 2, 2), -1.0),
+        erased=np.zeros((len(boxes), 5)),
     )
     return plain._replace(**{k: np.broadcast_to(v, getattr(plain, k).shape) for k, v in all_views.items()})
 

@@ -58,6 +58,7 @@ def whole(image: np.ndarray, **changes) -> Crops:
     plain = Crops(
         size=np.array([height, width]), boxes=np.array([[0, 0, height, width]]), flip=off, jitter=off,
         factors=np.array([NOTHING]), order=np.arange(4)[None], grey=off, sigma=np.zeros(1), solarize=off,
+        operations=np.full((1, 2, 2), -1.0), erased=np.zeros((1, 5)),
     )  # fmt: skip
     return plain._replace(**{name: np.array([value]) for name, value in changes.items()})
 

@@ -240,6 +240,7 @@ def test_figures_show_a_collapse() -> None:
 
 @pytest.mark.parametrize(("name", "more"), [
     ("byol", ()), ("mocov2", ("loss.queue=20",)), ("simclr", ("run.micro_batch=4", "model.drop_path=0.2")),
+    ("barlow", ()), ("vicreg", ("run.micro_batch=4",)),
 ])  # fmt: skip
 def test_a_run_resumes_bit_for_bit(tmp_path: Path, name: str, more: tuple[str, ...]) -> None:
     pictures = make_folder(tmp_path / "pictures", per_class=8)

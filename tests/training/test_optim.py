@@ -31,6 +31,13 @@ def test_layer_decay_and_no_weight_decay_on_vectors() -> None:
     assert f["head.prototypes.weight"] == (1, 1) and f["ibot_head.mlp.0.bias"] == (1, 0)
 
 
+def test_vectors_have_a_learning_rate_of_their_own() -> None:
+    f = factors("optim.layer_decay=0.9", "optim.bias_lr=0.024")
+    assert f["backbone.norm.weight"] == f["ibot_head.mlp.0.bias"] == pytest.approx((0.024, 0))
+    assert f["backbone.blocks.2.attn.qkv.bias"] == pytest.approx((0.9 * 0.024, 0))
+    assert f["backbone.blocks.2.attn.qkv.weight"] == pytest.approx((0.9, 1)) and f["head.mlp.0.weight"] == (1, 1)
+
+
 @pytest.mark.parametrize(("size", "levels"), [
     ("resnet18", {"conv1": 5, "bn1": 5, "layer1.0.conv1": 4, "layer4.1.bn2": 1}),
     ("starter", {"conv_stem": 8, "bn1": 8, "blocks.0.0.conv_dw": 7, "blocks.6.0.bn1": 1, "conv_head": 0, "bn2": 0}),

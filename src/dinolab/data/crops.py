@@ -2,7 +2,8 @@
 
 `views.py` applies them to an image with OpenCV, `device_views.py` to a whole batch on a GPU. Probabilities and ranges are those of
 DINO (arXiv 2104.14294) and DINOv2 (arXiv 2304.07193); the distributions are those of torchvision's RandomResizedCrop, ColorJitter,
-GaussianBlur and RandomSolarize. An image has V = 2 + L crops, two global and L local ones.
+GaussianBlur and RandomSolarize. RandAugment and random erasing are those of DeiT (arXiv 2012.12877). An image has V = 2 + L crops,
+two global and L local ones.
 """
 
 import math
@@ -12,10 +13,22 @@ from typing import NamedTuple
 import numpy as np
 
 from dinolab import options
+from dinolab.data.distortions import OPERATIONS
 
 BLUR_SIGMA = (0.1, 2.0)  # smallest and largest standard deviation in pixels, as in DINOv2
 TRIES = 10  # boxes that are drawn before the largest centred one is taken, as in torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+APPLIED, APPLY, SPREAD = (
+    2,
+    0.5,
+    0.5,
+)  # RandAugment: operations of a crop, probability of each, deviation of their strength
+STRONGEST = 10  # RandAugment's largest strength
+ERASED_AREA, ERASED_ASPECT = (
+    (0.02, 1 / 3),
+    (0.3, 1 / 0.3),
+)  # the box that is erased: share of the crop, width over height
+GRID = 1 << 12  # steps of a crop's side, in which that box is drawn
 
 
 class Crops(NamedTuple):
@@ -32,6 +45,8 @@ class Crops(NamedTuple):
     grey: np.ndarray  # bool (V,)
     sigma: np.ndarray  # float64 (V,): standard deviation of the blur in pixels; 0 for none
     solarize: np.ndarray  # bool (V,)
+    operations: np.ndarray  # float64 (V, 2, 2): RandAugment's operations and their amounts, see distortions.py
+    erased: np.ndarray  # float64 (V, 5): the box that is erased, see distortions.py; all 0 for none
 
 
 def draw_crops(height: int, width: int, cfg: options.Views, rng: np.random.Generator) -> Crops:
@@ -63,6 +78,8 @@ def draw_crops(height: int, width: int, cfg: options.Views, rng: np.random.Gener
         grey=u[:, 10] < cfg.grey,
         sigma=np.where(blurred, BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * u[:, 12], 0.0),
         solarize=u[:, 13] < solarized,
+        operations=draw_operations(number, cfg.randaugment, rng),
+        erased=draw_erased(number, cfg.erase, rng),
     )
 
 
@@ -91,6 +108,31 @@ def draw_boxes(
     boxes = np.stack([top[one], left[one], h[one], w[one]], axis=1).astype(np.int64)
     boxes[~fits.any(axis=1)] = largest_box(height, width, aspect)
     return boxes
+
+
+def draw_operations(number: int, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw RandAugment's operations, (V, 2, 2): two for each crop, the place of each in OPERATIONS and its amount.
+
+    An operation is applied with probability 0.5; its place is -1 otherwise. Nothing is drawn where the strength is 0.
+    """
+    if not strength:
+        return np.tile([-1.0, 0.0], (number, APPLIED, 1))
+    u = rng.random((number, APPLIED, 3))
+    place = np.where(u[..., 0] < APPLY, np.floor(u[..., 1] * len(OPERATIONS)), -1)
+    amount = (strength + SPREAD * rng.standard_normal((number, APPLIED))).clip(0, STRONGEST) / STRONGEST
+    return np.stack([place, np.where(u[..., 2] < 0.5, -amount, amount)], axis=-1)
+
+
+def draw_erased(number: int, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw the boxes that are erased, (V, 5): top, left, height and width as shares of a crop's side, and the seed of the noise.
+
+    All five are 0 in crops of which nothing is erased. Nothing is drawn where the probability is 0.
+    """
+    if not probability:
+        return np.zeros((number, 5))
+    boxes = draw_boxes(GRID, GRID, np.tile(ERASED_AREA, (number, 1)), ERASED_ASPECT, rng) / GRID
+    drawn = np.column_stack([boxes, rng.integers(1 << 32, size=number)])
+    return np.where(rng.random((number, 1)) < probability, drawn, 0.0)
 
 
 def largest_box(height: int, width: int, aspect: Sequence[float]) -> tuple[int, int, int, int]:

@@ -3,7 +3,7 @@
 For machines whose cores cannot feed their GPU: workers then only read, decode and draw. Nothing here waits for the device.
 
 It differs from `views.py` in this: crops that shrink are averaged over the exact area, and the hue is turned in continuous HSV.
-That makes about a level on average, more at the finest edges.
+That makes about a level on average, more at the finest edges. RandAugment and random erasing are left to the CPU.
 
 B images of up to H x W pixels, of which n or B are at work together; V crops of an image, two global ones first.
 """

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dinolab.data.crops import BRIGHTNESS, CONTRAST, SATURATION, Crops, shrunk
+from dinolab.data.distortions import distort, erase
 
 BLUR_KERNEL = 9  # pixels, as in DINOv2
 SPACING = 1.5  # pixels between bilinear samples when shrinking: up to this, they are as close to torchvision as the area filter is
@@ -42,12 +43,15 @@ def make_views(image: np.ndarray, crops: Crops, out: list[np.ndarray]) -> None:
             view = cv2.flip(view, 1)
         if crops.jitter[v]:
             view = colour_jitter(view, factors[v], order[v])
+        view = distort(view, crops.operations[v])
         if crops.grey[v]:
             view = grey(view)
         if crops.sigma[v]:
             view = blur(view, crops.sigma[v])
         if crops.solarize[v]:
             view = cv2.LUT(view, SOLARIZED)
+        if crops.erased[v].any():
+            view = erase(view, crops.erased[v])
         cv2.split(view, list(view_out))
 
 

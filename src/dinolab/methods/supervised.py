@@ -1,8 +1,8 @@
 """Training on labels: cross-entropy of a linear classifier on the class token, as DeiT (arXiv 2012.12877) trains a ViT.
 
-Of DeiT's augmentation there are its random crops, flips and colours (options `views.`), label smoothing, mixup and CutMix; RandAugment
-and random erasing are not there. The two global crops of an image, and its local ones where there are any, take the place of repeated
-augmentation. Shapes: B images, V crops of an image, C classes.
+Of DeiT's augmentation, random crops, flips, RandAugment and random erasing are options `views.`; label smoothing, mixup and CutMix are
+those of this method. The two global crops of an image, and its local ones where there are any, take the place of repeated augmentation.
+Shapes: B images, V crops of an image, C classes.
 """
 
 from collections.abc import Mapping
@@ -41,10 +41,9 @@ class Options:
 class Mix(NamedTuple):
     """How each image of a micro-batch is mixed with the one at its place from the end."""
 
-    share: float  # of the image itself
-    box: (
-        tuple[float, float, float, float] | None
-    )  # top, left, height and width of what is pasted, in shares of a side; None: mixup
+    share: float  # weight of the image itself; the other one has the rest
+    # the box that CutMix pastes from the other image, as shares of the crop's sides: top, left, height, width; None for mixup
+    box: tuple[float, float, float, float] | None
 
 
 class Supervised(Method):

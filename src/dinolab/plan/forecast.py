@@ -118,7 +118,8 @@ def measure(rig: Rig, steps: int, folder: Path, say: Callable[[str], None], side
     cfg, phase = rig.cfg, rig.phase
     monitor = monitor_sources(cfg, rig.source, say)
     reading, memory, pace = measure_steps(rig, steps, say, largest)
-    if cfg.run.device_views == "auto" and rig.device.type != "cpu" and pace.data_wait > WAITING:
+    movable = cfg.run.device_views == "auto" and rig.device.type != "cpu" and not cfg.views.distorted
+    if movable and pace.data_wait > WAITING:
         say("once more, with crops made on the device, as the run will do")
         rig.device_views = True
         reading, memory, pace = measure_steps(rig, steps, say, largest)

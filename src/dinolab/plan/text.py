@@ -106,7 +106,8 @@ def loader_advice(plan: Plan) -> list[str]:
             f"dinolab data pack {shlex.quote(plan.cfg.data.path)} OUT short_side={plan.needed_side}: {reading.decode_share:.0%} of the "
             f"loader's time is reading and decoding images of {reading.short_side} pixels, and no crop needs more than {plan.needed_side}"
         )
-    if waits and plan.device != "cpu" and not plan.device_views and reading.decode_share < 1 - WAITING:
+    movable = plan.device != "cpu" and not plan.device_views and not plan.cfg.views.distorted
+    if waits and movable and reading.decode_share < 1 - WAITING:
         found.append(
             f"run.device_views=always: {1 - reading.decode_share:.0%} of the loader's time is cropping, which the GPU can do"
         )

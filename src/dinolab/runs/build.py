@@ -197,7 +197,7 @@ def open_batches(
     """The batches of steps `start` to `stop` - 1, with crops or with what the device makes them from, as run.device_views says."""
     args = source, cfg, start, stop, workers(cfg, device), device.type == "cuda"
     share, needs = (parallel.rank(), parallel.world()), needs_of(cfg)
-    if cfg.run.device_views == "auto" and device.type != "cpu":
+    if cfg.run.device_views == "auto" and device.type != "cpu" and not cfg.views.distorted:
         return adaptive_batches(*args, say, share, needs)
     return photo_batches(*args, share, needs) if cfg.run.device_views == "always" else batches(*args, share, needs)
 

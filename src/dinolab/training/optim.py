@@ -35,7 +35,8 @@ def make_optimizer(student: nn.Module, cfg: Optim, parts: Iterable[str] = ()) ->
     for name, p in trained(student).items():
         decayed = float(p.ndim > 1)  # biases, norms and LayerScale are vectors
         part = next((word for word in parts if word in name), "")
-        groups.setdefault((lr_factor(name, depth, cfg), decayed, part), []).append(p)
+        lr = lr_factor(name, depth, cfg) * (1.0 if decayed else cfg.bias_lr)
+        groups.setdefault((lr, decayed, part), []).append(p)
     described = [
         {"params": params, "lr_factor": lr, "decay_factor": decay, "part": part}
         for (lr, decay, part), params in groups.items()
