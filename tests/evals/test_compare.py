@@ -248,8 +248,16 @@ def test_a_column_more():
     tuned = [made_up("finetune", value, None) for value in (0.5, 0.25)]
     for result in tuned:
         result.settings["epochs"] = 30
-    more = found.extended("finetune", tuned[0], {"supervised": tuned[1]})
+    more = found.extended("$a|b^", tuned[0]).extended("supervised", tuned[1])
     assert [line[2] for line in cells(more)] == ["finetune, %", "50.0", "-", "25.0"]
+    more = more.extended("supervised", made_up("knn", 0.75, None)).extended(
+        "x", tuned[1]
+    )  # "x" is how the first was named
+    assert [line[:3] for line in cells(more)[1:]] == [
+        ["$a|b^", "-", "50.0"],
+        ["c", "-", "-"],
+        ["supervised", "75.0", "25.0"],
+    ]
     assert "epochs: $a|b^ 30, supervised 30." in " ".join(notes(more)) and found.evaluations == ["knn"]
 
 

@@ -2,7 +2,6 @@ import csv
 import math
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ from sklearn.metrics import confusion_matrix
 
 from dinolab.config import read_options
 from dinolab.evals import EVALS
-from dinolab.evals.compare import CompareOptions, compare
 from dinolab.evals.contract import Evaluation, EvaluationOptions, Figure
 from dinolab.evals.result import Measured, Result
 from dinolab.fields import option
@@ -22,7 +20,6 @@ from dinolab.options import Config
 from dinolab.panels import Panel
 from dinolab.recipes import load_config, load_saved_config
 from dinolab.report import charts, predictions, published
-from dinolab.report.comparison import comparison_table
 from dinolab.report.details import details
 from dinolab.report.evaluated import Evaluated, read_evaluated
 from dinolab.report.run import Run, read_run
@@ -203,42 +200,6 @@ def test_every_published_column_exists():
     for table, column in (place.split("@")[0].split(".") for place in places):
         with (folder / f"{table}.csv").open() as file:
             assert column in next(csv.reader(file))
-
-
-def test_a_comparison_is_shown_and_its_results_once(run, tmp_path):
-    made = tmp_path / "run"
-    shutil.copytree(run, made, ignore=shutil.ignore_patterns("checkpoints"))
-    images = str(run.parent / "images"), str(run.parent / "test")
-    compare(str(made), ["pixels"], *images, made / "eval" / "all", evaluations=["knn"], cache="none")
-    found = read_run(made)
-    assert [(r.result.evaluation, found.is_own(r)) for r in found.results] == [
-        ("knn", True), ("logreg", True), ("knn", False)
-    ]  # fmt: skip
-    ((_, comparison),) = found.comparisons
-    table = comparison_table(comparison, found)
-    assert table.headings == ["encoder", "knn, %", "logreg, %", "images/s"]  # logreg: evaluated apart
-    assert [row[0].text for row in table.rows] == ["run", "pixels"]
-    assert table.rows[1][1].value == round(100 * found.results[2].main.value, 1)
-    assert table.rows[0][2].value == round(100 * found.results[1].main.value, 1) and table.rows[1][2].text == ""
-    command = shlex.split(again.comparison(comparison))
-    assert command[:4] == ["dinolab", "eval", "all", str(made)]
-    options = read_options(CompareOptions, command[4:])
-    assert (options.against, options.evaluations, options.train, options.test) == (
-        ["pixels"],
-        ["knn"],
-        images[0],
-        [images[1]],
-    )
-    words = [line.split()[2] for line in again.commands(found) if line.startswith("dinolab eval")]
-    assert words == ["knn", "logreg", "all"]
-
-
-def test_a_comparison_of_another_shape_is_left_out_and_named(tmp_path):
-    (tmp_path / "eval" / "all").mkdir(parents=True)
-    (tmp_path / "eval" / "all" / "all.json").write_text('{"encoders": [{"results": 3}], "settings": {}}')
-    found = read_run(tmp_path)
-    assert found.comparisons == []
-    assert found.problems[0].startswith("all/all.json: left out: not a comparison")
 
 
 def test_an_evaluation_that_measures_no_accuracy_shows_up_right(tmp_path, depth):

@@ -80,13 +80,13 @@ class Comparison:
     def evaluations(self) -> list[str]:
         return list(self.settings["evaluations"])
 
-    def extended(self, evaluation: str, own: Result | None, others: dict[str, Result]) -> "Comparison":
-        """With one more evaluation: `own` is the first encoder's result; `others` are rows of their own, by name."""
-        first, *rest = self.encoders
-        if own:
-            first = replace(first, results=first.results | {evaluation: Entry(own)})
-        rows = [first, *rest, *(Row(name, name, {evaluation: Entry(result)}) for name, result in others.items())]
-        names = list(dict.fromkeys([*self.evaluations, evaluation]))
+    def extended(self, name: str, result: Result) -> "Comparison":
+        """With one more result, in the row of the encoder of this name. A row that has such a result keeps its own."""
+        rows = list(self.encoders)
+        n = next((n for n, row in enumerate(rows) if name in (row.name, row.encoder)), len(rows))
+        row = rows[n] if n < len(rows) else Row(name, name)
+        rows[n : n + 1] = [replace(row, results={result.evaluation: Entry(result)} | row.results)]
+        names = list(dict.fromkeys([*self.evaluations, result.evaluation]))
         return replace(self, settings=self.settings | {"evaluations": names}, encoders=rows)
 
     def to_json(self) -> Json:

@@ -13,6 +13,7 @@ from dinolab.evals.result import Json, Measured, Result
 from dinolab.fields import options
 from dinolab.rundir import PREDICTIONS
 
+OWN = "this run"  # what tables call the run's network
 ACCURACY = "accuracy"  # title of the figure that needs no name beside its evaluation
 
 

@@ -8,7 +8,7 @@ from dinolab.evals import EVALS
 from dinolab.evals.confusion import NUMBERS
 from dinolab.report.comparison import comparison_table
 from dinolab.report.details import details
-from dinolab.report.evaluated import Evaluated, between, goodness, rank, setting
+from dinolab.report.evaluated import OWN, Evaluated, between, goodness, rank, setting
 from dinolab.report.pictures import Picture, data_uri
 from dinolab.report.predictions import class_examples, confusion, read_predictions
 from dinolab.report.published import published
@@ -43,7 +43,7 @@ def evaluations(results: Sequence[tuple[str, Run, Evaluated]]) -> Table:
         results, key=lambda item: (rank(item[2].result.evaluation), -goodness(item[2]))
     ):
         row = [Cell(label)] if several else []
-        row.append(Cell("this run" if run.is_own(evaluated) else evaluated.encoder))
+        row.append(Cell(OWN if run.is_own(evaluated) else evaluated.encoder))
         rows.append([*row, *cells_of(evaluated, named=not heading)])
     headings = ["encoder", "evaluation", "settings", heading or "figure", "95% interval", "test images", "also"]
     return Table("Evaluations", "", ["run", *headings] if several else headings, rows)
