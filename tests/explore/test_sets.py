@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dinolab import cli
+from dinolab.curation.names import Names
 from dinolab.evals.evaluate import evaluate
 from dinolab.explore.collection import open_collection
 from dinolab.explore.options import ExploreOptions
@@ -87,6 +88,8 @@ def test_frames_of_a_video_follow_each_other(tmp_path) -> None:
     images = open_collection(ExploreOptions(data=f"clips:{tmp_path}"))
     assert images.groups.tolist() == [0] * 8 + [1] * 8
     assert images.beside(0) == {"previous": None, "next": 1}
+    names, kept = Names(images.source.paths), np.array([3, 9])  # what curation takes for an image
+    assert [names.row(name) for name in images.part(kept).short] == kept.tolist()
     assert images.beside(8) == {"previous": None, "next": 9} and images.beside(15) == {"previous": 14, "next": None}
 
 
