@@ -68,6 +68,13 @@ def test_about_and_listing(ask, images, encoders) -> None:
     assert (about["first"], about["second"], about["count"]) == (3, 4, 36)
     assert [one["heads"] for one in about["encoders"]] == [2, 2, 2, 2, 3]
     assert [one["prototypes"] for one in about["encoders"]] == [True, True, True, True, False]
+    titles = [one["title"] for one in about["columns"]]  # the first encoder's name stands where two are shown
+    assert titles == [
+        "label",
+        "cluster (mine)",
+        "prediction by neighbours (mine)",
+        "prototype (mine)",
+    ]  # no date: all alike
     assert listing["locations"] == open_source(str(images)).paths
     assert listing["names"][0] == "class0/000.png"
 
@@ -145,7 +152,8 @@ def test_maps_are_aligned_and_kept(ask, session, options, encoders) -> None:
     for points in (first, second):
         assert points.shape == (36, 2) and abs(points).max() == pytest.approx(1)
     clusters = ask("columns/cluster", np.int32)
-    assert clusters.shape == (36,) and len(set(clusters.tolist())) > 1
+    sizes = np.bincount(clusters).tolist()
+    assert clusters.shape == (36,) and len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
     overlaps = [one["overlap"] for one in ask("changes.json")]
     assert overlaps == sorted(overlaps) and len(overlaps) == 36
     kept = {file.name.split(".")[1] for file in session.surveys[3].folder.glob("*.safetensors")}

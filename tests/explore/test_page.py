@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dinolab.data.sources import open_source
+from dinolab.options import Columns
 from dinolab.visuals.similarity import similarity_map
 from tests.explore.conftest import NASTY, serving
 from tests.explore.pointing import hover, likeness, show
@@ -80,11 +81,14 @@ def test_two_encoders_have_their_own_neighbours_and_share_what_is_hovered(page, 
     page.locator("#page-changes .tile").first.hover()
     assert page.evaluate("Explorer.state.hovered") >= 0
     slider = page.locator("input[aria-label='Checkpoint of the run']")
+    headings = page.locator(".panel h3").all_inner_texts()
+    assert headings == ["Nearest neighbours at the end of the run", "Nearest neighbours"]
     with page.expect_request("**/api/patches/0/7"):
         slider.press("Home")
     page.wait_for_function(
         "() => Explorer.panels[0].painting.encoder === 0 && Explorer.panels[0].painting.overlays.length === 9"
     )
+    assert "step 4; neighbours and predictions are those at the end" in page.locator(".slider:visible").inner_text()
     assert session.about()["encoders"][0]["step"] < session.about()["encoders"][1]["step"]
 
 
@@ -119,9 +123,21 @@ def test_a_lasso_selects_and_what_is_saved_can_be_read(page, session, images, tm
     assert '"left, far"' in (tmp_path / "images.csv").read_text()
     page.locator("#colour").select_option("tag")
     page.wait_for_function("() => document.querySelector('#legend').textContent.includes('left, far')")
+    page.evaluate("""() => {  // on the next visit an image is gone that came before all others
+      const key = Object.keys(localStorage).find((one) => one.startsWith("dinolab tags"));
+      localStorage.setItem(key, JSON.stringify(JSON.parse(localStorage[key]).map(([tag, all]) => [tag, ["/gone", ...all]])));
+    }""")
+    page.reload()
+    page.wait_for_selector("body[data-ready]", state="attached")
+    tagged = page.evaluate("[...Explorer.tagColumn().of].flatMap((tag, image) => (tag < 0 ? [] : [image]))")
+    assert tagged == chosen.tolist()
 
 
-def test_names_that_are_html_are_shown_as_text(page, session):
+def test_names_that_are_html_are_found_and_shown_as_text(page, session, images):
+    page.locator("#search").fill(images.parent.name)  # the folder's name is no part of theirs
+    page.get_by_text("No name and no label holds these letters.").wait_for()
+    page.evaluate("Explorer.moveView({ x: 1.2, y: 1.2, zoom: 40 })")
+    assert not page.evaluate("Explorer.maps.some((map) => map.shows(23))")
     page.locator("#search").fill("ONERROR")
     tile = page.locator("#page-found .tile")
     tile.wait_for()
@@ -129,6 +145,9 @@ def test_names_that_are_html_are_shown_as_text(page, session):
     tile.click()
     page.wait_for_function("() => document.querySelector('.panel h2').textContent.includes('onerror')")
     assert NASTY in page.locator(".panel h2").first.inner_text()
+    assert page.evaluate("Explorer.maps.every((map) => map.shows(Explorer.state.open))")
+    page.get_by_role("button", name="Show all", exact=True).click()
+    assert page.evaluate("Explorer.view") == {"x": 0, "y": 0, "zoom": 1}
     assert page.title() != "hit" and page.locator("[src='x']").count() == 0
 
 
@@ -168,7 +187,8 @@ def test_findings_are_walked_with_keys_and_saved(opened, address, session):
 
     def about(route):
         answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "findings": True})
+        encoders = [{**one, "attention": False} for one in answer.json()["encoders"]]
+        route.fulfill(response=answer, json={**answer.json(), "findings": True, "encoders": encoders})
 
     def decide(route):
         saved.append([(one["image"], one["decision"]) for one in json.loads(route.request.post_data)])
@@ -185,13 +205,21 @@ def test_findings_are_walked_with_keys_and_saved(opened, address, session):
     page.wait_for_function("() => document.querySelector('.finding').textContent.includes('3 of 3')")
     page.wait_for_timeout(200)
     assert saved == [[(2, "keep")], [(4, "drop")], [(4, "")]]
-    assert "<i>alike</i>" in page.locator(".finding").inner_text()
+    assert page.locator(".finding").inner_text() == "3 of 3: leak. <i>alike</i>. Not decided yet."
     assert page.locator("#tab-findings").inner_text() == "Findings 1 / 3"
+    for key in "ah":
+        page.evaluate("Explorer.say('')")
+        page.keyboard.press(key)
+        assert page.locator("#message").inner_text() == "There is no attention: the network has no class token."
+    assert page.get_by_title("There is no attention").inner_text() == "Attention"
 
 
 @pytest.fixture(scope="session")
 def exported(encoders, options, tmp_path_factory):
-    """The page of both encoders without a server. UMAP is left aside: its first use compiles for more than a minute."""
+    """The page of both encoders without a server, with two findings.
+
+    UMAP is left aside: its first use compiles for more than a minute.
+    """
     from dinolab.explore.export import export
     from dinolab.explore.survey import Survey
 
@@ -199,6 +227,10 @@ def exported(encoders, options, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Survey, "make_umap", lambda self, report: self.pca.wait()[:, ::-1])
         export(encoders, replace(options, export=str(out)), progress=False)
+    found = [{"image": n, "kind": "copy", "other": 0, "score": None, "words": "same bytes"} for n in (3, 20)]
+    with (out / "data.js").open("a") as file:
+        file.write('window.EXPORTED["api/about.json"].findings = true;\n')
+        file.write(f'window.EXPORTED["api/findings.json"] = {json.dumps(found)};\n')
     return out
 
 
@@ -218,10 +250,41 @@ def test_an_export_works_from_disk_without_any_request(opened, exported, session
     page.locator("#projection").select_option("umap")
     page.locator("#search").fill("class1")
     page.locator("#page-found .tile").nth(11).wait_for()
-    page.wait_for_function("() => [...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    page.wait_for_function(
+        "() => [...document.images].every((one) => !one.checkVisibility() || (one.complete && one.naturalWidth > 0))"
+    )
     assert not page.locator("#own").is_visible()
     outside = [url for url in requests if not url.startswith((exported.as_uri(), "data:"))]
     assert requests and outside == []
+
+
+def test_decisions_and_lists_of_an_export_are_kept_and_can_be_used(opened, exported, session, tmp_path):
+    page = opened((exported / "index.html").as_uri())
+    page.keyboard.press("d")
+    page.reload()
+    page.wait_for_selector("body[data-ready]", state="attached")
+    assert page.locator("#tab-findings").inner_text() == "Findings 1 / 2"
+    leaves = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    page.evaluate("void (Storage.prototype.setItem = () => { throw new Error('no storage') })")
+    assert page.evaluate(leaves)
+    page.keyboard.press("k")
+    assert not page.evaluate(leaves)  # the browser asks first: it cannot keep the decision
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save review.csv").click()
+    assert page.evaluate(leaves)
+    names = session.images.names
+    assert download.value.path().read_text().splitlines()[1:] == [
+        f"{names[3]},drop,copy,{names[0]}", f"{names[20]},keep,copy,{names[0]}",
+    ]  # fmt: skip
+    page.evaluate("Explorer.select([1, 30])")
+    with page.expect_download() as download:
+        page.locator("#save-list").click()
+    download.value.save_as(tmp_path / "images.txt")
+    assert "images=FOLDER" in page.locator("#message").inner_text()
+    columns = Columns(images=session.images.source.name)
+    assert open_source(str(tmp_path / "images.txt"), columns).paths == [session.images.locations[n] for n in (1, 30)]
+    page.context.new_cdp_session(page).send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Kolkata"})
+    assert page.evaluate("Explorer.date(0)") == "1970-01-01 05:30"  # local time
 
 
 def test_an_image_of_ones_own(page, tmp_path, images):

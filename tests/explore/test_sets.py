@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dinolab import cli
+from dinolab.curation.names import Names
 from dinolab.evals.evaluate import evaluate
 from dinolab.explore.collection import open_collection
 from dinolab.explore.options import ExploreOptions
@@ -38,14 +39,15 @@ def test_findings_of_a_curated_set_and_decisions_that_curate_takes(curated, caps
     assert len(curated.images) == len(store.readable) > int(curated.columns["in"].array().size - 1) / 2
     assert not curated.about()["encoders"][0]["patches"]
     names, found = curated.images.names, curated.findings
-    copies = {(names[one["image"]], names[one["other"]]) for one in found if one["kind"] == "dedup"}
+    copies = {(names[one["image"]], names[one["other"]]) for one in found if one["kind"] == "copy"}
     assert ("00_same.png", "00.png") in copies or ("00.png", "00_same.png") in copies
-    left_out = {one["image"] for one in found if one["kind"] == "dedup"}
+    assert any(one["words"] == "Left out by deduplication: same bytes as 00.png." for one in found)
+    left_out = {one["image"] for one in found if one["kind"] == "copy"}
     assert left_out == set(np.flatnonzero(curated.columns["in"].array()).tolist())
-    assert {one["kind"] for one in found} > {"dedup"}
+    assert {one["kind"] for one in found} > {"copy"}
     back, gone = next(iter(left_out)), names.index("20.png")
     saved = curated.reviews.save(
-        [{"image": back, "decision": "keep", "kind": "dedup"}, {"image": gone, "decision": "drop"}]
+        [{"image": back, "decision": "keep", "kind": "copy"}, {"image": gone, "decision": "drop"}]
     )
     assert saved["file"] == str(store.folder / "review.csv")
     assert curate("review", store.folder) == 0
@@ -86,6 +88,8 @@ def test_frames_of_a_video_follow_each_other(tmp_path) -> None:
     images = open_collection(ExploreOptions(data=f"clips:{tmp_path}"))
     assert images.groups.tolist() == [0] * 8 + [1] * 8
     assert images.beside(0) == {"previous": None, "next": 1}
+    names, kept = Names(images.source.paths), np.array([3, 9])  # what curation takes for an image
+    assert [names.row(name) for name in images.part(kept).short] == kept.tolist()
     assert images.beside(8) == {"previous": None, "next": 9} and images.beside(15) == {"previous": 14, "next": None}
 
 
@@ -151,11 +155,15 @@ def test_the_command_line_and_python(encoders, options, images, monkeypatch, cap
 
     for words, problem in (
         ([], "RUN_OR_MODEL is missing"),
+        (["starter"], "data is not set: name the images to look at, such as data=photos"),
         ([*encoders, "starter", "data=x"], "no such file"),
-        ([encoders[0], f"data={images}", "host=no.such.host.example"], "host=no.such.host.example"),
+        (["nope", f"data={images}"], "dinolab: nope: no model.json there"),
+        (["nope", f"data={images}", "host=no.such.host.example"], "host=no.such.host.example"),  # before features
+        (["nope", f"data={images}", "host=192.0.2.1"], "host=192.0.2.1 port=8651: cannot be used (Cannot assign"),
     ):
         assert cli.main(["explore", *words, f"cache={options.cache}", "open=false", "device=cpu", "workers=0"]) == 2
-        assert problem in capsys.readouterr().err
+        found = capsys.readouterr().err
+        assert problem in found and "attempting" not in found
     server = explorer.explore(encoders[1], images, cache=options.cache)
     try:
         with httpx.Client(follow_redirects=True) as client:

@@ -45,6 +45,9 @@ def test_a_video_is_shown_frame_by_frame(opened, session, address):
     show(page, 2)
     slider, words = page.get_by_label("Frame of the video"), page.locator(".panel .slider:visible").first
     assert "frame 3 of 24" in words.inner_text()
+    assert page.locator(".panel h2").inner_text() == "a.mp4, frame 3 of 24"
+    assert page.locator(".panel .tile", has_text="a.mp4").first.inner_text().count("of 24") == 1
+    assert page.locator("#colour").input_value() == "cluster"  # there are no labels, and all dates are alike
     page.keyboard.press("]")
     page.wait_for_function("() => Explorer.panels[0].painting.image === 3")
     slider.fill("23")

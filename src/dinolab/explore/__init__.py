@@ -40,12 +40,20 @@ def explore(encoder: str | Path, data: str | Path, second: str | Path | None = N
 
 
 def open_server(models: Sequence[str], options: ExploreOptions) -> "Server":
-    """A server that does not answer yet; features of all images are there."""
+    """A server that does not answer yet; features of all images are there.
+
+    Its port is taken first: a wrong one is to be refused before features are computed, which may take long.
+    """
     check_packages()
-    from dinolab.explore.server import Server
+    from dinolab.explore.server import Server, listen
     from dinolab.explore.session import Session
 
-    return Server(Session(models, options), options)
+    listening = listen(options.host, options.port)
+    try:
+        return Server(Session(models, options), options.host, listening)
+    except BaseException:
+        listening.close()
+        raise
 
 
 def run_explore(models: Sequence[str], options: ExploreOptions) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dinolab.data.addresses import is_remote
-from dinolab.data.locations import split
+from dinolab.data.locations import join, split
 from dinolab.data.sources import open_source, take
 from dinolab.data.sources.curated import CURATED
 from dinolab.data.sources.kinds import KINDS
@@ -31,6 +31,7 @@ class Collection:
     source: Source
     store: Store | None  # of a curated set
     rows: np.ndarray  # int64 (N,), their rows in the store; empty without one
+    named: list[str] | None = None  # of a part: the names of its images within the whole
 
     def __len__(self) -> int:
         return len(self.source)
@@ -42,7 +43,18 @@ class Collection:
 
     @cached_property
     def names(self) -> list[str]:
-        return self.source.names()
+        """Below the folder that all images share, as the source itself names them."""
+        return self.source.names() if self.named is None else self.named
+
+    @cached_property
+    def short(self) -> list[str]:
+        """Locations in words without the folder that all images share; `dinolab curate review` takes them."""
+        found = []
+        for name, path in zip(self.names, self.source.paths):
+            kind, (_, *inside) = split(path)
+            file = name.removesuffix(f"/{inside[-1]}") if inside else name
+            found.append(describe(join(kind, file, *inside)) if inside else name)
+        return found
 
     @cached_property
     def numbers(self) -> dict[str, int]:
@@ -79,7 +91,8 @@ class Collection:
         """The images at these positions, int64 (n,)."""
         if len(index) == len(self):
             return self
-        return Collection(take(self.source, index), self.store, self.rows[index] if self.store else self.rows)
+        rows = self.rows[index] if self.store else self.rows
+        return Collection(take(self.source, index), self.store, rows, [self.names[n] for n in index])
 
     def check(self, number: int) -> None:
         """Raises Gone where the image's file has changed since it was listed, or is not there any more."""

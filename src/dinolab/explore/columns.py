@@ -11,6 +11,7 @@ from torch import Tensor
 from dinolab.curation.decisions import before
 from dinolab.explore.collection import Collection
 
+MINUTE = 60  # seconds; the page writes dates to the minute
 TYPES = {"category": np.int32, "number": np.float32, "date": np.float64}
 
 
@@ -38,16 +39,18 @@ class Column:
 
 
 def columns_of(images: Collection) -> list[Column]:
-    """The columns that need no encoder."""
+    """The columns that need no encoder, but for those that would give all images one colour."""
     source, found = images.source, []
     if source.labels is not None:
         labels = source.labels
         found.append(Column("label", "label", "category", lambda: labels, source.classes))
-    if np.isfinite(images.dates).any():
-        found.append(Column("date", "date of the file", "date", lambda: images.dates, []))
     if images.store:
-        kept = np.isin(images.rows, before(images.store))
-        found.append(Column("in", "in the curated set", "category", lambda: ~kept, ["in", "out"]))
+        out = ~np.isin(images.rows, before(images.store))
+        if out.any():
+            found.append(Column("in", "in the curated set", "category", lambda: out, ["in", "out"]))
+    dates = images.dates[np.isfinite(images.dates)]
+    if len(dates) and np.ptp(dates) >= MINUTE:
+        found.append(Column("date", "date of the file", "date", lambda: images.dates, []))
     return found
 
 

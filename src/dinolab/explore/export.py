@@ -141,8 +141,8 @@ class Page:
             survey = session.surveys[number]
             if survey.head:
                 survey.assigned.wait()
-            for image, name in enumerate(session.images.names):
-                self.answers[f"api/detail/{place}/{image}"] = session.detail(number, image) | {"location": name}
+            for image, location in enumerate(session.images.short):
+                self.answers[f"api/detail/{place}/{image}"] = session.detail(number, image) | {"location": location}
             self.answers[f"api/maps/{place}/pca"] = packed(survey.pca.wait())
             self.answers[f"api/maps/{place}/umap"] = packed(survey.umap.wait())
         self.answers |= {f"api/columns/{name}": packed(one.array()) for name, one in session.columns.items()}
@@ -151,7 +151,7 @@ class Page:
         self.answers["api/changes.json"] = session.changes.wait()
         self.answers["api/findings.json"] = session.findings
         self.answers["api/about.json"] = exported(session)
-        self.answers["api/images.json"] = session.listing() | {"locations": session.images.names}
+        self.answers["api/images.json"] = session.listing() | {"locations": session.images.short}
 
     def learn(self, number: int) -> Tensor:
         """The directions that hold most of the patches of an encoder, float32 (D, directions), the most important first."""

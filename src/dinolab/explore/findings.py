@@ -11,6 +11,7 @@ from dinolab.curation.decisions import finished, read_verdicts
 from dinolab.curation.findings import COLUMNS as FOUND
 from dinolab.curation.findings import FOLDER, LISTED
 from dinolab.curation.review import FILE as REVIEW
+from dinolab.data.storage import describe
 from dinolab.errors import UserError
 from dinolab.explore.collection import Collection
 from dinolab.files import beside
@@ -53,18 +54,20 @@ def audited(images: Collection, file: Path) -> list[dict[str, Any]]:
 
 def copies(images: Collection) -> list[dict[str, Any]]:
     """Each image that deduplication has left out, with the one that it is a copy of."""
-    from dinolab.curation.dedup import STAGE as DEDUP  # here, for most images need no part of curation
+    from dinolab.curation.dedup import LEAK, LEAK_GROUP, STAGE  # here, for most images need no part of curation
 
     store = images.store
-    if store is None or DEDUP not in finished(store.folder):
+    if store is None or STAGE not in finished(store.folder):
         return []
-    verdicts = read_verdicts(store.folder, DEDUP)
+    verdicts = read_verdicts(store.folder, STAGE)
     number = {location: n for n, location in enumerate(images.source.paths)}
     found = []
     for n, row in enumerate(images.rows.tolist()):
-        if not verdicts.kept[row] and verdicts.reason[row]:
+        if not verdicts.kept[row] and (reason := verdicts.reason[row]):
             other, score = number.get(verdicts.of[row]), float(verdicts.similarity[row])
-            found.append(finding(DEDUP, n, other, score, verdicts.reason[row]))
+            kind = "leak" if reason in (LEAK, LEAK_GROUP) else "copy"
+            name = images.short[other] if other is not None else Path(describe(verdicts.of[row])).name
+            found.append(finding(kind, n, other, score, f"Left out by deduplication: {reason} {name}."))
     return found
 
 

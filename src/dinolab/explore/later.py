@@ -43,7 +43,8 @@ class Later(Generic[T]):
                 try:
                     self.found = [self.make(self.report)]
                 except Exception as error:
-                    self.problem = f"{self.message}: {reason(error)}"
+                    told = isinstance(error, UserError)  # its message says all, also what was being done
+                    self.problem = reason(error) if told else f"{self.message}: {reason(error)}"
                     raise UserError(self.problem) from error
             return self.found[0]
 

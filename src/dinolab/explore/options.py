@@ -11,7 +11,9 @@ from dinolab.options import EXPLORER_PORT, Columns
 class ExploreOptions(Columns, FeatureOptions):
     """What is looked at, and where the page is."""
 
-    data: str = option("", "images: a folder, a CSV, shards or a curated set, as data.path takes them", required=True)
+    data: str = option(
+        "", "name the images to look at, such as data=photos: a folder, a CSV, shards or a curated set", required=True
+    )
     detail: int = option(
         0, "short side in pixels of an image whose patches are shown (0: about 28 patches, at most 480 pixels)", 0, 4096
     )

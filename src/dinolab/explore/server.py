@@ -224,14 +224,21 @@ def make_app(session: Session, token: str, hosts: list[str]) -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at a port, or at the next free one; a warning says so. Raises UserError where there is none, or no such host."""
+    """A socket at a port, or at the next free one; a warning says so.
+
+    Raises:
+        UserError: no port is free, or there is no such host.
+    """
+    if host in EVERYWHERE:
+        raise UserError(f"host={host}: name the one address of this machine that browsers are to open")
     for tried in range(port, min(port + NEXT_PORTS, 1 << 16)):
         try:
             listening = socket.create_server((host, tried))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 continue
-            raise UserError(f"host={host} port={tried}: cannot be used ({error.strerror})") from error
+            why = (error.strerror or str(error)).partition(" (while attempting")[0]  # which repeats the address
+            raise UserError(f"host={host} port={tried}: cannot be used ({why})") from error
         if tried != port:
             log.warning(
                 "port %d is taken, so the explorer is at port %d; links in reports lead to %d",
@@ -239,6 +246,7 @@ def listen(host: str, port: int) -> socket.socket:
                 tried,
                 EXPLORER_PORT,
             )
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers may wait for 40 ms
         return listening
     raise UserError(
         f"port={port}: this one and those after it are taken; choose another one, or 0 for any that is free"
@@ -250,22 +258,16 @@ class Server:
 
     Args:
         session: what it shows.
-        options: its host and port.
+        host: the address, as browsers name it.
+        listening: a socket there, of `listen`.
 
     Attributes:
         address: what to open, with the token.
-
-    Raises:
-        UserError: no port is free, or there is no such host.
     """
 
-    def __init__(self, session: Session, options: ExploreOptions) -> None:
-        host = options.host
-        if host in EVERYWHERE:
-            raise UserError(f"host={host}: name the one address of this machine that browsers are to open")
-        self.listening = listen(host, options.port)
-        self.listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers may wait for 40 ms
-        port = self.listening.getsockname()[1]
+    def __init__(self, session: Session, host: str, listening: socket.socket) -> None:
+        self.listening = listening
+        port = listening.getsockname()[1]
         names = [host, "localhost"] if host == ExploreOptions.host else [host]
         hosts, token = [f"{name}:{port}" for name in names], secrets.token_urlsafe(32)
         self.address = f"http://{hosts[0]}/?{TOKEN}={token}"

@@ -54,17 +54,20 @@ class Session:
         self.reviews = Reviews(self.images, folder)
 
     def columns_by_encoder(self) -> list[Column]:
-        """Those that follow from the first encoder."""
+        """Those that follow from the first encoder; its name stands in their titles where there are two."""
         survey = self.surveys[self.first]
-        found = [Column("cluster", "cluster", "category", survey.clusters.get, [])]
+        by = "" if self.second is None else f" ({self.encoders[self.first].name})"
+        found = [Column("cluster", f"cluster{by}", "category", survey.clusters.get, [])]
         if self.images.source.labels is not None:
             classes = self.images.source.classes
-            found.append(Column("prediction", "prediction by neighbours", "category", survey.predicted.get, classes))
+            title = f"prediction by neighbours{by}"
+            found.append(Column("prediction", title, "category", survey.predicted.get, classes))
         for layer in survey.layers:
-            read, title = survey.by_layer[layer.name].get, f"prediction by {layer.name}"
+            read, title = survey.by_layer[layer.name].get, f"prediction by {layer.name}{by}"
             found.append(Column(f"layer-{layer.name}", title, "category", read, layer.classes))
         if survey.head:
-            found.append(Column("prototype", "prototype", "category", lambda: survey.assigned.get().best[:, 0], []))
+            read = lambda: survey.assigned.get().best[:, 0]  # noqa: E731
+            found.append(Column("prototype", f"prototype{by}", "category", read, []))
         return found
 
     def about(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from dinolab.features.inputs import Extraction, extraction_arguments, open_encod
 NEIGHBOURS, VOTERS = 24, 20  # of an image; those whose labels predict its own
 CLUSTERS, CLUSTERED = 20, 50_000  # groups of images, and images that they are learned from
 FORMAT = b"maps 2"  # to be raised when the same features give other maps or neighbours
-SLOW_UMAP = "UMAP of the nearest neighbours; the first time a minute goes by until it is compiled"
+SLOW_UMAP = "UMAP of the nearest neighbours (the first time, about a minute goes by until its code is compiled)"
 
 
 class Directions(NamedTuple):
@@ -131,12 +131,14 @@ class Survey:
         return (aligned(points, torch.from_numpy(self.first.umap.wait())) if self.first else points).numpy()
 
     def make_clusters(self, report: Report) -> np.ndarray:
-        """The cluster of each image by spherical k-means, int64 (N,)."""
+        """The cluster of each image by spherical k-means, int64 (N,); cluster 0 is the largest."""
         unit, rng = self.features.wait().unit, np.random.default_rng(0)
         drawn = np.sort(rng.choice(len(unit), min(len(unit), CLUSTERED), replace=False))
         centroids, _ = kmeans.kmeans(unit[torch.from_numpy(drawn)], CLUSTERS, rng, spherical=True)
         centroids = F.normalize(centroids, dim=1)
-        return kmeans.assign(unit, centroids).numpy()
+        found = kmeans.assign(unit, centroids).numpy()
+        largest_first = np.argsort(-np.bincount(found, minlength=len(centroids)), kind="stable")
+        return np.argsort(largest_first)[found]
 
     def make_predicted(self, report: Report) -> np.ndarray:
         """The class that the neighbours of each image vote for, int64 (N,)."""

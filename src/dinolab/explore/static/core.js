@@ -34,10 +34,32 @@ window.Explorer = {};
   };
   X.fail = (error) => X.say(error?.message ?? String(error), { error: true });
 
+  // What the browser keeps of this page for the next visit, as JSON. A page opened from disk is known by its place there.
+  const keptAs = (name) => `dinolab ${name} ${X.data.exported ? location.pathname : X.state.about.title}`;
+  const unkept = new Set(); // what is lost with the page
+  X.kept = (name, otherwise) => {
+    try {
+      return JSON.parse(localStorage.getItem(keptAs(name))) ?? otherwise;
+    } catch {
+      return otherwise; // the browser keeps nothing, or not this
+    }
+  };
+  X.keep = (name, value) => {
+    try {
+      localStorage.setItem(keptAs(name), JSON.stringify(value));
+      unkept.delete(name);
+    } catch {
+      unkept.add(name);
+    }
+  };
+  X.saved = (name) => unkept.delete(name);
+  window.addEventListener("beforeunload", (event) => { if (unkept.size) event.preventDefault(); });
+
   // count images; `selected` and `found` hold a 1 for each image that is selected, or that the search found.
   X.state = {
     about: null, images: null, count: 0, columns: new Map(), label: null,
     selected: new Uint8Array(0), selectedCount: 0, found: null, open: null, hovered: -1, neighbours: [[], []],
+    frames: new Map(), // image -> {clip, words} of a frame of a video
   };
 
   X.encoderOf = (slot) => (slot === 0 ? X.state.about.first : X.state.about.second);
@@ -48,7 +70,18 @@ window.Explorer = {};
     return label ? label.column.values[label.values[image]] ?? "" : "";
   };
 
-  X.date = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " "); // UTC
+  // In the time of the place where the browser is.
+  X.date = (seconds) => {
+    const minutes = new Date(seconds * 1000).getTimezoneOffset();
+    return new Date((seconds - 60 * minutes) * 1000).toISOString().slice(0, 16).replace("T", " ");
+  };
+
+  // Which frame of its video an image is, counted from 1: its name, as files have it, ends in "/183of280" or "/0of1 3of8".
+  X.frameOf = (name) => {
+    const [, clip, segment, segments, frame, frames] = /^(.*)\/(?:(\d+)of(\d+) )?(\d+)of(\d+)$/s.exec(name) ?? [];
+    if (clip === undefined) return null;
+    return { clip, words: `${segments > 1 ? `segment ${Number(segment) + 1} of ${segments}, ` : ""}frame ${Number(frame) + 1} of ${frames}` };
+  };
 
   X.hover = (image) => {
     if (image === X.state.hovered) return;
@@ -65,7 +98,7 @@ window.Explorer = {};
 
   // Radio buttons that look like a row of buttons. Returns a function that chooses one.
   X.choices = (place, name, options, chosen, onchange) => {
-    const inputs = new Map();
+    const inputs = new Map(), refused = new Map(); // the latter: why a value cannot be chosen
     for (const [value, title] of options) {
       const input = X.el("input", { type: "radio", name, value, change: () => onchange(value) });
       input.checked = value === chosen;
@@ -74,12 +107,16 @@ window.Explorer = {};
     }
     return {
       choose(value) {
-        const input = inputs.get(value);
-        if (!input || input.disabled) return;
-        input.checked = true;
-        onchange(value);
+        if (refused.has(value)) return X.say(refused.get(value), { error: true });
+        inputs.get(value).checked = true;
+        return onchange(value);
       },
-      allow(value, allowed) { inputs.get(value).disabled = !allowed; },
+      refuse(value, why) {
+        const input = inputs.get(value);
+        input.disabled = true;
+        input.parentElement.title = why;
+        refused.set(value, why);
+      },
     };
   };
 })(window.Explorer);

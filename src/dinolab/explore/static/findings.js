@@ -1,10 +1,11 @@
 "use strict";
-// Findings of a curated set, one after the other: keep or drop the image. Each decision is saved at once.
+// Findings of a curated set, one after the other: keep or drop the image. Each decision is saved at once, by the server or the browser.
 ((X) => {
   const findings = [], decisions = new Map(); // image -> "keep" or "drop"
   let here = 0, page = null, rename = null, history = [], last = Promise.resolve();
 
   const words = { keep: "kept", drop: "dropped" };
+  const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}` : "");
 
   function picture(image, title) {
     return X.el("figure", {},
@@ -27,7 +28,7 @@
         button("Drop", "d", () => decide("drop"), { "aria-pressed": String(decision === "drop") }),
         button("Undo", "u", undo), button("Previous", "p", () => go(here - 1)), button("Next", "n", () => go(here + 1)), jump,
         X.data.exported ? X.el("button", { type: "button", click: download }, "Save review.csv") : null),
-      X.el("p", { class: "finding" }, X.el("b", {}, `${here + 1} of ${findings.length}: ${finding.kind}`), ` ${finding.words ?? ""} `,
+      X.el("p", { class: "finding" }, X.el("b", {}, `${here + 1} of ${findings.length}: ${finding.kind}.`), ` ${sentence(finding.words)} `,
         X.el("span", { class: `decision ${decision}` }, decision ? `This image is ${words[decision]}.` : "Not decided yet.")),
       X.el("div", { class: "two" }, picture(finding.image, "The image"), other === null ? null : picture(other, "The other one")));
     if (focus) page.focus();
@@ -39,13 +40,17 @@
     here = X.clamp(to, 0, findings.length - 1);
     show();
     const { kind, words: about } = findings[here];
-    X.say(`Finding ${here + 1} of ${findings.length}: ${kind}. ${about ?? ""}`);
+    X.say(`Finding ${here + 1} of ${findings.length}: ${kind}. ${sentence(about)}`);
   }
 
   // Decisions reach the server one after the other, so that the file ends as the page shows it.
   function store({ image, kind, other }, decision) {
     decision ? decisions.set(image, decision) : decisions.delete(image);
-    if (X.data.exported) return;
+    if (X.data.exported) {
+      const { locations } = X.state.images;
+      X.keep("decisions", [...decisions].map(([number, made]) => [locations[number], made]));
+      return;
+    }
     last = last.then(() => X.data.post("api/decisions", [{ image, decision, kind, other: other ?? null }])).catch((error) =>
       X.say(`The decision on ${X.nameOf(image)} is not saved: ${error.message}`, { error: true }));
   }
@@ -70,6 +75,14 @@
     const { locations } = X.state.images, rows = findings.filter(({ image }) => decisions.has(image)).map(({ image, kind, other }) =>
       [locations[image], decisions.get(image), kind, other === null || other === undefined ? "" : locations[other]]);
     X.save("review.csv", X.csv([["image", "decision", "kind", "other"], ...rows]), "text/csv");
+    X.saved("decisions");
+  }
+
+  // Decisions of earlier visits, as the server has them. Those about an exported page are kept by the browser.
+  async function earlier() {
+    if (!X.data.exported) return X.data.get("api/decisions.json");
+    const { locations } = X.state.images;
+    return X.kept("decisions", []).map(([location, decision]) => ({ image: locations.indexOf(location), decision })).filter(({ image }) => image >= 0);
   }
 
   X.findingKeys = {
@@ -81,7 +94,7 @@
     const tab = X.addTab("findings", "Findings");
     page = tab.page;
     rename = tab.name;
-    const [list, stored] = await Promise.all([X.data.get("api/findings.json", []), X.data.get("api/decisions.json", [])]);
+    const [list, stored] = await Promise.all([X.data.get("api/findings.json", []), earlier()]);
     findings.push(...list);
     for (const { image, decision } of stored) if (decision) decisions.set(image, decision);
     history = [];

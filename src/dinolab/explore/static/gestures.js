@@ -102,7 +102,7 @@
     if (moves[event.key]) X.moveView({ x: X.view.x + moves[event.key][0] * step, y: X.view.y + moves[event.key][1] * step });
     else if (event.key === "+" || event.key === "=") zoomAt(map, ...middle, 1.4);
     else if (event.key === "-") zoomAt(map, ...middle, 1 / 1.4);
-    else if (event.key === "0") X.moveView({ x: 0, y: 0, zoom: 1 });
+    else if (event.key === "0") X.showAll();
     else if (event.key === "Enter" && X.state.hovered >= 0) X.open(X.state.hovered, { from: "map" });
     else return;
     event.preventDefault();

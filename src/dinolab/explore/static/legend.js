@@ -1,7 +1,8 @@
 "use strict";
 // What the colours of the map mean, and which images are dimmed.
 ((X) => {
-  const SHOWN = 24, FAINT = 36;
+  const FAINT = 36;
+  const most = () => (matchMedia("(max-width: 40rem)").matches ? 12 : 24); // entries that are shown at first
   let colouring = null;
 
   const figure = (value) => Number(value.toPrecision(3)).toString();
@@ -35,7 +36,7 @@
     const place = X.$("legend");
     place.replaceChildren();
     if (colouring.kind === "category") {
-      const entries = all ? colouring.entries : colouring.entries.slice(0, SHOWN);
+      const entries = all ? colouring.entries : colouring.entries.slice(0, most());
       place.append(...entries.map(entry));
       const more = colouring.entries.length - entries.length;
       if (more) place.append(X.el("button", { type: "button", class: "entry", click: () => show(true) }, `and ${more} more`));
@@ -69,7 +70,8 @@
   X.startLegend = async () => {
     fillChoice();
     const choice = X.$("colour");
-    choice.value = X.state.label ? "label" : X.state.about.columns[0]?.id ?? "";
+    const usual = ["label", "in", "cluster"].find((id) => X.columns().some((column) => column.id === id));
+    choice.value = usual ?? "";
     choice.addEventListener("change", () => X.recolour().catch(X.fail));
     X.on("select", () => colouring && paint());
     X.on("tags", () => {

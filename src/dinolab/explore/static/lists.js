@@ -59,11 +59,11 @@
     page.replaceChildren(...(before ? [before] : []), images.length ? list : X.el("p", { class: "quiet" }, empty), more);
   };
 
-  let lower = null; // names, locations and labels in small letters
+  let lower = null; // names in small letters
 
   function look(term) {
     const { images, count, label } = X.state;
-    lower ??= images.locations.map((location, i) => `${location}\n${images.names[i]}`.toLowerCase());
+    lower ??= images.names.map((name) => name.toLowerCase());
     const labels = label ? label.column.values.map((name) => name.toLowerCase().includes(term)) : [];
     const found = new Uint8Array(count), list = [];
     for (let i = 0; i < count; i++) {

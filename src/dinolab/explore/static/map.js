@@ -13,6 +13,20 @@
     X.emit("view");
   };
 
+  X.showAll = () => X.moveView({ x: 0, y: 0, zoom: 1 });
+
+  // Move the maps where an image is out of sight, so that all of them show it.
+  X.on("open", ({ image, from }) => {
+    const maps = (X.maps ?? []).filter(({ grid, width }) => grid && width);
+    if (from === "map" || !(image < X.state.count) || maps.every((map) => map.shows(image))) return;
+    const places = maps.map(({ grid }) => [grid.positions[2 * image], grid.positions[2 * image + 1]]);
+    const [x, y] = [0, 1].map((axis) => places.reduce((sum, place) => sum + place[axis], 0) / places.length);
+    const zooms = maps.flatMap(({ width, height, unit }, i) => [
+      (0.42 * width * X.view.zoom) / (unit * Math.abs(places[i][0] - x)), (0.42 * height * X.view.zoom) / (unit * Math.abs(places[i][1] - y)),
+    ]);
+    X.moveView({ x, y, zoom: Math.min(X.view.zoom, ...zooms) });
+  });
+
   X.Map = class {
     constructor(slot, title) {
       this.slot = slot;
@@ -34,7 +48,7 @@
     async load(projection) {
       this.wish = projection;
       const waiting = ({ done, message }) => {
-        if (projection === this.wish) this.wait.textContent = `${message} ${Math.round(100 * (done ?? 0))} %`;
+        if (projection === this.wish) this.wait.textContent = done ? `${message}: ${Math.round(100 * done)} %` : `${message} ...`;
       };
       const { values } = await X.data.array(`api/maps/${X.encoderOf(this.slot)}/${projection}`, "float", waiting);
       if (projection !== this.wish) return;
@@ -84,6 +98,11 @@
         (positions[2 * image] - X.view.x) * this.unit + this.width / 2,
         this.height / 2 - (positions[2 * image + 1] - X.view.y) * this.unit,
       ];
+    }
+
+    shows(image) {
+      const [x, y] = this.toScreen(image);
+      return x >= 0 && y >= 0 && x <= this.width && y <= this.height;
     }
 
     toMap(px, py) {

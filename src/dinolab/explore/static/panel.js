@@ -1,6 +1,7 @@
 "use strict";
 // The open image by one encoder: picture, facts, frames of its video, checkpoints, neighbours and prototypes.
 ((X) => {
+  const END = "end of the run";
   const runOf = ({ name, step }) => (step === null ? name : name.slice(0, name.lastIndexOf("@")));
 
   // The kept checkpoints of an encoder's run in rising order, and the encoder itself at the end.
@@ -56,7 +57,7 @@
       group.forEach((other, i) => { if (other === number) this.members.push(i); });
       range.max = this.members.length - 1;
       range.value = this.members.indexOf(image);
-      words.textContent = `frame ${Number(range.value) + 1} of ${this.members.length}`;
+      words.textContent = X.state.frames.get(image)?.words ?? "";
     }
 
     // A slider over the kept checkpoints of the encoder's run.
@@ -70,7 +71,7 @@
       this.choose = (number) => {
         const place = steps.findIndex((one) => one.number === number);
         if (place < 0) return;
-        words.textContent = steps[place].step === null ? "end of the run" : `step ${steps[place].step}`;
+        words.textContent = steps[place].step === null ? END : `step ${steps[place].step}; neighbours and predictions are those at the ${END}`;
         range.value = String(place);
         range.setAttribute("aria-valuetext", words.textContent);
         this.seen = number;
@@ -78,6 +79,7 @@
         this.later = setTimeout(() => this.see().catch(X.fail), 60);
       };
       this.choose(this.encoder);
+      this.nearest = steps.length < 2 ? "Nearest neighbours" : `Nearest neighbours at the ${END}`;
       return steps.length < 2 ? null : X.el("div", { class: "slider" }, X.el("span", {}, "Checkpoint"), range, words);
     }
 
@@ -117,11 +119,11 @@
       const line = (neighbour) => [X.labelOf(neighbour.image), figure(neighbour)].filter(Boolean).join(" · ");
       const near = overlays.map((overlay, i) => {
         const tile = X.tile(neighbours[i].image, line(neighbours[i]));
-        tile.querySelector("img").replaceWith(overlay.element);
+        tile.querySelector("img").replaceWith(X.el("div", { class: "square" }, overlay.element));
         return tile;
       });
       const more = neighbours.slice(overlays.length).map((neighbour) => X.tile(neighbour.image, line(neighbour)));
-      const parts = [X.el("h3", {}, "Nearest neighbours"), X.el("div", { class: "tiles four" }, ...near)];
+      const parts = [X.el("h3", {}, this.nearest), X.el("div", { class: "tiles four" }, ...near)];
       if (more.length) parts.push(X.el("details", {}, X.el("summary", {}, `${more.length} more`), X.el("div", { class: "tiles four" }, ...more)));
       this.prototypes = X.el("details", { hidden: true });
       this.rest.replaceChildren(...parts, this.prototypes);
@@ -158,19 +160,21 @@
       input: () => document.documentElement.style.setProperty("--strength", strength.value),
     });
     const attentive = X.el("span", { class: "group", hidden: true },
-      X.el("label", { class: "inline" }, "Head ", head), X.el("label", { class: "inline" }, mask, " 60 % of it"));
+      X.el("label", { class: "inline" }, "Head ", head), X.el("label", { class: "inline" }, mask, " only the strongest 60 %"));
     const patches = about.encoders.some((encoder) => encoder.patches);
     if (!patches) X.look.mode = "picture";
     const choice = X.choices(place, "mode", modes, X.look.mode, (mode) => {
       attentive.hidden = mode !== "attention";
       X.setLook({ mode });
     });
-    for (const mode of ["similarity", "pca"]) choice.allow(mode, patches);
-    choice.allow("attention", heads > 0);
+    if (!patches) for (const mode of ["similarity", "pca"]) choice.refuse(mode, "There are no patches: raw pixels are compared.");
+    if (!heads) choice.refuse("attention", "There is no attention: the network has no class token.");
     X.chooseMode = choice.choose;
     X.nextHead = () => {
+      if (!heads) return choice.choose("attention"); // it says why not
       head.value = String(((Number(head.value) + 2) % (heads + 1)) - 1);
-      X.setLook({ head: Number(head.value) });
+      X.look.head = Number(head.value);
+      return choice.choose("attention");
     };
     return X.el("div", { class: "bar" }, place, attentive, X.el("label", { class: "inline" }, "Strength ", strength));
   }

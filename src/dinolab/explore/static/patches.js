@@ -47,6 +47,7 @@
       if (this.address !== address) this.image.src = this.address = address;
       this.image.alt = alt;
       this.image.style.aspectRatio = shape ? `${shape[1]} / ${shape[0]}` : "";
+      if (shape) this.element.style.setProperty("--ratio", shape[1] / shape[0]);
     }
 
     #pixels(height, width) {

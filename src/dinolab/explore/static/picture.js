@@ -88,7 +88,7 @@
       const part = ({ values }) => values.subarray(number * size, (number + 1) * size);
       this.main.heat(height, width, part(attention), 0, 255, mask ? part(masks) : null);
       const share = part(masks).reduce((sum, one) => sum + one, 0) / size;
-      this.readout(`Attention of ${number === maps - 1 ? "all heads, mean" : `head ${number + 1}`}. 60 % of it lie on ${Math.round(100 * share)} % of the patches.`);
+      this.readout(`Attention of ${number === maps - 1 ? "all heads, mean" : `head ${number + 1}`}. 60 % of it lies on ${Math.round(100 * share)} % of the patches.`);
     }
 
     async #pca() {

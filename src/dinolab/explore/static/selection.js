@@ -2,6 +2,7 @@
 // Which images are selected, their tags, and files of them to take away.
 ((X) => {
   const tags = new Map(); // name -> set of images
+  const absent = new Map(); // name -> locations of tagged images that are not here now
 
   // how: "replace", "add" or "remove".
   X.select = (images, how = "replace") => {
@@ -30,17 +31,20 @@
   };
 
   function remember() {
-    const stored = [...tags].map(([name, images]) => [name, [...images]]);
-    try {
-      sessionStorage.setItem(`tags ${X.state.about.title} ${X.state.count}`, JSON.stringify(stored));
-    } catch { /* the browser keeps nothing: tags last until the page is closed */ }
+    const { locations } = X.state.images, here = [...tags].map(([name, images]) => [name, [...images].map((image) => locations[image])]);
+    const all = new Map([...absent, ...here].map(([name]) => [name, []]));
+    for (const [name, places] of [...absent, ...here]) all.get(name).push(...places);
+    X.keep("tags", [...all].filter(([, places]) => places.length));
   }
 
+  // By location: images may have come and gone since the last visit.
   function recall() {
-    try {
-      const stored = JSON.parse(sessionStorage.getItem(`tags ${X.state.about.title} ${X.state.count}`) ?? "[]");
-      for (const [name, images] of stored) tags.set(name, new Set(images));
-    } catch { /* as above */ }
+    const number = new Map(X.state.images.locations.map((location, image) => [location, image]));
+    for (const [name, places] of X.kept("tags", [])) {
+      const images = places.filter((place) => number.has(place)).map((place) => number.get(place));
+      if (images.length) tags.set(name, new Set(images));
+      absent.set(name, places.filter((place) => !number.has(place)));
+    }
   }
 
   function tag(add) {
@@ -61,6 +65,11 @@
     return [...new Set([...tags.values()].flatMap((images) => [...images]))].sort((a, b) => a - b);
   }
 
+  const READ = {
+    served: "data.path=images.txt reads them",
+    exported: "this page knows no folders, so images.txt needs images=FOLDER beside it (data.images=FOLDER in a training)",
+  };
+
   const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   X.csv = (rows) => rows.map((row) => row.map((value) => cell(String(value))).join(",") + "\n").join("");
 
@@ -79,7 +88,7 @@
     } else {
       X.save("images.txt", images.map((image) => locations[image] + "\n").join(""), "text/plain");
     }
-    return X.say(`${images.length} images saved${kind === "csv" ? "" : "; data.path=images.txt reads them"}.`);
+    return X.say(`${images.length} images saved${kind === "csv" ? "" : `; ${READ[X.data.exported ? "exported" : "served"]}`}.`);
   }
 
   function show() {

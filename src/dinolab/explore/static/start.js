@@ -27,6 +27,13 @@
     const { state } = X;
     [state.about, state.images] = await Promise.all([X.data.get("api/about.json"), X.data.get("api/images.json")]);
     state.count = state.about.count;
+    const { names, group } = state.images;
+    group.forEach((video, image) => {
+      const frame = video < 0 ? null : X.frameOf(names[image]);
+      if (!frame) return;
+      names[image] = `${frame.clip}, ${frame.words}`;
+      state.frames.set(image, frame);
+    });
     state.selected = new Uint8Array(state.count);
     const column = state.about.columns.find(({ id }) => id === "label");
     if (column) state.label = { column, values: await X.columnValues("label") };
@@ -39,6 +46,7 @@
     projection.append(...about.projections.map((id) => X.el("option", { value: id }, names[id] ?? id)));
     const load = () => Promise.all(X.maps.map((map) => map.load(projection.value))).catch(X.fail);
     projection.addEventListener("change", load);
+    X.$("show-all").addEventListener("click", X.showAll);
     X.$("small").addEventListener("change", () => X.emit("near"));
     const tools = [["move", "Move"], ["lasso", "Lasso"], ["rectangle", "Rectangle"]];
     X.chooseTool = X.choices(X.$("tool"), "tool", tools, X.tool, (tool) => {

@@ -67,11 +67,13 @@
   X.thumb = (image) => X.el("img", { src: single(image), alt: "", loading: "lazy", decoding: "async", draggable: "false" });
 
   // A button that opens an image: picture, name, and a line more.
-  X.tile = (image, line = X.labelOf(image), traits = {}) =>
-    X.el("button", {
+  X.tile = (image, line = X.labelOf(image), traits = {}) => {
+    const frame = X.state.frames.get(image), lines = [frame?.words, line].filter(Boolean).join(" · ");
+    return X.el("button", {
       type: "button", class: "tile", "data-image": image, title: X.state.images.locations[image],
       click: () => X.open(image, { from: "list" }),
       pointerenter: () => X.hover(image), pointerleave: () => X.hover(-1), focus: () => X.hover(image), blur: () => X.hover(-1),
       ...traits,
-    }, X.thumb(image), X.el("span", { class: "tile-name" }, X.nameOf(image)), line ? X.el("span", { class: "quiet" }, line) : null);
+    }, X.thumb(image), X.el("span", { class: "tile-name" }, frame?.clip ?? X.nameOf(image)), lines ? X.el("span", { class: "quiet" }, lines) : null);
+  };
 })(window.Explorer);
