@@ -214,6 +214,28 @@ def test_one_line_for_what_cannot_be_done(heap, tmp_path, capsys, damage, verb, 
     assert error.count("\n") == 1
 
 
+def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):
+    out, file = tmp_path / "set", heap / "01.png"
+    (tmp_path / "link").symlink_to(heap)
+    before = contents(tmp_path)
+    for place in (heap, tmp_path / "link", tmp_path):
+        assert curate("embed", place, f"data={heap}") == 2
+        assert f"{place}: no curated set, and not empty" in capsys.readouterr().err
+    for place in (file, file / "set"):
+        assert curate("embed", place, f"data={heap}") == 2
+        assert f"{place}: a file, or below one" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+    out.mkdir()
+    (out / ".hidden").touch()
+    assert curate("embed", out, f"data={heap}") == 0
+    before = contents(out)
+    (tmp_path / "same").symlink_to(out)
+    for words in (("embed", "data"), ("dedup", "against"), ("retrieve", "curated")):
+        assert curate(words[0], out, f"{words[1]}={tmp_path / 'same'}") == 2
+        assert f"{words[1]}={tmp_path / 'same'}: this is the set itself" in capsys.readouterr().err
+    assert contents(out) == before
+
+
 def interrupt(*_):
     raise KeyboardInterrupt
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
 from dinolab.curation.embedder import Embedder
+from dinolab.curation.folder import check_folder, refuse_itself, writing
 from dinolab.curation.held import Held
 from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
@@ -22,7 +23,6 @@ from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.features.cache import stamp_if_there
 from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
-from dinolab.files import lock
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,11 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     share the shards (see dinolab.curation.parts); the first one plans them, and ends the work.
 
     Raises:
-        UserError: the store was made by another encoder, another process writes to it, or no image can be read.
+        UserError: the folder holds something else, the store was made by another encoder, another process writes to it, or no image
+            can be read.
     """
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    refuse_itself(folder, source, "data")
+    check_folder(folder)
     refuse_others(folder, embedder)
     refuse_names(source)
     files = source.files()
@@ -50,12 +52,10 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     if parts.crew.rank:
         follow(folder, source, embedder, stamps, current, parts)
         return Store(folder)
-    try:
-        held = lock(folder / "lock")
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another process is writing to it; wait until it has ended") from error
-    with held:
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
         manifest = open_manifest(folder, source, embedder)
+        (folder / "shards").mkdir(exist_ok=True)  # behind the manifest, by which a folder is known for a set
         plan = parts.one("plan", lambda: plan_shards(folder, source, current))
         embed_missing(folder, source, embedder, stamps, plan)
         store = finish(folder, manifest, source)
