@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 
 import cv2
@@ -234,6 +235,29 @@ def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):
         assert curate(words[0], out, f"{words[1]}={tmp_path / 'same'}") == 2
         assert f"{words[1]}={tmp_path / 'same'}: this is the set itself" in capsys.readouterr().err
     assert contents(out) == before
+
+
+def test_names_that_a_set_cannot_hold_are_listed_and_the_rest_goes_on(heap, tmp_path, capsys, caplog):
+    out = tmp_path / "set"
+    names = [b"caf\xe9.png", b"two\nlines.png", b"broken\xe9.png"]
+    for name in names[:2]:
+        (heap / os.fsdecode(name)).write_bytes((heap / "01.png").read_bytes())
+    (heap / os.fsdecode(names[2])).write_bytes(b"no image")
+    assert curate("embed", out, f"data={heap}") == 0
+    assert "34 images, 3072 features each, 4 cannot be read" in capsys.readouterr().out
+    found = decisions(out)
+    assert found["caf\\udce9.png"]["reason"].endswith("its name is not in UTF-8; rename it")
+    assert found["two\\nlines.png"]["reason"].endswith("its name holds a line break; rename it")
+    assert found["broken\\udce9.png"]["reason"].endswith("its name is not in UTF-8; rename it")
+    assert "4 of 34 images cannot be read and are out" in caplog.text
+    assert len((out / "in.txt").read_text().splitlines()) == 30
+    before = contents(out)
+    assert curate("embed", out, f"data={heap}") == 0
+    assert contents(out) == before
+    for name in names:
+        (heap / os.fsdecode(name)).unlink()
+    curate("embed", out, f"data={heap}")
+    assert len(Store(out)) == 31
 
 
 def interrupt(*_):

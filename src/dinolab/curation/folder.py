@@ -29,7 +29,9 @@ def refuse_itself(folder: Path, source: Source, option: str) -> None:
     """Raises UserError where a source is the set itself; `option` is that by which the user named it."""
     named = folder_of(source)
     if named and named.resolve() == folder.resolve():
-        raise UserError(f"{option}={source.name}: this is the set itself; name the folder of the images, or another set")
+        raise UserError(
+            f"{option}={source.name}: this is the set itself; name the folder of the images, or another set"
+        )
 
 
 @contextmanager
