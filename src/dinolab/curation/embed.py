@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
+from dinolab.curation.decisions import STAGES, WORK, lineage, undo, write_decisions
 from dinolab.curation.embedder import Embedder
 from dinolab.curation.folder import check_folder, refuse_itself, writing
 from dinolab.curation.held import Held
@@ -215,7 +215,7 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
     counts = {"width": store.width, "images": len(store), "unreadable": len(lost), "sources": names}
     changed = {**manifest, **counts, "rows": content_of(store)}
     if changed != manifest:
-        undo(folder, finished(folder))
+        undo(folder, STAGES)
     write_manifest(folder / MANIFEST, changed)
     if len(lost):
         named = some([f"{store.rows['problem'][row]}" for row in lost], NAMED)
