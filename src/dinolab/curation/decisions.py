@@ -14,6 +14,7 @@ Each stage sees the images that the stages before it have left in; only a review
 import csv
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,23 +34,32 @@ from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
-STAGES = ("dedup", "retrieve", "sample", "review")  # in the order in which they follow each other
+LEAVES_SOME = {  # the stages in the order in which they follow each other, and how each of them is made to leave images in
+    "dedup": "give a higher threshold_against=, or other test images",
+    "retrieve": "give a smaller at_least=, or other curated images",
+    "sample": "give a larger size=",
+    "review": "let its file keep some",
+}
+STAGES = tuple(LEAVES_SOME)
 WORK = "parts"  # folder of the parts of stages
 COLUMNS = {"kept": "bool_", "reason": "string", "of": "string", "similarity": "float32"}
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A stage's decisions."""
+    """A stage's decisions.
 
-    kept: (
-        np.ndarray
-    )  # bool (N,); False for images that stages before have left out, except for those that a review brings back
-    reason: np.ndarray  # object (N,), texts; empty for images that stages before have left out
-    of: (
-        np.ndarray
-    )  # object (N,), location of the image that decided, such as the one of which it is a copy; empty without one
-    similarity: np.ndarray  # float32 (N,), cosine similarity with that image; not a number without one
+    Attributes:
+        kept: bool (N,); False for images that stages before have left out, except for those that a review brings back.
+        reason: object (N,), texts; empty for images that stages before have left out.
+        of: object (N,), location of the image that decided, such as the one of which it is a copy; empty without one.
+        similarity: float32 (N,), cosine similarity with that image; not a number without one.
+    """
+
+    kept: np.ndarray
+    reason: np.ndarray
+    of: np.ndarray
+    similarity: np.ndarray
 
 
 def undecided(images: int) -> Verdicts:
@@ -68,9 +78,23 @@ def read_column(folder: Path, stage: str, name: str) -> np.ndarray:
     return table[name].to_numpy(zero_copy_only=False)
 
 
-def finished(folder: Path) -> list[str]:
-    """The stages that have been done, in their order."""
-    return [stage for stage in STAGES if (folder / f"{stage}.json").is_file()]
+def finished(folder: Path, before: str = "") -> list[str]:
+    """The stages that have been done, in their order; those before a stage, where one is named.
+
+    Raises UserError where the manifest of one is damaged.
+    """
+    done = [stage for stage in STAGES[: STAGES.index(before) if before else None] if is_there(folder, stage)]
+    for stage in done:
+        try:
+            read_object(folder / f"{stage}.json", CURATION)
+        except UserError as error:
+            raise UserError(f"{error}; give `dinolab curate {stage}` again") from error
+    return done
+
+
+def is_there(folder: Path, stage: str) -> bool:
+    """Whether a stage has a manifest, be it damaged."""
+    return (folder / f"{stage}.json").is_file()
 
 
 def before(store: Store, stage: str = "") -> np.ndarray:
@@ -78,16 +102,17 @@ def before(store: Store, stage: str = "") -> np.ndarray:
 
     Raises UserError where none are left.
     """
-    earlier = [one for one in finished(store.folder) if not stage or STAGES.index(one) < STAGES.index(stage)]
+    earlier = finished(store.folder, stage)
     rows = np.flatnonzero(read_column(store.folder, earlier[-1], "kept")) if earlier else store.readable
     if not len(rows):
-        raise UserError(f"{store.folder}: {earlier[-1]} has left no images in; give it other thresholds")
+        way_out = f"do that again, and {LEAVES_SOME[earlier[-1]]}" if earlier else "embed some that can be read"
+        raise UserError(f"{store.folder}: {earlier[-1] if earlier else 'embed'} has left no images in; {way_out}")
     return rows
 
 
 def last_manifest(folder: Path, stage: str = "") -> Path:
     """The manifest of the last stage, or of the one before `stage`."""
-    done = [one for one in finished(folder) if not stage or STAGES.index(one) < STAGES.index(stage)]
+    done = finished(folder, stage)
     return folder / (f"{done[-1]}.json" if done else MANIFEST)
 
 
@@ -149,9 +174,14 @@ def write_stage(
 
     Args:
         compared: the images with which the set's images were compared.
+
+    Raises:
+        UserError: no image would be in. Nothing is changed then.
     """
     pa, folder = arrow(), store.folder
-    undo(folder, [one for one in finished(folder) if STAGES.index(one) > STAGES.index(stage)])
+    if not verdicts.kept.any():
+        raise UserError(f"{folder}: {stage} would leave no image in, and has changed nothing; {LEAVES_SOME[stage]}")
+    undo(folder, STAGES[STAGES.index(stage) + 1 :])
     (folder / f"{stage}.json").unlink(missing_ok=True)
     columns = {
         name: pa.array(getattr(verdicts, name), getattr(pa, kind)(), from_pandas=False)
@@ -176,14 +206,15 @@ def await_stage(store: Store, stage: str, options: dict[str, Any], compared: Sto
     return wait_for(figures, f"{store.folder}: all parts of {stage} are done, but the first task has not joined them")
 
 
-def undo(folder: Path, stages: list[str]) -> None:
-    """Remove the files of stages that no longer hold, and the decisions, until they are written again."""
+def undo(folder: Path, stages: Sequence[str]) -> None:
+    """Remove the files of stages that no longer hold, if they have been done, and the decisions, until they are written again."""
     (folder / DECISIONS).unlink(missing_ok=True)
-    for stage in stages:
+    undone = [stage for stage in stages if is_there(folder, stage)]
+    for stage in undone:
         (folder / f"{stage}.json").unlink()
         (folder / f"{stage}.parquet").unlink(missing_ok=True)
-    if stages:
-        log.warning("%s: what %s chose from has changed; do that again", folder, " and ".join(stages))
+    if undone:
+        log.warning("%s: what %s chose from has changed; do that again", folder, " and ".join(undone))
 
 
 def write_decisions(store: Store) -> None:

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from dinolab.curation.decisions import WORK, finished, lineage, undo, write_decisions
+from dinolab.curation.decisions import STAGES, WORK, lineage, undo, write_decisions
 from dinolab.curation.embedder import Embedder
+from dinolab.curation.folder import check_folder, refuse_itself, writing
 from dinolab.curation.held import Held
+from dinolab.curation.names import as_text, problem_of
 from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
-from dinolab.data.storage import describe
 from dinolab.data.types import Source
 from dinolab.errors import UserError, some
 from dinolab.features.cache import stamp_if_there
 from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
-from dinolab.files import lock
 from dinolab.schemas import CURATION, read_object
 
 log = logging.getLogger(__name__)
@@ -37,25 +37,24 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     share the shards (see dinolab.curation.parts); the first one plans them, and ends the work.
 
     Raises:
-        UserError: the store was made by another encoder, another process writes to it, or no image can be read.
+        UserError: the folder holds something else, the store was made by another encoder, another process writes to it, or no image
+            can be read.
     """
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    refuse_itself(folder, source, "data")
+    check_folder(folder)
     refuse_others(folder, embedder)
-    refuse_names(source)
     files = source.files()
-    stamps = dict(zip(files, map(stamp_if_there, files)))
-    current = {path: stamps[split(path)[1][0]] for path in source.paths}
+    stamps = {file: as_text(stamp_if_there(file)) for file in files}  # a stamp holds the name
+    current = {as_text(path): stamps[split(path)[1][0]] for path in source.paths}
     facts = {"source": source.name, "images": hashlib.sha256(repr(current).encode()).hexdigest(), **embedder.facts()}
     parts = Parts(keyed(folder / WORK, "embed", facts))
     if parts.crew.rank:
         follow(folder, source, embedder, stamps, current, parts)
         return Store(folder)
-    try:
-        held = lock(folder / "lock")
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another process is writing to it; wait until it has ended") from error
-    with held:
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
         manifest = open_manifest(folder, source, embedder)
+        (folder / "shards").mkdir(exist_ok=True)  # behind the manifest, by which a folder is known for a set
         plan = parts.one("plan", lambda: plan_shards(folder, source, current))
         embed_missing(folder, source, embedder, stamps, plan)
         store = finish(folder, manifest, source)
@@ -68,7 +67,7 @@ def plan_shards(folder: Path, source: Source, current: dict[str, str]) -> Part:
     number of the "first" new shard."""
     known = drop_outdated(folder, source.name, current)
     taken = [int(shard.rows_file.stem) for shard in Store(folder).shards()]
-    wanted = np.array([position for position, path in enumerate(source.paths) if path not in known], np.int64)
+    wanted = np.array([position for position, path in enumerate(source.paths) if as_text(path) not in known], np.int64)
     return {"wanted": wanted, "first": np.array([max(taken, default=-1) + 1])}
 
 
@@ -129,17 +128,6 @@ def open_manifest(folder: Path, source: Source, embedder: Embedder) -> dict[str,
     return manifest
 
 
-def refuse_names(source: Source) -> None:
-    """Raises UserError where an image's name is no text in UTF-8, as Parquet needs it."""
-    for path in source.paths:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{describe(path)}: its name is not in UTF-8, which Parquet files need; rename it"
-            ) from error
-
-
 def parent_of(source: Source) -> str:
     """The SHA-256 of the last manifest of a curated set that the images come from; empty if they come from none."""
     chain = lineage(source)
@@ -168,7 +156,7 @@ def compare(folder: Path, name: str, current: dict[str, str]) -> tuple[set[str],
         gone = shard.gone(len(rows["location"])).copy()
         before = gone.sum()
         for row, (location, source, stamp) in enumerate(zip(rows["location"], rows["source"], rows["stamp"])):
-            is_changed = current[location] != stamp if location in current else source == name
+            is_changed = current[location] != stamp if location in current else source == as_text(name)
             gone[row] |= is_changed or location in known
             if not gone[row]:
                 known.add(location)
@@ -183,17 +171,19 @@ def embed_missing(folder: Path, source: Source, embedder: Embedder, stamps: dict
     missing = replace(source, paths=[source.paths[i] for i in wanted], labels=None)
     labels = np.full(len(wanted), "", object)
     if source.labels is not None:
-        labels[:] = [source.classes[label] for label in source.labels[wanted]]
+        labels[:] = [as_text(source.classes[label]) for label in source.labels[wanted]]
     held = Held(source, embedder, stamps)
     shards = [Shard(folder / "shards" / f"{first + n:06d}.parquet") for n in range(-(-len(wanted) // IMAGES))]
 
     def write(number: int) -> None:
         some = slice(number * IMAGES, min((number + 1) * IMAGES, len(missing)))
         vectors, facts = held.embed(missing, some.start, some.stop)
-        files = [split(path)[1][0] for path in missing.paths[some]]
+        paths = missing.paths[some]
+        files = [split(path)[1][0] for path in paths]
         facts |= {
-            "location": missing.paths[some],
-            "source": [source.name] * len(files),
+            "location": [as_text(path) for path in paths],
+            "problem": [problem_of(path) or problem for path, problem in zip(paths, facts["problem"])],
+            "source": [as_text(source.name)] * len(files),
             "label": labels[some],
             "stamp": [stamps[file] for file in files],
             "date": [seconds(file) for file in files],
@@ -225,7 +215,7 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
     counts = {"width": store.width, "images": len(store), "unreadable": len(lost), "sources": names}
     changed = {**manifest, **counts, "rows": content_of(store)}
     if changed != manifest:
-        undo(folder, finished(folder))
+        undo(folder, STAGES)
     write_manifest(folder / MANIFEST, changed)
     if len(lost):
         named = some([f"{store.rows['problem'][row]}" for row in lost], NAMED)

@@ -1,9 +1,27 @@
-"""What people call the images of a set: their paths, ends of paths, or row numbers."""
+"""What people call the images of a set: their paths, ends of paths, or row numbers; and names that a set cannot hold."""
 
+import re
 from collections.abc import Iterable
 
 from dinolab.data.storage import describe
-from dinolab.errors import UserError
+from dinolab.errors import UserError, printable
+
+NO_TEXT = "\ud800-\udfff"  # what stands in Python for bytes that are not UTF-8
+# Parquet takes no other text than UTF-8, and in.txt has a name on each line
+UNFIT = re.compile(f"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029{NO_TEXT}]")
+
+
+def as_text(location: str) -> str:
+    """A location, or another name, with escapes such as \\n in place of what a set cannot hold."""
+    return UNFIT.sub(lambda found: printable(found[0]), location)
+
+
+def problem_of(location: str) -> str:
+    """Why a set cannot hold a location as it is; empty if it can."""
+    if not UNFIT.search(location):
+        return ""
+    lacking = "is not in UTF-8" if re.search(f"[{NO_TEXT}]", location) else "holds a line break"
+    return f"{describe(as_text(location))}: its name {lacking}; rename it"
 
 
 class Names:

@@ -6,6 +6,7 @@ import numpy as np
 
 from dinolab.curation.embed import embed_store
 from dinolab.curation.embedder import make_embedder
+from dinolab.curation.folder import refuse_itself
 from dinolab.curation.options import Loaded, Viewed
 from dinolab.data.sources import open_source
 from dinolab.errors import UserError
@@ -28,10 +29,12 @@ def open_references(store: Store, name: str, paths: list[str], options: Loaded, 
         paths: as `data.path` takes them.
 
     Raises:
-        UserError: a source is missing or empty, or the encoder is no longer the store's.
+        UserError: a source is missing, empty or the set itself, or the encoder is no longer the store's.
     """
     made_by = store.manifest["encoder"]
     sources = [open_source(path, option=name) for path in paths]
+    for source in sources:
+        refuse_itself(store.folder, source, name)
     size, precision = of_preprocessing(store.manifest["preprocessing"])
     how = Viewed(size=size, precision=precision, device=options.device, workers=options.workers)
     embedder = make_embedder(*open_encoder(made_by["name"]), how, progress)

@@ -73,8 +73,6 @@ def review(store: Store, options: ReviewOptions) -> dict[str, Any]:
         "kept": int(verdicts.kept.sum()),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
-    if not figures["kept"]:
-        raise UserError(f"{file}: it drops every image that is in")
     write_stage(store, STAGE, verdicts, to_dict(options), figures)
     return figures
 

@@ -54,7 +54,8 @@ def audited(images: Collection, file: Path) -> list[dict[str, Any]]:
 
 def copies(images: Collection) -> list[dict[str, Any]]:
     """Each image that deduplication has left out, with the one that it is a copy of."""
-    from dinolab.curation.dedup import LEAK, LEAK_GROUP, STAGE  # here, for most images need no part of curation
+    from dinolab.curation import leaks  # here, for most images need no part of curation
+    from dinolab.curation.dedup import STAGE
 
     store = images.store
     if store is None or STAGE not in finished(store.folder):
@@ -65,7 +66,7 @@ def copies(images: Collection) -> list[dict[str, Any]]:
     for n, row in enumerate(images.rows.tolist()):
         if not verdicts.kept[row] and (reason := verdicts.reason[row]):
             other, score = number.get(verdicts.of[row]), float(verdicts.similarity[row])
-            kind = "leak" if reason in (LEAK, LEAK_GROUP) else "copy"
+            kind = "leak" if reason in leaks.FIGURES.values() else "copy"
             name = images.short[other] if other is not None else Path(describe(verdicts.of[row])).name
             found.append(finding(kind, n, other, score, f"Left out by deduplication: {reason} {name}."))
     return found
