@@ -40,11 +40,8 @@ from dinolab.parallel import choose_device
 from dinolab.plotting import COLOURS, MARKERS, new_figure, open_frame, save
 
 WIDTH, SHARD, MADE = 384, 4096, 1 << 16  # features; rows of a shard; rows that are made at once
-SPREAD, CHANGED, COPIES = (
-    1.1,
-    0.2,
-    50,
-)  # noise around a centre and of a copy, relative to the centre's length; one copy in so many rows
+SPREAD, CHANGED = 1.1, 0.2  # noise around a centre and of a copy, relative to the centre's length
+COPIES = 50  # one copy in so many rows
 THRESHOLD, MOST = 0.8, 1000
 STAGES = {
     "make": "embeddings are written", "graph": "graph of neighbours", "faiss": "graph of neighbours, index=faiss",

@@ -24,10 +24,8 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit: an image of this size takes half
 OPENCV_PIXELS = 1 << 30  # a limit that cannot be raised while OpenCV runs
 SMALLEST_JPEG = 512  # pixels that a byte of a JPEG can stand for at most: a block of 64 takes a bit or more
 SMALLEST_DEFLATE = 1032  # bytes that a byte of a PNG can stand for at most
-SMALLEST_OTHER, EMPTY = (
-    4096,
-    1 << 24,
-)  # pixels that a byte of another format can stand for, in images of more pixels than the second
+SMALLEST_OTHER = 4096  # pixels that a byte of another format can stand for at most
+EMPTY = 1 << 24  # pixels up to which that is not asked
 HEIC_BRANDS = (
     b"ftypheic",
     b"ftypheix",

@@ -87,9 +87,7 @@ class DeepCluster(Method):
         ),
     )
 
-    memory: (
-        Tensor  # (2, N, D), the last embeddings of each image's global crops; zero for an image that has not been seen
-    )
+    memory: Tensor  # (2, N, D), the last embeddings of each image's global crops; zero for one that has not been seen
     clusters: Tensor  # int64 (H, N), of each image in each clustering; -1 for none
     centroids: Tensor  # (H, K, D)
 

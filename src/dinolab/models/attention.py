@@ -25,9 +25,8 @@ class Packing:
     """Which tokens of a packed sequence belong to which crop. `pack_runs` makes it."""
 
     runs: Runs
-    cu_seqlens: (
-        Tensor  # int32 (crops + 1,): the start of every crop and the end of the last, as FlashAttention takes them
-    )
+    # int32 (crops + 1,): the start of every crop and the end of the last, as FlashAttention takes them
+    cu_seqlens: Tensor
 
     @property
     def tokens(self) -> int:

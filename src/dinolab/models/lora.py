@@ -10,12 +10,8 @@ from torch.nn import init
 from dinolab.models.vit import ViT
 
 A, B = "lora_a", "lora_b"
-TRAINED = (
-    A,
-    B,
-    "norm",
-    "_token",
-)  # words in the names of a backbone's parameters that are trained beside its fixed matrices
+# words in the names of a backbone's parameters that are trained beside its fixed matrices
+TRAINED = (A, B, "norm", "_token")
 
 
 class LoRALinear(nn.Linear):
