@@ -43,7 +43,7 @@ def test_shipped_grids(name, tmp_path):
         ("rows: {a: [], b: [run.dir=x]}", [], "row 'b': run.dir=x: the grid sets this option itself"),
         ("rows: {a: [], b: [eval.test=y]}", ["data.path=x", "eval.test=x"], "row 'b': eval.test=y: its figures would be of other images"),
         ("rows: {a: [], b: [data.label_column=y]}", ["data.path=x"], "row 'b': data.label_column=y: its figures would be of other"),
-        ("rows: {a: [], b: [method=byol]}", ["head.prototypes=64"], "swav. An option that only some methods have stands in the words of "),
+        ("rows: {a: [], b: [method=byol]}", ["head.prototypes=64"], "swav. Put it into the rows of such methods, in a grid file"),
         ("rows: {a: [}", [], "not valid YAML (expected the node content, but found '}', line 1, column 12)"),
         ("rows:\n  a: [\n  b: 1\n", [], "', line 4, column 1, in what begins in line 2)"),
         ("rows: {a: []}", ["task=9", "data.path=x"], "task=9: the grid has 3 runs"),

@@ -99,6 +99,10 @@ def test_the_table_says_what_is_missing_or_unlike(planted, tmp_path):
     assert "(seed 0)" in result_table(grid, [plain, crops]).rows[0][-1].text
 
 
+def test_runs_on_other_images_are_not_compared():
+    assert findings.compare({0: {"a.png": True}}, {0: {"b.png": True}}).difference is None
+
+
 def test_a_row_like_the_first_one_is_named(tmp_path):
     grid = read_grid(write(tmp_path))
     _, crops = findings.collect(grid, make_tasks(grid, [*WORDS, "data.path=train", "views.locals=0"], "", 1, tmp_path))

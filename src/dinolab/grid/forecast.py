@@ -35,6 +35,7 @@ def stopped_at_once() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@stopped_at_once()
 def forecast(tasks: Sequence[Task], say: Callable[[str], None]) -> dict[str, float]:
     """The seconds of a run of each row, by its name. Rows with the same network and crops are timed once.
 

@@ -9,6 +9,7 @@ from typing import Any
 from dinolab.errors import UserError
 from dinolab.evals.evaluate import make_folder
 from dinolab.files import write_whole
+from dinolab.grid.forecast import stopped_at_once
 from dinolab.grid.read import Grid, Row
 from dinolab.grid.task import check_images, row_config
 from dinolab.plan import Plan, plan
@@ -21,6 +22,7 @@ STEPS = 12  # that are timed of each row
 ROUGH = "100 steps"  # length of the run whose steps are timed
 
 
+@stopped_at_once()
 def with_lengths(
     grid: Grid, words: Sequence[str], base: str, each: str, folder: Path, may_time: bool, say: Callable[[str], None]
 ) -> Grid:

@@ -14,7 +14,7 @@ from dinolab.errors import UserError, counted, say
 from dinolab.evals.earlier import read_result
 from dinolab.evals.evaluate import find, make_folder
 from dinolab.grid.findings import collect, remarks
-from dinolab.grid.forecast import forecast, forecast_words, stopped_at_once
+from dinolab.grid.forecast import forecast, forecast_words
 from dinolab.grid.lengths import with_lengths
 from dinolab.grid.read import Grid, read_grid
 from dinolab.grid.table import write_tables
@@ -67,8 +67,7 @@ def run_grid(
     grid = read_grid(file)
     folder = Path(out or Path("runs") / grid.name)
     if each:
-        with stopped_at_once():
-            grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
+        grid = with_lengths(grid, words, base, each, folder, may_time=not task, say=progress)
     tasks = make_tasks(grid, words, base, seeds, folder)
     if task > len(tasks):
         raise UserError(f"task={task}: the grid has {counted(len(tasks), 'run')}")
@@ -85,9 +84,7 @@ def run_grid(
                 )
             )
             if plan != "no":
-                with stopped_at_once():
-                    seconds = forecast(left, progress)
-                say(*forecast_words(left, seconds, jobs))
+                say(*forecast_words(left, forecast(left, progress), jobs))
             if plan == "only":
                 return Outcome([], [], len(tasks))
             given = {"base": base, "seeds": seeds, "out": folder, "each": each}

@@ -29,7 +29,7 @@ from dinolab.schemas import CARD, Schema, read_object
 from dinolab.training.loop import Interrupted
 
 EVALUATION_SEED = 0  # of every row: one split, and the same initial weights of linear layers
-WAY_OUT = ". An option that only some methods have stands in the words of their rows, in a grid file of your own"
+WAY_OUT = ". Put it into the rows of such methods, in a grid file of your own"
 RECORD: Schema = {
     "failure": str,
     "steps": int,
