@@ -199,6 +199,17 @@ def test_images_that_are_gone_are_a_quiet_line(run, tmp_path):
     assert "Confusion matrix" in shown.headings
 
 
+def test_images_that_are_named_from_another_folder_say_where_to_go(run, tmp_path, monkeypatch):
+    moved = copy(run, tmp_path / "moved", "checkpoints", "sources.json.gz", "eval")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parent / "images"), "images"))
+    config.write_text(config.read_text().replace(str(run.parent / "test"), "test"))
+    monkeypatch.chdir(tmp_path)
+    assert "run the command in the folder where the training was started" in Page(report([moved])).text
+    monkeypatch.chdir(run.parent)
+    assert "A sample" in Page(report([moved])).headings
+
+
 def test_two_runs_side_by_side(run, tmp_path):
     other = copy(run, tmp_path / "mine", "checkpoints", "speed")  # the same name
     config = (other / "config.yaml").read_text()
