@@ -80,25 +80,31 @@ def write(name: str, parts: list[list[np.ndarray]]) -> None:
     shown = []
     for row in (row for part in parts for row in part):
         height = round(row.shape[0] * SHOWN / row.shape[1])
-        shown += [cv2.resize(row, (SHOWN, height), interpolation=cv2.INTER_AREA), np.full((GAP, SHOWN, 3), 255, np.uint8)]
+        shown += [
+            cv2.resize(row, (SHOWN, height), interpolation=cv2.INTER_AREA),
+            np.full((GAP, SHOWN, 3), 255, np.uint8),
+        ]
     cv2.imwrite(str(PICTURES / f"{name}.jpg"), np.vstack(shown[:-1]), QUALITY)
 
 
-def prepare() -> None:
+def prepare(encoders: list[str]) -> None:
     """The images and the network, where they are not there yet."""
-    WORK.mkdir(parents=True, exist_ok=True)
     if not (WORK / IMAGES).is_dir():
         cut_photos(WORK / IMAGES)
-    train = ["train", "distill_small", "optim.length=10 epochs", f"data.path={IMAGES}", f"run.dir={RUN}", "run.keep=4"]
-    subprocess.run([*DINOLAB, *train, "run.keep_every=25%"], cwd=WORK, check=True)
+    if RUN in encoders:  # where it has ended, the same command does nothing
+        words = ["distill_small", "optim.length=10 epochs", f"data.path={IMAGES}", f"run.dir={RUN}"]
+        subprocess.run([*DINOLAB, "train", *words, "run.keep_every=25%"], cwd=WORK, check=True)
 
 
 @contextmanager
 def opened(words: list[str], width: int, height: int, dark: bool = False) -> Iterator[Page]:
     """The explorer's page with the map by UMAP."""
-    prepare()
+    prepare(words)
     command = [*DINOLAB, "explore", *words, f"data={IMAGES}", "open=false", "port=0", "cache=cache"]
-    with subprocess.Popen(command, cwd=WORK, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as browsers:
+    with (
+        subprocess.Popen(command, cwd=WORK, stdout=subprocess.PIPE, text=True) as server,
+        sync_playwright() as browsers,
+    ):
         try:
             assert server.stdout
             address = re.search(r"http://\S+", next(iter(server.stdout), ""))

@@ -88,7 +88,11 @@ def open_images(run: Run) -> Images:
 def elsewhere(path: str) -> str:
     """What to do about images that are named relative to the folder in which the training was started; empty for others."""
     place = path.partition(":")[2] or path  # without the kind of source, such as clips:
-    return "" if not place or place.startswith(("/", "\\")) else "; run the command in the folder where the training was started"
+    return (
+        ""
+        if not place or place.startswith(("/", "\\"))
+        else "; run the command in the folder where the training was started"
+    )
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
