@@ -25,11 +25,13 @@ WORK = ROOT / "build" / "pictures"
 DINOLAB = [sys.executable, "-m", "dinolab"]
 IMAGES, RUN = "photos", "my_run"  # in WORK, where the commands run
 SHOWN, GAP = 1200, 8  # pixels: the width of a picture, white between its rows
+STRENGTH = "0.45"  # of what is painted over the pictures
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 88]
 OPEN = """(name) => {
   const image = Explorer.state.images.locations.findIndex((one) => one.endsWith(`/${name}`));
   Explorer.open(image, { from: "start" });
 }"""
+READY = "() => [...document.querySelectorAll('.readout')].every((one) => one.textContent)"
 SHORT = """(work) => { for (const one of document.querySelectorAll(".location")) one.textContent = one.textContent.replace(work, ""); }"""
 
 
@@ -92,13 +94,13 @@ def prepare(encoders: list[str]) -> None:
     if not (WORK / IMAGES).is_dir():
         cut_photos(WORK / IMAGES)
     if RUN in encoders:  # where it has ended, the same command does nothing
-        words = ["distill_small", "optim.length=10 epochs", f"data.path={IMAGES}", f"run.dir={RUN}"]
+        words = ["distill_small", "optim.length=6 epochs", f"data.path={IMAGES}", f"run.dir={RUN}"]
         subprocess.run([*DINOLAB, "train", *words, "run.keep_every=25%"], cwd=WORK, check=True)
 
 
 @contextmanager
 def opened(words: list[str], width: int, height: int, dark: bool = False) -> Iterator[Page]:
-    """The explorer's page with the map by UMAP."""
+    """The explorer's page with all images, and with paint that lets bright photos through."""
     prepare(words)
     command = [*DINOLAB, "explore", *words, f"data={IMAGES}", "open=false", "port=0", "cache=cache"]
     with (
@@ -115,8 +117,9 @@ def opened(words: list[str], width: int, height: int, dark: bool = False) -> Ite
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
             page.goto(address[0])
             page.wait_for_selector("body[data-ready]", state="attached")
-            page.select_option("#projection", "umap")
-            page.evaluate("() => Promise.all(Explorer.maps.map((map) => map.load('umap')))")  # ends when they are drawn
+            strength = page.get_by_label("Strength")
+            strength.fill(STRENGTH)
+            strength.blur()
             yield page
             browser.close()
         finally:
@@ -126,13 +129,13 @@ def opened(words: list[str], width: int, height: int, dark: bool = False) -> Ite
 def look(page: Page, name: str, x: float, y: float) -> None:
     """Open an image, and point at a place in it, in fractions of its width and height."""
     page.evaluate(OPEN, name)
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function(READY, timeout=120_000)  # a sentence below each picture: its patches are there
     big = page.locator(".picture.big").first
     box = big.bounding_box()
     assert box
     big.hover(position={"x": x * box["width"], "y": y * box["height"]})
     page.evaluate(SHORT, f"{WORK}/")  # where this machine keeps the images is of no interest
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(3000)  # the neighbours' patches come later
     page.evaluate("scrollTo(0, 0)")
 
 
@@ -142,7 +145,10 @@ def main() -> int:
         raise SystemExit(f"there is no picture {unknown[0]}; there are {', '.join(TAKEN)}")
     WORK.mkdir(parents=True, exist_ok=True)
     for name in names:
-        TAKEN[name]()
+        try:
+            TAKEN[name]()
+        except UserError as error:
+            raise SystemExit(str(error)) from error
         print(PICTURES / f"{name}.jpg")
     return 0
 
