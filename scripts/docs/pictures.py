@@ -48,14 +48,14 @@ def similarity() -> None:
 def explorer() -> None:
     """The front page's: a map, and a patch that is pointed at."""
     with opened(["starter", "detail=640"], 1280, 860) as page:
-        look(page, "dahlia/01.jpg", 0.5, 0.5)
+        look(page, "cat/17.jpg", 0.2, 0.36)
         page.screenshot(path=PICTURES / "explorer.jpg", quality=QUALITY[1], type="jpeg")
 
 
 def explorer_two() -> None:
     """Two encoders, in the dark theme."""
-    with opened(["starter", RUN], 960, 1480, dark=True) as page:
-        look(page, "cat/01.jpg", 0.5, 0.5)
+    with opened(["starter", RUN], 1280, 1540, dark=True) as page:
+        look(page, "dahlia/01.jpg", 0.5, 0.5)
         page.screenshot(path=PICTURES / "explorer_two.jpg", quality=QUALITY[1], type="jpeg")
 
 
