@@ -1,6 +1,6 @@
 """Takes the pictures of free photos in docs/pictures again: `python -m scripts.docs.pictures [PICTURE ...]`.
 
-It needs scikit-image, whose photos it shows, and a Chromium; without names it takes all of PICTURES, in a few minutes. `build/pictures`
+It needs scikit-image, whose photos it shows, and a Chromium; without names it takes all of TAKEN, in a few minutes. `build/pictures`
 keeps what was made on the way: the images, a network that is trained on them, and their features. Remove it to begin anew.
 """
 

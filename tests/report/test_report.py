@@ -72,6 +72,8 @@ def test_all_parts_are_there(page):
         "Environment", "Commands to repeat it",
     ]  # fmt: skip
     assert [h for h in page.headings if h in parts] == parts  # results first, configuration below
+    others = page.html.split("<h3>Published figures</h3>")[1].split("</section>")[0]
+    assert others.count("<details>") > 5 and "with rows from this folder" in others  # folded, the user's own on top
     assert 'class="missing"' not in page.html
 
 
