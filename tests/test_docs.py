@@ -127,6 +127,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not [*broken_links(page)]
 
 
+def test_pictures_have_their_sources() -> None:
+    listed = (ROOT / "docs/pictures/README.md").read_text()
+    assert [file.name for file in (ROOT / "docs/pictures").glob("*.jpg") if f"| `{file.name}` |" not in listed] == []
+
+
 @pytest.mark.parametrize("page", **BY_PAGE)
 def test_files_in_pages_can_be_read(page: Path) -> None:
     for language, block in blocks(page):

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scripts.docs.check import misread, problems
 from scripts.docs.markdown import plain
@@ -91,3 +92,11 @@ def test_markdown_that_reads_otherwise_in_the_site_is_found(tmp_path: Path) -> N
         f"{source}: 2 x <ul> on a code host, 1 in the site",
         f"{source}: 1 x <pre> on a code host, 0 in the site",
     ]
+
+
+def test_pictures_of_sheets_are_without_their_words() -> None:
+    pictures = pytest.importorskip("scripts.docs.pictures")
+    sheet = np.full((500, 60, 3), 255, np.uint8)
+    for top, height in ((5, 12), (30, 150), (200, 160), (480, 10)):  # a title, two rows of pictures, a note
+        sheet[top : top + height, 10:50] = 90
+    assert [row.shape for row in pictures.rows(sheet)] == [(150, 60, 3), (160, 60, 3)]

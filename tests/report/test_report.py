@@ -72,6 +72,8 @@ def test_all_parts_are_there(page):
         "Environment", "Commands to repeat it",
     ]  # fmt: skip
     assert [h for h in page.headings if h in parts] == parts  # results first, configuration below
+    others = page.html.split("<h3>Published figures</h3>")[1].split("</section>")[0]
+    assert others.count("<details>") > 5 and "with rows from this folder" in others  # folded, the user's own on top
     assert 'class="missing"' not in page.html
 
 
@@ -197,6 +199,17 @@ def test_images_that_are_gone_are_a_quiet_line(run, tmp_path):
     assert "No pictures of what it learned: the images are not at hand: data.path=/nowhere" in shown.text
     assert "No examples of the classes: the test images are not at hand" in shown.text
     assert "Confusion matrix" in shown.headings
+
+
+def test_images_that_are_named_from_another_folder_say_where_to_go(run, tmp_path, monkeypatch):
+    moved = copy(run, tmp_path / "moved", "checkpoints", "sources.json.gz", "eval")
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parent / "images"), "images"))
+    config.write_text(config.read_text().replace(str(run.parent / "test"), "test"))
+    monkeypatch.chdir(tmp_path)
+    assert "run the command in the folder where the training was started" in Page(report([moved])).text
+    monkeypatch.chdir(run.parent)
+    assert "A sample" in Page(report([moved])).headings
 
 
 def test_two_runs_side_by_side(run, tmp_path):

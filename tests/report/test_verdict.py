@@ -153,17 +153,18 @@ def test_side_by_side_has_the_results_that_were_made_apart(job):
     run = read_run(job)
     comparison = run.comparisons[0].comparison
     table = comparison_table(comparison, run)
-    assert table.headings == ["encoder", "linear, %", "finetune, %", "images/s"]
+    assert table.headings == ["encoder", "linear, %", "fine-tuning, %", "images/s"]
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["out", "75.0 (60.0-90.0)", "75.0 (65.0-85.0)", ""],
+        ["this run", "75.0 (60.0-90.0)", "75.0 (65.0-85.0)", ""],
         ["pixels", "75.0 (60.0-90.0)", "", ""],
+        ["untrained", "37.5 (27.5-47.5)", "", ""],
         ["supervised", "", "97.5 (87.5-107.5)", ""],
     ]
-    assert table.rows[2][2].value == 97.5 and "supervised 4" in table.note
+    assert table.rows[3][2].value == 97.5 and "supervised 4" in table.note
     for tuned in (r for r in run.results if r.result.evaluation == "finetune"):
         tuned.result.data["test"] = "elsewhere"
     elsewhere = comparison_table(comparison, run)
-    assert elsewhere.headings == ["encoder", "linear, %", "images/s"] and len(elsewhere.rows) == 2
+    assert elsewhere.headings == ["encoder", "linear, %", "images/s"] and len(elsewhere.rows) == 3
 
 
 def test_a_job_is_repeated_by_one_command(job):

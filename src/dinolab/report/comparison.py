@@ -39,11 +39,12 @@ def with_results_apart(comparison: Comparison, run: Run) -> Comparison:
     A job fine-tunes its network, for example, which `dinolab eval all` did not; and a later comparison in the same folder may
     have left out encoders that an earlier one had.
     """
+    whole = comparison
     for evaluated in sorted(run.results, key=lambda one: rank(one.result.evaluation)):
         if belongs(evaluated, comparison):
             name = own_name(comparison, run) if run.is_own(evaluated) else evaluated.encoder
-            comparison = comparison.extended(name, evaluated.result)
-    return comparison
+            whole = whole.extended(name, evaluated.result)
+    return whole
 
 
 def own_name(comparison: Comparison, run: Run) -> str:

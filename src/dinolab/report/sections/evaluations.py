@@ -45,7 +45,7 @@ def evaluations(results: Sequence[tuple[str, Run, Evaluated]]) -> Table:
         row = [Cell(label)] if several else []
         row.append(Cell(OWN if run.is_own(evaluated) else evaluated.encoder))
         rows.append([*row, *cells_of(evaluated, named=not heading)])
-    headings = ["encoder", "evaluation", "settings", heading or "figure", "95% interval", "test images", "also"]
+    headings = ["encoder", "evaluation", heading or "figure", "95% interval", "test images", "also", "settings"]
     return Table("Evaluations", "", ["run", *headings] if several else headings, rows)
 
 
@@ -64,11 +64,11 @@ def cells_of(evaluated: Evaluated, named: bool) -> list[Cell]:
     images = result.data.get("test_images")
     return [
         Cell(evaluated.title),
-        Cell(", ".join(settings)),
         value,
         interval,
         Cell(f"{images:,}" if images else "", images),
         Cell(", ".join(others(evaluated))),
+        Cell(", ".join(settings)),
     ]
 
 

@@ -81,8 +81,18 @@ def open_images(run: Run) -> Images:
         )  # the list of images that training has left, if it still holds
         reference, test = monitor_sources(run.config, source, lambda _: None) or (source, source)
     except (UserError, OSError) as error:
-        raise UserError(f"the images are not at hand: {error}") from error
+        raise UserError(f"the images are not at hand: {error}{elsewhere(run.config.data.path)}") from error
     return Images(source, reference, test)
+
+
+def elsewhere(path: str) -> str:
+    """What to do about images that are named relative to the folder in which the training was started; empty for others."""
+    place = path.partition(":")[2] or path  # without the kind of source, such as clips:
+    return (
+        ""
+        if not place or place.startswith(("/", "\\"))
+        else "; run the command in the folder where the training was started"
+    )
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
