@@ -15,7 +15,7 @@ from dinolab.curation.embedder import Embedder
 from dinolab.curation.folder import check_folder, refuse_itself, writing
 from dinolab.curation.held import Held
 from dinolab.curation.names import as_text, problem_of
-from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
+from dinolab.curation.parts import Part, Parts, crew, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
@@ -47,12 +47,12 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     stamps = {file: as_text(stamp_if_there(file)) for file in files}  # a stamp holds the name
     current = {as_text(path): stamps[split(path)[1][0]] for path in source.paths}
     facts = {"source": source.name, "images": hashlib.sha256(repr(current).encode()).hexdigest(), **embedder.facts()}
-    parts = Parts(keyed(folder / WORK, "embed", facts))
-    if parts.crew.rank:
-        follow(folder, source, embedder, stamps, current, parts)
+    if crew().rank:
+        follow(folder, source, embedder, stamps, current, Parts(keyed(folder / WORK, "embed", facts)))
         return Store(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
+        parts = Parts(keyed(folder / WORK, "embed", facts))
         manifest = open_manifest(folder, source, embedder)
         (folder / "shards").mkdir(exist_ok=True)  # behind the manifest, by which a folder is known for a set
         plan = parts.one("plan", lambda: plan_shards(folder, source, current))
