@@ -41,9 +41,7 @@ from dinolab.errors import UserError
 from dinolab.features.inputs import open_encoder, python_options
 from dinolab.features.store import Store, open_store
 from dinolab.parallel import choose_device
-from dinolab.plan.curation import plan_curation
 from dinolab.progress import NOTEBOOK
-from dinolab.report.audited import PAGE, audit_page
 
 __all__ = ["audit", "dedup", "embed", "explain", "export", "plan", "retrieve", "review", "sample"]
 T = TypeVar("T")
@@ -150,6 +148,8 @@ def audit(out: str | Path, *, progress: bool = NOTEBOOK, **options: Any) -> Audi
     Raises:
         UserError: an option is wrong, there is no set in `out` or only one image in it, or another command is writing to it.
     """
+    from dinolab.report.audited import PAGE, audit_page  # here, for it takes long and serves nothing else
+
     refuse_many("audit")
     chosen = read(AuditOptions, "audit", options)
     with opened(out) as store:
@@ -200,6 +200,8 @@ def plan(out: str | Path, data: str | Path | None = None, **options: Any) -> lis
     Raises:
         UserError: an option is wrong, or there is neither `data` nor a set in `out`.
     """
+    from dinolab.plan.curation import plan_curation  # here, for it takes long and serves nothing else
+
     refuse_many("plan")
     chosen = read(PlanOptions, "plan", python_options("", {"data": data, **options}))
     source = open_source(chosen.data, option="data") if chosen.data else None
