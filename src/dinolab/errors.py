@@ -87,6 +87,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(word, list(known), 1, 0.5)), "")
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{number:,} {thing if number == 1 else f'{thing}s'}"
+
+
 def some(things: Sequence[str], most: int, between: str = "; ") -> str:
     """The first `most` things, and how many more there are."""
     rest = [f"and {len(things) - most:,} more"] if len(things) > most else []

@@ -132,6 +132,8 @@ def test_one_command_writes_at_a_time(heap, tmp_path, capsys, monkeypatch):
             assert error.count("\n") == 1
         assert contents(out) == before
         assert curate("explain", out, "01.png") == 0
+        assert curate("explain", out, "") == 2
+        assert "the name of the image is empty" in capsys.readouterr().err
         assert curate("plan", out) == 0
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
         monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dinolab.errors import say
+from dinolab.errors import counted, say
 
 MANY = 0.1  # share of the images near test images above which a hint is printed
 
@@ -35,7 +35,8 @@ def run_embed(out: str, own: Any) -> int:
     from dinolab import curate
 
     facts = curate.embed(out, progress=shown(), **vars(own)).manifest
-    tell(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
+    images, width = counted(facts["images"], "image"), facts["width"]
+    tell(f"{out}: {images}, {width} features each, {facts['unreadable']:,} cannot be read")
     say_changed(out)
     return 0
 
@@ -46,7 +47,7 @@ def run_dedup(out: str, own: Any) -> int:
     found = curate.dedup(out, progress=shown(), **vars(own))
     near = found["near"] + found["chain"]
     tell(
-        f"{out}: {found['kept']:,} of {found['images']:,} images are in",
+        f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in",
         f"out: {found['bytes']:,} of the same bytes, {found['hash']:,} by perceptual hash, {near:,} near-copies",
     )
     if own.against:
@@ -64,7 +65,8 @@ def run_retrieve(out: str, own: Any) -> int:
     from dinolab import curate
 
     found = curate.retrieve(out, progress=shown(), **vars(own))
-    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
+    by = counted(found["curated"], "curated image")
+    tell(f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in, by {by}")
     if own.by == "neighbours":
         again = f"{found['found_again']:,} times a neighbour was found again by another curated image"
         tell(f"{again}; recall of the search: {found['recall']:.4f}")
@@ -79,7 +81,7 @@ def run_sample(out: str, own: Any) -> int:
 
     found = curate.sample(out, progress=shown(), **vars(own))
     levels = ", ".join(f"{count:,}" for count in found["clusters"])
-    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
+    tell(f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in; clusters of each level: {levels}")
     say_changed(out)
     return 0
 
@@ -96,7 +98,7 @@ def run_review(out: str, own: Any) -> int:
 
     found = curate.review(out, **vars(own))
     say(
-        f"{out}: {found['kept']:,} images are in, after decisions about {found['decisions']:,}: {found['dropped']:,} of "
+        f"{out}: {counted(found['kept'], 'image')} in, after decisions about {found['decisions']:,}: {found['dropped']:,} of "
         f"{found['images']:,} are left out, and {found['brought_back']:,} brought back"
     )
     say_changed(out)
@@ -122,8 +124,8 @@ def run_export(out: str, own: Any) -> int:
     from dinolab import curate
 
     found = curate.export(out, progress=shown(), **vars(own))
-    there = f", {found['there']:,} of which were there" if found["there"] else ""
-    say(f"{own.to}: {found['images']:,} images in {found['files']:,} files{there}")
+    there = f"; there already: {found['there']:,}" if found["there"] else ""
+    say(f"{own.to}: {counted(found['images'], 'image')} in {counted(found['files'], 'file')}{there}")
     return 0
 
 
@@ -133,7 +135,7 @@ def run_audit(out: str, own: Any) -> int:
     from dinolab.report.audited import PAGE
 
     found, folder = curate.audit(out, progress=shown(), **vars(own)), Path(out) / FOLDER
-    say(f"{out}: {found.images:,} images audited; recall of the search for neighbours: {found.recall:.4f}")
+    say(f"{out}: {counted(found.images, 'image')} audited; recall of the search for neighbours: {found.recall:.4f}")
     for kind, one in found.found.items():
         say(f"{len(one):>8,}  {kind.title.lower()}")
         if kind == LEAK:

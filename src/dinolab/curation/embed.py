@@ -20,7 +20,7 @@ from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.types import Source
-from dinolab.errors import UserError, some
+from dinolab.errors import UserError, counted, some
 from dinolab.features.cache import stamp_if_there
 from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.schemas import CURATION, read_object
@@ -209,7 +209,9 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
     """Complete the manifest, undo the stages that followed if the store has changed, and write the decisions."""
     store = Store(folder)
     if not len(store.readable):
-        raise UserError(f"{source.name}: none of its {len(source)} images can be read; {store.rows['problem'][0]}")
+        raise UserError(
+            f"{source.name}: none of its {counted(len(source), 'image')} can be read; {store.rows['problem'][0]}"
+        )
     lost = np.flatnonzero(store.rows["problem"] != "")
     names = sorted({*manifest["sources"], source.name})
     counts = {"width": store.width, "images": len(store), "unreadable": len(lost), "sources": names}

@@ -15,10 +15,8 @@ from dinolab.features.store import Embeddings, Store
 from dinolab.parallel import choose_device
 
 STAGE = "sample"
-FIRST, LESS = (
-    4,
-    5,
-)  # clusters of the first level in roots of the number of images; how many times fewer there are in each further one
+FIRST = 4  # clusters of the first level, in roots of the number of images
+LESS = 5  # how many times fewer there are in each further level
 
 
 def sample(store: Store, options: SampleOptions, progress: bool = False) -> dict[str, Any]:

@@ -151,4 +151,5 @@ def plan_curation(
     for need in needs:
         sizes = "".join(f"{gigabytes(size):>12}" for size in need[2:])
         lines.append(f"{need.stage:<10}{duration(need.seconds):>14}{sizes}")
-    return [*lines, "Time and memory are those of one process. Processes share the time, and each needs the memory."]
+    about = "Time and memory are those of one process. Processes share the time, and each needs the memory."
+    return [*lines, f"{about} With index=faiss a search takes more time and less disk (docs/scale.md)."]
