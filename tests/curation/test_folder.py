@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import cv2
 
+from dinolab import cli
 from dinolab.curation.folder import writing
 from dinolab.features.store import Store
 from tests.curation.conftest import curate, picture
@@ -58,6 +59,12 @@ def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):
     for place in (heap, tmp_path / "link", tmp_path):
         assert curate("embed", place, f"data={heap}") == 2
         assert f"{place}: no curated set, and not empty" in capsys.readouterr().err
+    (tmp_path / "a.py").touch()
+    assert cli.main(["curate", "embed", str(out), f"data={heap}", f"encoder={tmp_path / 'a.py'}"]) == 2
+    assert (
+        "a.py: holds no weights of an encoder, which are the folder of a dinolab run, a file" in capsys.readouterr().err
+    )
+    (tmp_path / "a.py").unlink()
     for place in (file, file / "set"):
         assert curate("embed", place, f"data={heap}") == 2
         assert f"{place}: a file, or below one" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinolab.curation.dedup import LEAK_GROUP
-from dinolab.curation.hierarchy import Level, build_tree, in_order, sample_tree, share
+from dinolab.curation.hierarchy import Clustering, Level, build_tree, in_order, sample_tree, share
 from dinolab.curation.kmeans import choose_seeds, lloyd
 from dinolab.curation.options import DedupOptions, RetrieveOptions
 from tests.curation.conftest import curate, picture
@@ -60,7 +60,9 @@ def test_resampling_spreads_the_centroids(arrays, results, name):
     found = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        tree = build_tree(arrays["points"], settings["n_clusters"], closest, rng, settings.get("n_resamples", 0))
+        tree = build_tree(
+            arrays["points"], settings["n_clusters"], closest, rng, Clustering(settings.get("n_resamples", 0))
+        )
         found.append(divergence(tree[-1].centroids.numpy()))
     published = facts[name]["top_level_kl_over_3_seeds"]
     assert np.mean(found) == pytest.approx(published["mean"], abs=0.05)
