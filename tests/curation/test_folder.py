@@ -61,9 +61,7 @@ def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):
         assert f"{place}: no curated set, and not empty" in capsys.readouterr().err
     (tmp_path / "a.py").touch()
     assert cli.main(["curate", "embed", str(out), f"data={heap}", f"encoder={tmp_path / 'a.py'}"]) == 2
-    assert (
-        "a.py: holds no weights of an encoder, which are the folder of a dinolab run, a file" in capsys.readouterr().err
-    )
+    assert "a.py: holds no weights of an encoder; name the folder of a dinolab run, a file" in capsys.readouterr().err
     (tmp_path / "a.py").unlink()
     for place in (file, file / "set"):
         assert curate("embed", place, f"data={heap}") == 2

@@ -146,8 +146,8 @@ def load_run(folder: Path) -> BackboneEncoder:
     if is_checkpoint(folder):
         return open_product(*read_checkpoint(folder), str(folder))
     if folder.is_file():
-        takes = f"the folder of a dinolab run, a file of weights ({', '.join(FILES)}), hf:NAME, timm:NAME or {STARTER}"
-        raise UserError(f"{folder}: holds no weights of an encoder, which are {takes}")
+        known = f"the folder of a dinolab run, a file of weights ({', '.join(FILES)}), hf:NAME, timm:NAME or {STARTER}"
+        raise UserError(f"{folder}: holds no weights of an encoder; name {known}")
     run = RunFolder(folder)
     for file in (run.card, run.weights):
         if not file.is_file():
