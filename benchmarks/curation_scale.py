@@ -29,7 +29,7 @@ from matplotlib.ticker import NullFormatter
 
 from dinolab.curation.components import components
 from dinolab.curation.graph import build
-from dinolab.curation.hierarchy import build_tree, cluster, sample_tree
+from dinolab.curation.hierarchy import Clustering, build_tree, cluster, sample_tree
 from dinolab.curation.lists import How
 from dinolab.curation.parts import Parts
 from dinolab.data.sources.curated import MANIFEST
@@ -192,7 +192,8 @@ def do_components(args: argparse.Namespace) -> dict[str, Any]:
 
 def do_kmeans(args: argparse.Namespace) -> dict[str, Any]:
     parts, (child,) = Parts(args.folder / "work" / "sample"), np.random.default_rng(2).spawn(1)
-    level = cluster(open_rows(args, True), args.clusters[0], child, parts, args.iterations, args.learned)
+    once = Clustering(0, args.iterations, args.learned)
+    level = cluster(open_rows(args, True), args.clusters[0], child, parts, once)
     assert level.squares is not None
     return {"clusters": args.clusters[0], "mean_squared_distance": round(float(level.squares.mean()), 4)}
 
@@ -203,8 +204,8 @@ def do_sampling(args: argparse.Namespace) -> dict[str, Any]:
     above = [args.images, *args.clusters]
     closest = [max(1, round(whole / count / 2)) for whole, count in zip(above, args.clusters)]
     rows = open_rows(args, True)
-    how = (args.resamplings, args.iterations, args.learned)
-    levels = build_tree(rows, args.clusters, closest, child, *how, parts)
+    how = Clustering(args.resamplings, args.iterations, args.learned)
+    levels = build_tree(rows, args.clusters, closest, child, how, parts)
     drawn = sample_tree(levels, args.images // 10, np.random.default_rng(3))
     return {"clusters": args.clusters, "drawn": len(np.unique(drawn))}
 

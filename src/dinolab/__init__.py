@@ -8,6 +8,7 @@ dinolab.load_layer("runs/mine/eval/linear").predict(model, images)  # probabilit
 dinolab.predict("runs/mine", "DIR").labels  # by the same layer, the class of each image
 dinolab.compare("runs/mine", ["pixels", "untrained"], "TRAIN_DIR", "TEST_DIR", out="runs/compared")
 dinolab.embed(model, "DIR")["cls"]
+dinolab.curate.dedup("sets/heap")["kept"]  # dinolab.curate has a function for each command of `dinolab curate`
 """
 
 from importlib import import_module
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dinolab.errors import UserError
 
 if TYPE_CHECKING:
+    from dinolab import curate
     from dinolab.evals.compare import compare
     from dinolab.evals.evaluate import evaluate
     from dinolab.evals.layer import load_layer
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from dinolab.runs.train import train
     from dinolab.weights.load import load
 
-__all__ = ["UserError", "compare", "embed", "evaluate", "load", "load_layer", "predict", "train"]
+__all__ = ["UserError", "compare", "curate", "embed", "evaluate", "load", "load_layer", "predict", "train"]
 
 HOMES = {
     "compare": "dinolab.evals.compare",
@@ -41,6 +43,8 @@ HOMES = {
 def __getattr__(name: str) -> Any:  # torch is imported when it is needed, so that --help answers at once
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
+    if name == "curate":
+        return import_module("dinolab.curate")
     if name == "__version__":
         return version("dinolab")
     raise AttributeError(f"module 'dinolab' has no attribute {name!r}")

@@ -88,8 +88,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """1 row, 3 rows."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """A number of things in words: "1 image", "2,000 images"."""
+    return f"{number:,} {thing if number == 1 else f'{thing}s'}"
 
 
 def some(things: Sequence[str], most: int, between: str = "; ") -> str:

@@ -62,7 +62,7 @@ def test_an_interrupted_export_goes_on(out, tmp_path, monkeypatch, capsys):
     assert curate("export", out, f"to={broken}", *words) == 130
     monkeypatch.setattr(export, "write_file", write)
     assert curate("export", out, f"to={broken}", *words) == 0
-    assert "25 images in 3 files, 1 of which were there" in capsys.readouterr().out
+    assert "25 images in 3 files; there already: 1" in capsys.readouterr().out
     assert contents(broken) == contents(whole)
     assert curate("export", out, f"to={broken}", "per_file=11") == 2
     assert "holds an export of another set" in capsys.readouterr().err

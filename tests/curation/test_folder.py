@@ -1,9 +1,13 @@
 """What a curated set is kept from: other files in its folder, names that it cannot hold, empty and damaged stages, two commands."""
 
 import os
+import signal
+from contextlib import contextmanager
 
 import cv2
 
+from dinolab import cli
+from dinolab.curation.folder import writing
 from dinolab.features.store import Store
 from tests.curation.conftest import curate, picture
 from tests.curation.test_curate import contents, decisions
@@ -55,6 +59,10 @@ def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):
     for place in (heap, tmp_path / "link", tmp_path):
         assert curate("embed", place, f"data={heap}") == 2
         assert f"{place}: no curated set, and not empty" in capsys.readouterr().err
+    (tmp_path / "a.py").touch()
+    assert cli.main(["curate", "embed", str(out), f"data={heap}", f"encoder={tmp_path / 'a.py'}"]) == 2
+    assert "a.py: holds no weights of an encoder; name the folder of a dinolab run, a file" in capsys.readouterr().err
+    (tmp_path / "a.py").unlink()
     for place in (file, file / "set"):
         assert curate("embed", place, f"data={heap}") == 2
         assert f"{place}: a file, or below one" in capsys.readouterr().err
@@ -91,3 +99,60 @@ def test_names_that_a_set_cannot_hold_are_listed_and_the_rest_goes_on(heap, tmp_
         (heap / os.fsdecode(name)).unlink()
     curate("embed", out, f"data={heap}")
     assert len(Store(out)) == 31
+
+
+@contextmanager
+def writer(out):
+    """Inside the block, another process writes to the set."""
+    reader, ready = os.pipe()
+    if not (process := os.fork()):
+        try:
+            with writing(out):
+                os.write(ready, b"!")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.read(reader, 1)
+    yield
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def test_one_command_writes_at_a_time(heap, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "set"
+    curate("embed", out, f"data={heap}")
+    curate("dedup", out)
+    (out / "review.csv").write_text("image,decision\n01.png,drop\n")
+    before = contents(out)
+    commands = [
+        ("embed", f"data={heap}"), ("dedup", "threshold=0.9"), ("retrieve", f"curated={heap}"), ("sample", "size=3"),
+        ("review",), ("audit",),
+    ]  # fmt: skip
+    with writer(out):
+        for name, *words in commands:
+            capsys.readouterr()
+            assert curate(name, out, *words) == 2
+            error = capsys.readouterr().err
+            assert f"{out}: another process is writing to it" in error
+            assert error.count("\n") == 1
+        assert contents(out) == before
+        assert curate("explain", out, "01.png") == 0
+        assert curate("explain", out, "") == 2
+        assert "the name of the image is empty" in capsys.readouterr().err
+        assert curate("plan", out) == 0
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+        with writing(out):  # the first task of the array holds the lock, and this is the second one
+            pass
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    assert curate("review", out) == 0
+
+
+def test_what_a_killed_audit_left_is_removed(heap, tmp_path):
+    out = tmp_path / "set"
+    curate("embed", out, f"data={heap}")
+    left = out / "parts" / "audit" / "rows"
+    left.mkdir(parents=True)
+    (left / "000000.safetensors").write_bytes(b"cut short")
+    assert curate("audit", out) == 0
+    assert not (out / "parts" / "audit").exists()

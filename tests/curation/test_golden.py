@@ -1,13 +1,19 @@
-"""K-means, its hierarchy and balanced sampling against the published code's results on the same points."""
+"""K-means, its hierarchy and balanced sampling against the published code's results on the same points, and the paper's facts."""
 
 import json
+import re
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from dinolab.curation.hierarchy import Level, build_tree, in_order, sample_tree, share
+from dinolab.curation.dedup import LEAK_GROUP
+from dinolab.curation.hierarchy import Clustering, Level, build_tree, in_order, sample_tree, share
 from dinolab.curation.kmeans import choose_seeds, lloyd
+from dinolab.curation.options import DedupOptions, RetrieveOptions
+from tests.curation.conftest import curate, picture
+from tests.curation.test_curate import decisions, names_in
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,9 @@ def test_resampling_spreads_the_centroids(arrays, results, name):
     found = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        tree = build_tree(arrays["points"], settings["n_clusters"], closest, rng, settings.get("n_resamples", 0))
+        tree = build_tree(
+            arrays["points"], settings["n_clusters"], closest, rng, Clustering(settings.get("n_resamples", 0))
+        )
         found.append(divergence(tree[-1].centroids.numpy()))
     published = facts[name]["top_level_kl_over_3_seeds"]
     assert np.mean(found) == pytest.approx(published["mean"], abs=0.05)
@@ -90,3 +98,48 @@ def test_samples(arrays, results, name, target):
     assert sorted(counts.tolist()) == published["top_counts_sorted"]
     rings = np.bincount(arrays["group"].numpy()[drawn], minlength=6)
     assert np.abs(rings - published["rings"]).max() <= 0.06 * target
+
+
+def test_the_usual_options_are_those_of_the_paper(golden):
+    """The facts about de-duplication and retrieval are in words: each number is looked up where it stands."""
+    text = " ".join((golden / "curation" / "README.md").read_text().split())
+
+    def number(words: str) -> float:
+        return float(re.search(words, text)[1].replace(",", ""))
+
+    dedup, retrieve = DedupOptions(), RetrieveOptions(curated="x")
+    assert dedup.neighbours == number(r"Self: k = (\d+) nearest neighbours")
+    assert dedup.threshold == number(r"keep similarity > ([\d.]+), connected components")
+    assert dedup.threshold_against == number(r"same with > ([\d.]+) against train")
+    assert retrieve.per_image == number(r"(\d+) neighbours a query image")
+    assert retrieve.per_cluster == number(r"([\d,]+) images of each cluster that holds more than")
+    assert retrieve.at_least == number(r"each cluster that holds more than (\d+) query images") + 1
+
+
+def test_a_component_that_touches_a_test_image_goes_entirely(tmp_path):
+    test, chain, out = (tmp_path / name for name in ("test", "chain", "set"))
+    for folder in (test, chain):
+        folder.mkdir()
+    ends = picture(0), picture(1)
+    for step in range(12):  # from one image to the test image, each like the next
+        mixed = cv2.addWeighted(ends[0], 1 - step / 11, ends[1], step / 11, 0)
+        cv2.imwrite(str((chain if step < 11 else test) / f"{step}.png"), mixed)
+    cv2.imwrite(str(chain / "other.png"), picture(2))
+    curate("embed", out, f"data={chain}")
+    curate("dedup", out, f"against={test}", "hash_bits=-1", "threshold=1", "threshold_against=0.8")
+    assert names_in(out) == {"other.png"}
+    far = decisions(out)["0.png"]
+    assert far["reason"] == LEAK_GROUP and float(far["similarity"]) < 0.8  # it is not near the test image itself
+
+
+def test_a_cluster_is_taken_from_more_than_three_curated_images(heap, tmp_path):
+    out, few = tmp_path / "set", tmp_path / "few"
+    few.mkdir()
+    curate("embed", out, f"data={heap}")
+    words = ["retrieve", out, f"curated={few}", "by=clusters", "clusters=1"]
+    for seed in (7, 8, 9):
+        cv2.imwrite(str(few / f"{seed}.png"), picture(seed))
+    assert curate(*words) == 2
+    cv2.imwrite(str(few / "10.png"), picture(10))
+    assert curate(*words) == 0
+    assert len(names_in(out)) == 30

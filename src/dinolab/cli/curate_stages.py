@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dinolab.errors import UserError, say
+from dinolab.errors import counted, say
 
 MANY = 0.1  # share of the images near test images above which a hint is printed
 
@@ -24,59 +24,30 @@ def shown() -> bool:
     return sys.stderr.isatty() and crew().rank == 0
 
 
-def refuse_many(stage: str) -> None:
-    """Raises UserError where there are several processes, of torchrun or of a SLURM array, for what runs in one."""
-    from dinolab import parallel
-    from dinolab.curation.parts import crew
-
-    parallel.refuse_many(f"dinolab curate {stage}")
-    if crew().world > 1:
-        raise UserError(
-            f"dinolab curate {stage} runs in one process; unset SLURM_ARRAY_TASK_ID in one task of the array"
-        )
-
-
 def run_plan(out: str, own: Any) -> int:
-    from dinolab.curation.embedder import make_embedder
-    from dinolab.data.sources import open_source
-    from dinolab.features.inputs import open_encoder
-    from dinolab.features.store import open_store
-    from dinolab.parallel import choose_device
-    from dinolab.plan.curation import plan_curation
+    from dinolab import curate
 
-    refuse_many("plan")
-    source = open_source(own.data, option="data") if own.data else None
-    store = None if source else open_store(out)
-    embedder = make_embedder(*open_encoder(own.encoder), own, False) if source else None
-    images, width = own.images or len(source or store or ()), store.width if store else 0
-    device = choose_device(own.search_device, "search_device=")
-    say(*plan_curation(images, width, own.curated, device, embedder, source))
+    say(*curate.plan(out, **vars(own)))
     return 0
 
 
 def run_embed(out: str, own: Any) -> int:
-    from dinolab.curation.embed import embed_store
-    from dinolab.curation.embedder import make_embedder
-    from dinolab.data.sources import open_source
-    from dinolab.features.inputs import open_encoder
+    from dinolab import curate
 
-    source = open_source(own.data, own, need_labels="label_column" in own.chosen(), option="data")
-    embedder = make_embedder(*open_encoder(own.encoder), own, shown())
-    store = embed_store(Path(out), source, embedder)
-    facts = store.manifest
-    tell(f"{out}: {facts['images']:,} images, {facts['width']} features each, {facts['unreadable']:,} cannot be read")
+    facts = curate.embed(out, progress=shown(), **vars(own)).manifest
+    images, width = counted(facts["images"], "image"), facts["width"]
+    tell(f"{out}: {images}, {width} features each, {facts['unreadable']:,} cannot be read")
     say_changed(out)
     return 0
 
 
 def run_dedup(out: str, own: Any) -> int:
-    from dinolab.curation.dedup import dedup
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    found = dedup(open_store(out), own, shown())
+    found = curate.dedup(out, progress=shown(), **vars(own))
     near = found["near"] + found["chain"]
     tell(
-        f"{out}: {found['kept']:,} of {found['images']:,} images are in",
+        f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in",
         f"out: {found['bytes']:,} of the same bytes, {found['hash']:,} by perceptual hash, {near:,} near-copies",
     )
     if own.against:
@@ -94,11 +65,11 @@ def run_dedup(out: str, own: Any) -> int:
 
 
 def run_retrieve(out: str, own: Any) -> int:
-    from dinolab.curation.retrieve import retrieve
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    found = retrieve(open_store(out), own, shown())
-    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in, by {found['curated']:,} curated ones")
+    found = curate.retrieve(out, progress=shown(), **vars(own))
+    by = counted(found["curated"], "curated image")
+    tell(f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in, by {by}")
     if own.by == "neighbours":
         again = f"{found['found_again']:,} times a neighbour was found again by another curated image"
         tell(f"{again}; recall of the search: {found['recall']:.4f}")
@@ -109,12 +80,11 @@ def run_retrieve(out: str, own: Any) -> int:
 
 
 def run_sample(out: str, own: Any) -> int:
-    from dinolab.curation.sample import sample
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    found = sample(open_store(out), own, shown())
+    found = curate.sample(out, progress=shown(), **vars(own))
     levels = ", ".join(f"{count:,}" for count in found["clusters"])
-    tell(f"{out}: {found['kept']:,} of {found['images']:,} images are in; clusters of each level: {levels}")
+    tell(f"{out}: {found['kept']:,} of {counted(found['images'], 'image')} are in; clusters of each level: {levels}")
     say_changed(out)
     return 0
 
@@ -127,13 +97,11 @@ def run_all(out: str, own: Any) -> int:
 
 
 def run_review(out: str, own: Any) -> int:
-    refuse_many("review")
-    from dinolab.curation.review import review
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    found = review(open_store(out), own)
+    found = curate.review(out, **vars(own))
     say(
-        f"{out}: {found['kept']:,} images are in, after decisions about {found['decisions']:,}: {found['dropped']:,} of "
+        f"{out}: {counted(found['kept'], 'image')} in, after decisions about {found['decisions']:,}: {found['dropped']:,} of "
         f"{found['images']:,} are left out, and {found['brought_back']:,} brought back"
     )
     say_changed(out)
@@ -141,10 +109,9 @@ def run_review(out: str, own: Any) -> int:
 
 
 def run_explain(out: str, image: str) -> int:
-    from dinolab.curation.decisions import explain
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    say(*explain(open_store(out), image))
+    say(*curate.explain(out, image))
     say_changed(out)
     return 0
 
@@ -157,26 +124,21 @@ def say_changed(out: str) -> None:
 
 
 def run_export(out: str, own: Any) -> int:
-    refuse_many("export")
-    from dinolab.curation.export import export
-    from dinolab.features.store import open_store
+    from dinolab import curate
 
-    found = export(open_store(out), own, sys.stderr.isatty())
-    there = f", {found['there']:,} of which were there" if found["there"] else ""
-    say(f"{own.to}: {found['images']:,} images in {found['files']:,} files{there}")
+    found = curate.export(out, progress=shown(), **vars(own))
+    there = f"; there already: {found['there']:,}" if found["there"] else ""
+    say(f"{own.to}: {counted(found['images'], 'image')} in {counted(found['files'], 'file')}{there}")
     return 0
 
 
 def run_audit(out: str, own: Any) -> int:
-    refuse_many("audit")
-    from dinolab.curation.audit import audit
-    from dinolab.curation.findings import LEAK, LISTED, write_audit
-    from dinolab.features.store import open_store
-    from dinolab.report.audited import PAGE, audit_page
+    from dinolab import curate
+    from dinolab.curation.findings import FOLDER, LEAK, LISTED
+    from dinolab.report.audited import PAGE
 
-    found = audit(open_store(out), own, sys.stderr.isatty())
-    folder = write_audit(found, own, audit_page(found, own.shown).encode(errors="replace"), PAGE)
-    say(f"{out}: {found.images:,} images audited; recall of the search for neighbours: {found.recall:.4f}")
+    found, folder = curate.audit(out, progress=shown(), **vars(own)), Path(out) / FOLDER
+    say(f"{out}: {counted(found.images, 'image')} audited; recall of the search for neighbours: {found.recall:.4f}")
     for kind, one in found.found.items():
         say(f"{len(one):>8,}  {kind.title.lower()}")
         if kind == LEAK:

@@ -4,7 +4,6 @@ It looks at the images that the stages have left in. Neighbours come from the st
 the images themselves. N images, k neighbours of each.
 """
 
-import os
 from collections import Counter
 
 import numpy as np
@@ -82,7 +81,7 @@ class Neighbourhood:
         options = self.options
         asked = None if query is reference else self.of(query)
         how = How(self.device, options.probes, options.index)
-        scratch = self.store.folder / WORK / f"audit-{os.getpid()}"
+        scratch = self.store.folder / WORK / "audit"  # what a killed audit has left there is removed first
         return search(self.of(reference), asked, options.neighbours, self.rng, how, self.progress, scratch)
 
     def pairs(

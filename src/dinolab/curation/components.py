@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dinolab.curation.graph import Graph
+from dinolab.errors import counted
 
 log = logging.getLogger(__name__)
 PAIRS = 1 << 24  # that are joined at once
@@ -49,9 +50,9 @@ class Components(NamedTuple):
         images, chains = self.cut.tolist()
         if chains:
             log.warning(
-                "%s: %s images hang together in %d chains of more than %s each; they are cut at higher thresholds. Look at them: the "
+                "%s: %s images hang together in %s of more than %s each; they are cut at higher thresholds. Look at them: the "
                 "encoder may find these images alike, and a higher threshold may be right for all",
-                what, f"{images:,}", chains, f"{most:,}",
+                what, f"{images:,}", counted(chains, "chain"), f"{most:,}",
             )  # fmt: skip
         return self
 

@@ -28,7 +28,7 @@ from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import UserError, counted
 from dinolab.features.store import Store, fingerprint, write_manifest
 from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
@@ -275,5 +275,5 @@ def explain(store: Store, image: str) -> list[str]:
         parts += [f"(cosine {verdicts.similarity[row]:.3f})"] if not np.isnan(verdicts.similarity[row]) else []
         lines.append(f"{stage}: {' '.join([*([] if kept else ['out:']), *parts])}")
         copies = int((~verdicts.kept & (verdicts.of == store.rows["location"][row])).sum())
-        lines += [f"{stage}: {copies} copies of it are out"] if copies else []
+        lines += [f"{stage}: out because of it: {counted(copies, 'image')}"] if copies else []
     return [f"{name}: {'in' if kept else 'out'}", *lines]

@@ -15,12 +15,12 @@ from dinolab.curation.embedder import Embedder
 from dinolab.curation.folder import check_folder, refuse_itself, writing
 from dinolab.curation.held import Held
 from dinolab.curation.names import as_text, problem_of
-from dinolab.curation.parts import Part, Parts, keyed, share_out, wait_for
+from dinolab.curation.parts import Part, Parts, crew, keyed, share_out, wait_for
 from dinolab.data.addresses import is_remote
 from dinolab.data.locations import split
 from dinolab.data.sources.curated import MANIFEST
 from dinolab.data.types import Source
-from dinolab.errors import UserError, some
+from dinolab.errors import UserError, counted, some
 from dinolab.features.cache import stamp_if_there
 from dinolab.features.store import UNFINISHED, Shard, Store, write_array, write_manifest
 from dinolab.schemas import CURATION, read_object
@@ -47,12 +47,12 @@ def embed_store(folder: Path, source: Source, embedder: Embedder) -> Store:
     stamps = {file: as_text(stamp_if_there(file)) for file in files}  # a stamp holds the name
     current = {as_text(path): stamps[split(path)[1][0]] for path in source.paths}
     facts = {"source": source.name, "images": hashlib.sha256(repr(current).encode()).hexdigest(), **embedder.facts()}
-    parts = Parts(keyed(folder / WORK, "embed", facts))
-    if parts.crew.rank:
-        follow(folder, source, embedder, stamps, current, parts)
+    if crew().rank:
+        follow(folder, source, embedder, stamps, current, Parts(keyed(folder / WORK, "embed", facts)))
         return Store(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
+        parts = Parts(keyed(folder / WORK, "embed", facts))
         manifest = open_manifest(folder, source, embedder)
         (folder / "shards").mkdir(exist_ok=True)  # behind the manifest, by which a folder is known for a set
         plan = parts.one("plan", lambda: plan_shards(folder, source, current))
@@ -209,7 +209,9 @@ def finish(folder: Path, manifest: dict[str, Any], source: Source) -> Store:
     """Complete the manifest, undo the stages that followed if the store has changed, and write the decisions."""
     store = Store(folder)
     if not len(store.readable):
-        raise UserError(f"{source.name}: none of its {len(source)} images can be read; {store.rows['problem'][0]}")
+        raise UserError(
+            f"{source.name}: none of its {counted(len(source), 'image')} can be read; {store.rows['problem'][0]}"
+        )
     lost = np.flatnonzero(store.rows["problem"] != "")
     names = sorted({*manifest["sources"], source.name})
     counts = {"width": store.width, "images": len(store), "unreadable": len(lost), "sources": names}

@@ -9,6 +9,7 @@ from dinolab.curation.parts import crew
 from dinolab.data.sources.curated import MANIFEST, folder_of
 from dinolab.data.types import Source
 from dinolab.errors import UserError
+from dinolab.features.store import Store, open_store
 from dinolab.files import lock
 
 LOCK = "lock"  # file that the command which writes has locked
@@ -49,3 +50,13 @@ def writing(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: another process is writing to it; wait until it has ended") from error
     with held:
         yield
+
+
+@contextmanager
+def opened(out: str | Path) -> Iterator[Store]:
+    """The store of a set to which no other command writes inside the block. Raises UserError where there is none, or it is unfinished."""
+    folder = Path(out)
+    if not (folder / MANIFEST).is_file():
+        open_store(folder)  # raises: a folder that is no set gets no lock
+    with writing(folder):
+        yield open_store(folder)

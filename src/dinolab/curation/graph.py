@@ -137,25 +137,24 @@ def build(
     learning, measuring = rng.spawn(2)
     many = 1 if len(reference) <= EXACT else round(math.sqrt(len(reference)))
     count = max(1, min(many, round(len(queries) / lists.SEARCHED)))
-    found = parts.find("graph", count)
-    if found is None:
-        learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, how.device))
-        centroids = torch.from_numpy(np.array(learned["centroids"])).to(how.device)
-
-        def is_over() -> bool:
-            return parts.find("graph", count) is not None
-
-        search = lists.Search(reference, query, k, how, centroids, parts, is_over)
-        find = among_codes(search, learning) if how.index == "faiss" and many > 1 else lists.among_rows(search)
-        shares = np.array_split(np.arange(many), count)
-        found = parts.each("graph", count, lambda number: find(shares[number]), "nearest neighbours")
-    if many == 1:
-        recall = 1.0
-    else:
+    learned = parts.one("lists", lambda: lists.learn_lists(reference, many, learning, how.device))
+    centroids = torch.from_numpy(np.array(learned["centroids"])).to(how.device)
+    wanted = lists.Search(reference, query, k, how, centroids, parts, lambda: parts.find("graph", count) is not None)
+    found = parts.find("graph", count) or make_graph(wanted, count, learning)
+    recall = 1.0
+    if many > 1:
         measured = parts.one("recall", lambda: measure_recall(reference, queries, found, own, measuring, how.device))
         recall = float(measured["recall"][0])
     parts.remove(*SCRATCH)
     return Graph(found, len(queries), k, recall)
+
+
+def make_graph(wanted: lists.Search, count: int, rng: np.random.Generator) -> Sequence[Part]:
+    """The parts of the step "graph", `count` of them, each for some of the lists; `rng` draws the rows that a codebook learns from."""
+    many = len(wanted.centroids)
+    find = among_codes(wanted, rng) if wanted.how.index == "faiss" and many > 1 else lists.among_rows(wanted)
+    shares = np.array_split(np.arange(many), count)
+    return wanted.parts.each("graph", count, lambda number: find(shares[number]), "nearest neighbours")
 
 
 def measure_recall(

@@ -3,6 +3,7 @@
 The clusters of the first level hold rows, those of each further level hold the clusters of the level below. N rows, D features.
 """
 
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,9 +16,21 @@ from dinolab.curation.parts import Part, Parts
 from dinolab.features.store import Matrix
 from dinolab.precision import quick_products
 
-LEARNED = 256  # rows for each centroid from which centroids are learned, at most
 ASSIGNED = 1 << 18  # rows of a part
 ROWS = 1 << 16  # rows that are read at once
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Clustering rows are clustered."""
+
+    resamplings: int = 9  # times that a level is clustered again
+    iterations: int = 50  # of each k-means, at most
+    learned: int = 256  # rows for each centroid from which centroids are learned, at most; they are drawn at random
+    spherical: bool = False  # whether centroids are scaled to length 1; rows then have length 1, too
+
+
+USUAL = Clustering()
 
 
 class Level(NamedTuple):
@@ -33,21 +46,18 @@ def build_tree(
     clusters: list[int],
     closest: list[int],
     rng: np.random.Generator,
-    resamplings: int = 9,
-    iterations: int = 50,
-    learned: int = LEARNED,
+    how: Clustering = USUAL,
     parts: Parts | None = None,
 ) -> list[Level]:
     """Cluster the rows, then the centroids of that clustering, and so on.
 
     Plain k-means puts most centroids where most rows lie. So each level is clustered again on the rows that are closest to the
-    centroids, the same number from each cluster, in which dense regions count less; this is repeated `resamplings` times.
+    centroids, the same number from each cluster, in which dense regions count less; this is repeated `how.resamplings` times.
 
     Args:
         rows: (N, D).
         clusters: number of clusters of each level, the first level first.
         closest: how many rows are taken from each cluster of each level; 1 clusters that level only once.
-        learned: rows for each centroid from which centroids are learned, at most; they are drawn at random.
         parts: where the parts of the first level are kept, see `cluster`; by default in memory.
 
     Returns:
@@ -57,7 +67,7 @@ def build_tree(
     for count, taken in zip(clusters, closest, strict=True):
         below = levels[-1].centroids if levels else rows
         kept = Parts() if levels or parts is None else parts
-        levels.append(cluster(below, count, rng, kept, iterations, learned, resamplings if taken > 1 else 0, taken))
+        levels.append(cluster(below, count, rng, kept, how if taken > 1 else replace(how, resamplings=0), taken))
     return levels
 
 
@@ -67,11 +77,8 @@ def cluster(
     count: int,
     rng: np.random.Generator,
     parts: Parts,
-    iterations: int,
-    learned: int = LEARNED,
-    resamplings: int = 0,
+    how: Clustering,
     taken: int = 1,
-    spherical: bool = False,
 ) -> Level:
     """One level, see `build_tree`.
 
@@ -80,19 +87,18 @@ def cluster(
 
     Args:
         taken: rows that are taken from each cluster for the next clustering.
-        spherical: whether centroids are scaled to length 1; rows then have length 1, too.
     """
     chosen = None  # rows that were taken
     blocks = max(1, -(-len(rows) // ASSIGNED))
-    for step, own in enumerate(rng.spawn(resamplings + 1)):
-        learn = partial(learn_centroids, rows, chosen, count, learned, own, iterations, spherical)
+    for step, own in enumerate(rng.spawn(how.resamplings + 1)):
+        learn = partial(learn_centroids, rows, chosen, count, own, how)
         found = parts.one(f"learned-{step}", learn)["centroids"]
         centroids = torch.from_numpy(np.array(found)).to(device_of(rows))
         title = "clusters" if blocks > 1 else ""
         assigned = parts.each(f"assigned-{step}", blocks, partial(assign_block, rows, centroids), title)
         of = torch.from_numpy(np.concatenate([part["cluster"] for part in assigned]).astype(np.int64))
         squares = torch.from_numpy(np.concatenate([part["square"] for part in assigned]))
-        if step < resamplings:
+        if step < how.resamplings:
             chosen = sort_by(squares, of, len(centroids), taken)
     return Level(centroids, of.to(centroids.device), squares)
 
@@ -102,17 +108,14 @@ def device_of(rows: Matrix) -> torch.device:
     return rows.device if isinstance(rows, Tensor) else rows[:1].device
 
 
-def learn_centroids(
-    rows: Matrix, chosen: Tensor | None, count: int, learned: int, rng: np.random.Generator, iterations: int,
-    spherical: bool,
-) -> Part:  # fmt: skip
+def learn_centroids(rows: Matrix, chosen: Tensor | None, count: int, rng: np.random.Generator, how: Clustering) -> Part:
     """Centroids of rows, or of those that were chosen, int64 (n,)."""
     among = len(rows) if chosen is None else len(chosen)
-    if among > learned * count:
-        drawn = torch.from_numpy(np.sort(rng.choice(among, learned * count, replace=False)))
+    if among > how.learned * count:
+        drawn = torch.from_numpy(np.sort(rng.choice(among, how.learned * count, replace=False)))
         chosen = drawn if chosen is None else chosen[drawn]
     sample = rows[:] if chosen is None else rows[chosen.to(device_of(rows))]
-    return {"centroids": kmeans(sample, count, rng, iterations, spherical)[0].cpu().numpy()}
+    return {"centroids": kmeans(sample, count, rng, how.iterations, how.spherical)[0].cpu().numpy()}
 
 
 def assign_block(rows: Matrix, centroids: Tensor, number: int) -> Part:
@@ -148,7 +151,7 @@ def sort_by(squares: Tensor, clusters: Tensor, count: int, most: int) -> Tensor:
 
 
 def share(sizes: np.ndarray, target: int, rng: np.random.Generator) -> np.ndarray:
-    """How many to draw from each of several clusters, so that the counts are as even as the sizes allow, int64 (K,).
+    """Clustering many to draw from each of several clusters, so that the counts are as even as the sizes allow, int64 (K,).
 
     The counts are min(size, x) for the largest whole x that does not exceed the target. What is missing then goes one by one to
     clusters that are larger than x, drawn at random.

@@ -69,8 +69,7 @@ def among_rows(search: Search) -> Find:
     members = sort_rows(search.reference, search, "rows")
     asking = members if search.query is None else sort_rows(search.query, search, "queries")
     near = (centroids @ centroids.T).topk(min(search.how.probes, len(centroids))).indices.tolist()
-    find = partial(search_lists, lists=members, asking=asking, near=near, k=search.k, kind=search.how.kind)
-    return partial(find, own=search.query is None, device=centroids.device)
+    return partial(search_lists, search=search, lists=members, asking=asking, near=near)
 
 
 def empty_part(k: int, kind: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,18 +132,16 @@ def sort_rows(
     return Lists(search.parts.each(name, count, block, title, search.is_over), len(centroids))
 
 
-def search_lists(
-    numbers: np.ndarray, lists: Lists, asking: Lists, near: list[list[int]],
-    k: int, own: bool, device: torch.device | str, kind: torch.dtype,
-) -> Part:  # fmt: skip
+def search_lists(numbers: np.ndarray, search: Search, lists: Lists, asking: Lists, near: list[list[int]]) -> Part:
     """The neighbours of all queries of some lists, as a part of the step "graph".
 
     Args:
         numbers: of the lists.
+        lists: the reference rows.
+        asking: the queries.
         near: for each list, the lists that are searched.
-        own: whether query and reference are the same rows; a row is then no neighbour of itself.
-        kind: type of the similarities.
     """
+    k, kind, device = search.k, search.how.kind, search.centroids.device
     found = [empty_part(k, kind)]
     for number in numbers:
         rows, queries = asking.members(number)
@@ -155,7 +152,7 @@ def search_lists(
         block = torch.cat([F.normalize(part.to(device).float(), dim=1) for _, part in members if len(part)])
         itself = (
             sum(len(part) for part, _ in members[: near[number].index(number)])
-            if own and number in near[number]
+            if search.query is None and number in near[number]
             else -1
         )
         step = max(1, SCORES // len(block))

@@ -51,6 +51,8 @@ class Names:
             return int(wanted)
         if len(found) == 1:
             return found[0]
+        if not wanted:
+            raise UserError("the name of the image is empty; give its path, or its row in decisions.csv")
         several = f"{len(found)} images are called so; give more of the path"
         raise UserError(f"{image}: {several if found else 'no image of the set is called so'}")
 

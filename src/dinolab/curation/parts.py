@@ -27,10 +27,8 @@ from dinolab.parallel import from_environment, launched
 from dinolab.progress import progress_bar, track
 
 log = logging.getLogger(__name__)
-PATIENCE, SLOWER = (
-    300,
-    4,
-)  # a part is late after these seconds, or after this many times the longest part of this process
+# a part is late after these seconds, or after this many times the longest part of this process
+PATIENCE, SLOWER = 300, 4
 JOINED = 3600  # seconds that the first process may take to join the parts
 POLL = 0.2  # seconds between two looks at the folder
 KINDS = {"U8": "|u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from dinolab.config import to_dict
 from dinolab.curation.decisions import Verdicts, await_stage, before, parts_of_stage, undecided, write_stage
 from dinolab.curation.graph import build
-from dinolab.curation.hierarchy import cluster
+from dinolab.curation.hierarchy import Clustering, cluster
 from dinolab.curation.kmeans import assign
 from dinolab.curation.lists import How
 from dinolab.curation.options import RetrieveOptions
@@ -22,7 +22,7 @@ from dinolab.features.store import Embeddings, Store, fingerprint
 from dinolab.parallel import choose_device
 
 STAGE = "retrieve"
-ITERATIONS = 20  # of k-means
+CLUSTERED = Clustering(resamplings=0, iterations=20, spherical=True)
 
 
 def retrieve(store: Store, options: RetrieveOptions, progress: bool = False) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def take_clusters(look: Look, verdicts: Verdicts, rng: np.random.Generator) -> d
     store, rows, curated, options, device, parts = look
     units = partial(Embeddings, change=lambda block: F.normalize(block.to(device).float(), dim=1))
     count = options.clusters or round(math.sqrt(len(rows)))
-    level = cluster(units((store, rows)), min(count, len(rows)), rng, parts, ITERATIONS, spherical=True)
+    level = cluster(units((store, rows)), min(count, len(rows)), rng, parts, CLUSTERED)
     centroids = level.centroids
     queries = torch.cat([assign(block, centroids) for block in units((curated.store, curated.rows)).split()])
     falling = np.bincount(queries.cpu().numpy(), minlength=len(centroids))

@@ -8,17 +8,15 @@ import torch.nn.functional as F
 
 from dinolab.config import to_dict
 from dinolab.curation.decisions import await_stage, before, parts_of_stage, undecided, write_stage
-from dinolab.curation.hierarchy import Level, build_tree, sample_tree, sort_by
+from dinolab.curation.hierarchy import Clustering, Level, build_tree, sample_tree, sort_by
 from dinolab.curation.options import SampleOptions
 from dinolab.errors import UserError
 from dinolab.features.store import Embeddings, Store
 from dinolab.parallel import choose_device
 
 STAGE = "sample"
-FIRST, LESS = (
-    4,
-    5,
-)  # clusters of the first level in roots of the number of images; how many times fewer there are in each further one
+FIRST = 4  # clusters of the first level, in roots of the number of images
+LESS = 5  # how many times fewer there are in each further level
 
 
 def sample(store: Store, options: SampleOptions, progress: bool = False) -> dict[str, Any]:
@@ -41,8 +39,8 @@ def sample(store: Store, options: SampleOptions, progress: bool = False) -> dict
     above = [len(rows), *counts]
     closest = [max(1, round(whole / count / 2)) for whole, count in zip(above, counts)]  # half of a mean cluster
     clustering, drawing = np.random.default_rng(options.seed).spawn(2)
-    how = (options.resamplings, options.iterations, options.learned)
-    levels = build_tree(vectors, counts, closest, clustering, *how, parts)
+    how = Clustering(options.resamplings, options.iterations, options.learned)
+    levels = build_tree(vectors, counts, closest, clustering, how, parts)
     if parts.crew.rank:
         return await_stage(store, STAGE, to_dict(options))
     drawn = rows[sample_rows(levels, options, drawing)]

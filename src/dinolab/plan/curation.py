@@ -151,5 +151,5 @@ def plan_curation(
     for need in needs:
         sizes = "".join(f"{gigabytes(size):>12}" for size in need[2:])
         lines.append(f"{need.stage:<10}{duration(need.seconds):>14}{sizes}")
-    words = "Time and memory are those of one process. Several share the time."
-    return [*lines, f"{words} Each needs the memory of embed; that of the other stages, only the first."]
+    about = "Time and memory are those of one process. Several share the time. Each needs the memory of embed; that of the other stages,"
+    return [*lines, f"{about} only the first. With index=faiss a search takes more time and less disk (docs/scale.md)."]

@@ -145,6 +145,9 @@ def load_run(folder: Path) -> BackboneEncoder:
     """Opens the weights in the folder of a run, or in one of its checkpoints. Raises UserError where they are missing or broken."""
     if is_checkpoint(folder):
         return open_product(*read_checkpoint(folder), str(folder))
+    if folder.is_file():
+        known = f"the folder of a dinolab run, a file of weights ({', '.join(FILES)}), hf:NAME, timm:NAME or {STARTER}"
+        raise UserError(f"{folder}: holds no weights of an encoder; name {known}")
     run = RunFolder(folder)
     for file in (run.card, run.weights):
         if not file.is_file():
