@@ -20,9 +20,9 @@ from dinolab.curation import export as exporting
 from dinolab.curation import retrieve as retrieval
 from dinolab.curation import review as reviewing
 from dinolab.curation import sample as sampling
-from dinolab.curation.decisions import explain as explain_row
 from dinolab.curation.embed import embed_store
 from dinolab.curation.embedder import make_embedder
+from dinolab.curation.explain import explain as explain_row
 from dinolab.curation.findings import Audit, write_audit
 from dinolab.curation.folder import opened
 from dinolab.curation.options import (

@@ -77,7 +77,7 @@ def test_whatever_touches_a_test_image_goes(heap, tmp_path, capsys):
     assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed not in (2, 6)} | {"05_mirrored.png"}
 
 
-def test_a_copy_that_is_near_a_test_image_takes_along_the_one_that_is_kept(heap, tmp_path):
+def test_a_copy_that_is_near_a_test_image_takes_along_the_one_that_is_kept(heap, tmp_path, capsys):
     """A chain of pictures leads from one to another, whose largest copy is kept; the test set has the other end."""
     test, more, out = tmp_path / "test", tmp_path / "more", tmp_path / "set"
     test.mkdir()
@@ -99,6 +99,12 @@ def test_a_copy_that_is_near_a_test_image_takes_along_the_one_that_is_kept(heap,
     assert found["02.png"]["reason"] == leaks.HASH
     assert found["blend29.png"]["of"].endswith("/largest.png")  # out as its copy, as without test images
     assert names_in(out) == {f"{seed:02d}.png" for seed in range(24) if seed not in (2, 3)} | {"05_mirrored.png"}
+    capsys.readouterr()
+    curate("explain", out, "blend29.png")
+    assert f"largest.png is out, too: {leaks.GROUP}" in capsys.readouterr().out
+    curate("explain", out, "largest.png")
+    named = capsys.readouterr().out.splitlines()[-1]
+    assert "out because of it:" in named and "blend" in named and "more" in named
 
 
 def test_cutting_chains_spares_no_image_that_is_near_a_test_image_itself(heap, tmp_path):
@@ -310,7 +316,7 @@ def test_a_chain_that_is_too_long_is_cut(heap, tmp_path, caplog):
     assert len(names_in(out)) == 1
     assert "joined by a chain of near-copies with" in {row["reason"] for row in decisions(out).values()}
     curate("dedup", out, "hash_bits=-1", "threshold=0.8", "most=5")
-    assert "12 images hang together in 1 chains" in caplog.text
+    assert "12 images hang together in 1 chain " in caplog.text
     assert len(names_in(out)) > 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinolab.curation.dedup import LEAK_GROUP
+from dinolab.curation import leaks
 from dinolab.curation.hierarchy import Clustering, Level, build_tree, in_order, sample_tree, share
 from dinolab.curation.kmeans import choose_seeds, lloyd
 from dinolab.curation.options import DedupOptions, RetrieveOptions
@@ -129,7 +129,7 @@ def test_a_component_that_touches_a_test_image_goes_entirely(tmp_path):
     curate("dedup", out, f"against={test}", "hash_bits=-1", "threshold=1", "threshold_against=0.8")
     assert names_in(out) == {"other.png"}
     far = decisions(out)["0.png"]
-    assert far["reason"] == LEAK_GROUP and float(far["similarity"]) < 0.8  # it is not near the test image itself
+    assert far["reason"] == leaks.GROUP and float(far["similarity"]) < 0.8  # it is not near the test image itself
 
 
 def test_a_cluster_is_taken_from_more_than_three_curated_images(heap, tmp_path):

@@ -22,13 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from dinolab.curation.names import Names
 from dinolab.curation.parts import Parts, keyed, wait_for
 from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.data.types import Source
-from dinolab.errors import UserError, counted
+from dinolab.errors import UserError
 from dinolab.features.store import Store, fingerprint, write_manifest
 from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
@@ -246,34 +245,3 @@ def write_decisions(store: Store) -> None:
             writer.writerow([name, rows["label"][row], "in" if kept[row] else "out", by[row], reason[row], other, near])
     with beside(store.folder / "in.txt") as place:
         place.write_text("".join(f"{names[row]}\n" for row in np.flatnonzero(kept)), encoding="utf-8")
-
-
-def explain(store: Store, image: str) -> list[str]:
-    """Why an image is in or out: a sentence for each stage.
-
-    Args:
-        image: what it is called, see `Names.row`.
-
-    Raises:
-        UserError: there is no such image, or there are several.
-    """
-    names = Names(store.rows["location"])
-    row = names.row(image)
-    name = names.names[row]
-    facts = {name: store.rows[name][row] for name in ("source", "problem", "height", "width", "bytes")}
-    if facts["problem"]:
-        return [f"{name}: out", f"embed: cannot be read ({facts['problem']})"]
-    lines = [f"embed: from {facts['source']}, {facts['width']} x {facts['height']} pixels, {facts['bytes']:,} bytes"]
-    kept = True
-    for stage in finished(store.folder):
-        verdicts = read_verdicts(store.folder, stage)
-        was_in, kept = kept, bool(verdicts.kept[row])
-        if not was_in and not kept:
-            continue
-        parts = [verdicts.reason[row] or ("in" if kept else "out")]
-        parts += [describe(verdicts.of[row])] if verdicts.of[row] else []
-        parts += [f"(cosine {verdicts.similarity[row]:.3f})"] if not np.isnan(verdicts.similarity[row]) else []
-        lines.append(f"{stage}: {' '.join([*([] if kept else ['out:']), *parts])}")
-        copies = int((~verdicts.kept & (verdicts.of == store.rows["location"][row])).sum())
-        lines += [f"{stage}: out because of it: {counted(copies, 'image')}"] if copies else []
-    return [f"{name}: {'in' if kept else 'out'}", *lines]
