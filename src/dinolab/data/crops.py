@@ -18,16 +18,12 @@ from dinolab.data.distortions import OPERATIONS
 BLUR_SIGMA = (0.1, 2.0)  # smallest and largest standard deviation in pixels, as in DINOv2
 TRIES = 10  # boxes that are drawn before the largest centred one is taken, as in torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-APPLIED, APPLY, SPREAD = (
-    2,
-    0.5,
-    0.5,
-)  # RandAugment: operations of a crop, probability of each, deviation of their strength
-STRONGEST = 10  # RandAugment's largest strength
+# RandAugment: operations of a crop, probability of each, deviation of their strength and its largest value
+APPLIED, APPLY, SPREAD, STRONGEST = 2, 0.5, 0.5, 10
 ERASED_AREA, ERASED_ASPECT = (
     (0.02, 1 / 3),
     (0.3, 1 / 0.3),
-)  # the box that is erased: share of the crop, width over height
+)  # of the box that is erased: share of the crop, width over height
 GRID = 1 << 12  # steps of a crop's side, in which that box is drawn
 
 
@@ -38,9 +34,8 @@ class Crops(NamedTuple):
     boxes: np.ndarray  # int64 (V, 4): top, left, height, width
     flip: np.ndarray  # bool (V,)
     jitter: np.ndarray  # bool (V,)
-    factors: (
-        np.ndarray
-    )  # float64 (V, 4): factors of brightness, contrast and saturation, and the shift of the hue in turns
+    # float64 (V, 4): factors of brightness, contrast and saturation, and the shift of the hue in turns
+    factors: np.ndarray
     order: np.ndarray  # int64 (V, 4): the order in which these four are applied
     grey: np.ndarray  # bool (V,)
     sigma: np.ndarray  # float64 (V,): standard deviation of the blur in pixels; 0 for none

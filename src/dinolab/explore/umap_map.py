@@ -16,10 +16,8 @@ from dinolab.explore.later import Report
 from dinolab.explore.maps import fill, place_by_neighbours
 
 MOST = 200_000  # images that UMAP itself places
-NEAR, PLACED_BY = (
-    15,
-    5,
-)  # neighbours of an image, itself among them; those that place an image which is not in the sample
+NEAR = 15  # neighbours of an image, itself among them
+PLACED_BY = 5  # neighbours that place an image which is not in the sample
 LIMIT = 40.0  # a map's coordinates lie within it, but for points that nothing holds together
 
 
