@@ -1,6 +1,7 @@
 """The house rules that no linter knows: small files and functions, and shared code that names no method, evaluation or source."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dinolab.evals import EVALS
 from dinolab.methods import METHODS
 
 ROOT = Path(dinolab.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
 FILES = sorted(ROOT.rglob("*.py"))
 SCRIPTS = sorted(ROOT.rglob("*.js"))
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines
@@ -85,3 +87,27 @@ def test_functions_are_short() -> None:
 def test_scripts_of_pages_make_no_html_of_text() -> None:
     words = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
     assert [(file.name, word) for file in SCRIPTS for word in words if word in file.read_text()] == []
+
+
+def is_there(module: str, name: str) -> bool:
+    """Whether a module has something of this name, or is a package with such a module."""
+    if hasattr(importlib.import_module(module), name):
+        return True
+    try:
+        return bool(importlib.import_module(f"{module}.{name}"))
+    except ModuleNotFoundError:
+        return False
+
+
+def test_benchmarks_and_scripts_import_what_is_there() -> None:
+    """Most of them are not run by the tests, and the type checker leaves them aside."""
+    imports = {
+        (node.module, alias.name, str(file.relative_to(REPOSITORY)))
+        for folder in ("benchmarks", "scripts")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "dinolab"
+        for alias in node.names
+    }
+    assert len(imports) > 100
+    assert [one for one in sorted(imports) if not is_there(*one[:2])] == []

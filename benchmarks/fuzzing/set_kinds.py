@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dinolab.curation.decisions import explain
 from dinolab.curation.embed import embed_store
 from dinolab.curation.embedder import make_embedder
+from dinolab.curation.explain import explain
 from dinolab.curation.findings import FOLDER, MANIFEST, changed_since
 from dinolab.curation.options import ReviewOptions, Viewed
 from dinolab.curation.review import FILE, read_decisions, review
