@@ -122,7 +122,7 @@ def test_cutting_chains_spares_no_image_that_is_near_a_test_image_itself(heap, t
     )
     least = float(near.max(1).values.median())
     assert curate("dedup", out, *words, f"threshold_against={least}", "most=2") == 0
-    stays = read_verdicts(out, "dedup").kept[store.readable]
+    stays = read_verdicts(store, "dedup").kept[store.readable]
     assert stays.any() and not (stays & (near.max(1).values.numpy() > least + 1e-3)).any()
 
 

@@ -5,9 +5,11 @@ import signal
 from contextlib import contextmanager
 
 import cv2
+from pyarrow import parquet
 
 from dinolab import cli
 from dinolab.curation.folder import writing
+from dinolab.data.tables import write_table
 from dinolab.features.store import Store
 from tests.curation.conftest import curate, picture
 from tests.curation.test_curate import contents, decisions
@@ -50,6 +52,27 @@ def test_a_damaged_manifest_is_told_and_made_again(heap, tmp_path, capsys):
             assert f"{out}/dedup.json: " in error and "give `dinolab curate dedup` again" in error
         assert curate("dedup", out) == 0
         assert {name: data for name, data in contents(out).items() if name in before} == before
+
+
+def test_damaged_decisions_are_told(heap, tmp_path, capsys):
+    out = tmp_path / "set"
+    curate("embed", out, f"data={heap}")
+    curate("dedup", out)
+    for name, words, change in (
+        ("dedup", ["explain", out, "01.png"], lambda table: table.slice(0, 5)),
+        ("decisions", ["embed", tmp_path / "other", f"data={out}"], with_zero),
+    ):
+        file = out / f"{name}.parquet"
+        write_table(file, change(parquet.read_table(file)))
+        capsys.readouterr()
+        assert curate(*words) == 2
+        assert f"{file}: damaged" in capsys.readouterr().err
+
+
+def with_zero(table):
+    """The table with a location that no system takes."""
+    names = ["a\0b", *table["location"].to_pylist()[1:]]
+    return table.set_column(table.schema.get_field_index("location"), "location", [names])
 
 
 def test_a_set_does_not_lie_among_other_files(heap, tmp_path, capsys):

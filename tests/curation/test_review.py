@@ -87,6 +87,7 @@ def test_findings_with_decisions_are_taken(out, heap, capsys, caplog):
         ("image,decision\n01.png,perhaps", "line 2: decision 'perhaps'; write keep or drop"),
         ("image,decision\nnothing.png,keep", "line 2: nothing.png: no image of the set is called so"),
         ("image,decision\n99,keep", "line 2: 99: no image"),
+        ("image\rdecision\n01.png,keep", "review.csv"),
         ("image,decision\n01.png,keep\nheap/01.png,drop", "line 3: heap/01.png has another decision in"),
         ("image,decision\nbroken.jpg,keep", "line 2: broken.jpg cannot be read"),
         (

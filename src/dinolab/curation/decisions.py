@@ -27,7 +27,7 @@ from dinolab.data.sources.curated import DECISIONS, MANIFEST, folder_of
 from dinolab.data.storage import describe
 from dinolab.data.tables import arrow, read_table, write_table
 from dinolab.data.types import Source
-from dinolab.errors import UserError
+from dinolab.errors import UserError, counted
 from dinolab.features.store import Store, fingerprint, write_manifest
 from dinolab.files import beside
 from dinolab.schemas import CURATION, read_object
@@ -67,14 +67,19 @@ def undecided(images: int) -> Verdicts:
     return Verdicts(np.zeros(images, bool), empty, empty.copy(), np.full(images, np.nan, np.float32))
 
 
-def read_verdicts(folder: Path, stage: str) -> Verdicts:
-    return Verdicts(*(read_column(folder, stage, name) for name in COLUMNS))
+def read_verdicts(store: Store, stage: str) -> Verdicts:
+    return Verdicts(*read_columns(store, stage, *COLUMNS))
 
 
-def read_column(folder: Path, stage: str, name: str) -> np.ndarray:
-    """One of the COLUMNS of a stage's decisions, (N,)."""
-    table = read_table(folder / f"{stage}.parquet", {name: COLUMNS[name]}, f"give `dinolab curate {stage}` again")
-    return table[name].to_numpy(zero_copy_only=False)
+def read_columns(store: Store, stage: str, *names: str) -> list[np.ndarray]:
+    """Some of the COLUMNS of a stage's decisions, (N,) each. Raises UserError where they are not those of this set."""
+    file, way_out = store.folder / f"{stage}.parquet", f"give `dinolab curate {stage}` again"
+    table = read_table(file, {name: COLUMNS[name] for name in names}, way_out)
+    if len(table) != len(store):
+        raise UserError(
+            f"{file}: damaged (decisions about {len(table):,} of {counted(len(store), 'image')}); {way_out}"
+        )
+    return [table[name].to_numpy(zero_copy_only=False) for name in names]
 
 
 def finished(folder: Path, before: str = "") -> list[str]:
@@ -102,7 +107,7 @@ def before(store: Store, stage: str = "") -> np.ndarray:
     Raises UserError where none are left.
     """
     earlier = finished(store.folder, stage)
-    rows = np.flatnonzero(read_column(store.folder, earlier[-1], "kept")) if earlier else store.readable
+    rows = np.flatnonzero(*read_columns(store, earlier[-1], "kept")) if earlier else store.readable
     if not len(rows):
         way_out = f"do that again, and {LEAVES_SOME[earlier[-1]]}" if earlier else "embed some that can be read"
         raise UserError(f"{store.folder}: {earlier[-1] if earlier else 'embed'} has left no images in; {way_out}")
@@ -225,7 +230,7 @@ def write_decisions(store: Store) -> None:
     by = np.where(kept, "", "embed").astype(object)
     similarity = np.full(len(store), np.nan, np.float32)
     for stage in finished(store.folder):
-        found = read_verdicts(store.folder, stage)
+        found = read_verdicts(store, stage)
         new = (kept & (found.reason != "")) | (kept != found.kept)
         by[new] = stage
         for ours, theirs in ((reason, found.reason), (of, found.of), (similarity, found.similarity)):

@@ -30,7 +30,7 @@ def explain(store: Store, image: str) -> list[str]:
     lines = [f"embed: from {facts['source']}, {facts['width']} x {facts['height']} pixels, {facts['bytes']:,} bytes"]
     kept = True
     for stage in finished(store.folder):
-        verdicts = read_verdicts(store.folder, stage)
+        verdicts = read_verdicts(store, stage)
         was_in, kept = kept, bool(verdicts.kept[row])
         if not was_in and not kept:
             continue

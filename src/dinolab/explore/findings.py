@@ -60,7 +60,7 @@ def copies(images: Collection) -> list[dict[str, Any]]:
     store = images.store
     if store is None or STAGE not in finished(store.folder):
         return []
-    verdicts = read_verdicts(store.folder, STAGE)
+    verdicts = read_verdicts(store, STAGE)
     number = {location: n for n, location in enumerate(images.source.paths)}
     found = []
     for n, row in enumerate(images.rows.tolist()):

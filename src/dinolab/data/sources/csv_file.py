@@ -2,6 +2,7 @@
 
 import csv
 import io
+from contextlib import suppress
 
 from dinolab.data.addresses import is_file_name
 from dinolab.data.sources.image_folder import find_images, holds_one_of
@@ -64,8 +65,9 @@ def find_separator(text: str, name_column: str) -> str:
     """The first of the usual separators that makes the column of file names appear in the first line; a comma if none does."""
     first = text.split("\n", 1)[0].rstrip("\r")
     for separator in SEPARATORS:
-        if name_column in next(csv.reader([first], skipinitialspace=True, delimiter=separator), []):
-            return separator
+        with suppress(csv.Error):  # which reading the whole file will meet, too
+            if name_column in next(csv.reader([first], skipinitialspace=True, delimiter=separator), []):
+                return separator
     return next((sign for sign in SEPARATORS if sign in first), ",")
 
 

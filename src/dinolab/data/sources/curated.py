@@ -35,7 +35,7 @@ class Curated(Kind):
         rows = table.filter(table["kept"]).to_pydict()
         if not rows["location"]:
             raise UserError(f"{request.named}: no image is in this set; `dinolab curate explain` says why")
-        if None in rows["location"]:
+        if any(not location or "\0" in location for location in rows["location"]):
             raise UserError(f"{files[0]}: damaged (an image without a location); {AGAIN}")
         labelled = all(rows["label"])
         return Listing(
