@@ -14,6 +14,7 @@ from dinolab.data.sources import open_source
 from dinolab.errors import UserError
 from dinolab.evals import finetune_training as finetune
 from dinolab.evals.augmented import Augmented, Training, batches
+from dinolab.evals.state import checksum
 from dinolab.features.extract import extract
 from dinolab.models.convnet import ConvNet
 from dinolab.models.encoder import BackboneEncoder
@@ -168,6 +169,10 @@ def test_a_training_that_was_stopped_goes_on_as_if_nothing_had_been(folders, enc
     same = [(tmp_path / name / "predictions.csv").read_text() for name in ("whole", "stopped")]
     assert same[0] == same[1] and again.main == whole.main
     assert not list((tmp_path / "stopped").glob("*.pt"))
+
+
+def test_a_state_whose_elements_share_memory_is_damaged():
+    assert checksum(torch.zeros(1).expand(4)) != checksum(torch.zeros(4))
 
 
 def test_the_trained_network_and_its_layer_are_kept(folders, encoder, tmp_path):

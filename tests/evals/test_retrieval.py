@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ class Call:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.call
+
+
+def test_a_number_of_an_object_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / "gnd_toy.pkl"
+    file.write_bytes(b"}r" + (1 << 26).to_bytes(4, "little") + b".")  # "object number 67,108,864 is a dict"
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="it lacks"):
+            read_truth(file)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

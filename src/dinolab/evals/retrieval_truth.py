@@ -95,7 +95,9 @@ def plain(value: Any) -> Any:
     return at(value, 5)
 
 
-class PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(
+    pickle._Unpickler
+):  # not the one in C: its memory follows the numbers that a file gives to objects
     """Reads a pickle of plain containers, texts, numbers and arrays of numbers, and refuses everything else."""
 
     def __init__(self, content: bytes) -> None:

@@ -72,7 +72,9 @@ class KeptState:
 def checksum(value: Any, before: int = 0) -> int:
     """CRC-32 over tensors and plain values within each other; a damaged state could load, and end the training later."""
     if isinstance(value, torch.Tensor):
-        return zlib.crc32(raw_bytes(value), zlib.crc32(f"{value.dtype} {tuple(value.shape)}".encode(), before))
+        order = "" if value.is_contiguous() else f" {value.stride()}"  # or elements that share memory could look right
+        form = f"{value.dtype} {tuple(value.shape)}{order}"
+        return zlib.crc32(raw_bytes(value), zlib.crc32(form.encode(), before))
     if not isinstance(value, dict | list | tuple):
         return zlib.crc32(repr(value).encode(), before)
     total = zlib.crc32(f"{type(value).__name__} {len(value)}".encode(), before)

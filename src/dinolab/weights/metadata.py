@@ -64,7 +64,9 @@ class Record:
         self.state = state
 
 
-class RecordUnpickler(pickle.Unpickler):
+class RecordUnpickler(
+    pickle._Unpickler
+):  # not the one in C: its memory follows the numbers that a file gives to objects
     """An unpickler that makes records in place of objects, and refuses names that a .metadata does not hold."""
 
     def find_class(self, module: str, name: str) -> Any:

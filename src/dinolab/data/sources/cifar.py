@@ -77,7 +77,7 @@ class Cifar(Kind):
         unpickled.cache_clear()
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):  # not the one in C: its memory follows the numbers that a file gives to objects
     """Reads arrays and plain values; anything else would be code of the file's author."""
 
     def find_class(self, module: str, name: str) -> Any:
