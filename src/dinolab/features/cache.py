@@ -62,7 +62,7 @@ def stamp_if_there(file: str) -> str:
 
 def raw_bytes(tensor: Tensor) -> Any:
     """The tensor's memory, as a buffer of uint8."""
-    return tensor.detach().cpu().flatten().view(torch.uint8).numpy()
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def checksum(tensors: dict[str, Tensor], notes: dict[str, str]) -> str:
