@@ -25,7 +25,7 @@ OPENCV_PIXELS = 1 << 30  # a limit that cannot be raised while OpenCV runs
 SMALLEST_JPEG = 512  # pixels that a byte of a JPEG can stand for at most: a block of 64 takes a bit or more
 SMALLEST_DEFLATE = 1032  # bytes that a byte of a PNG can stand for at most
 SMALLEST_OTHER = 4096  # pixels that a byte of another format can stand for at most
-EMPTY = 1 << 24  # pixels up to which that is not asked
+EMPTY = 1 << 24  # pixels up to which an image of such a format is read whatever its size in bytes
 HEIC_BRANDS = (
     b"ftypheic",
     b"ftypheix",

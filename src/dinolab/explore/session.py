@@ -66,8 +66,9 @@ class Session:
             read, title = survey.by_layer[layer.name].get, f"prediction by {layer.name}{by}"
             found.append(Column(f"layer-{layer.name}", title, "category", read, layer.classes))
         if survey.head:
-            read = lambda: survey.assigned.get().best[:, 0]  # noqa: E731
-            found.append(Column("prototype", f"prototype{by}", "category", read, []))
+            found.append(
+                Column("prototype", f"prototype{by}", "category", lambda: survey.assigned.get().best[:, 0], [])
+            )
         return found
 
     def about(self) -> dict[str, Any]:
